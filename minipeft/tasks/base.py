@@ -1,0 +1,106 @@
+"""What every task is: examples as strings, splits that share nothing, patterns with verbalizers.
+
+A task is a grammar and a rule that sorts its sentences into splits by a hash of the sentence
+itself. No list of examples is stored: `load` draws sentences until it has n of the split asked
+for, so the same call gives the same bytes everywhere, and no sentence can be in two splits.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+SIZES = (16, 32, 64, 128, 256, 1000, 10_000)  # the sizes of the course's small-data curves
+LARGEST = SIZES[-1]
+PARTS = (("train", 8), ("validation", 1), ("test", 1))  # shares of all sentences, in tenths
+
+
+@dataclass(frozen=True)
+class Example:
+    """One thing to learn or to be asked: `prompt + target` is the text, the loss is on `target`.
+
+    target      starts with the space that parts it from the prompt, if one is needed
+    options     the verbalizers of a classification, in the same form as `target`
+    label       the index of the right option; None for generation
+    references  every wording that is right, the target first; for generation
+    kind        the example's category, where the task has categories
+    """
+
+    prompt: str
+    target: str
+    options: tuple[str, ...] = ()
+    label: int | None = None
+    references: tuple[str, ...] = ()
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """A template with `{x}` where the sentence goes, and one word for each label."""
+
+    template: str
+    words: tuple[str, ...] = ()
+
+
+class Task:
+    """The base of all tasks: checks what is asked, then leaves the drawing to `_draw`."""
+
+    name: str = ""
+    kind: str = "classification"  # or "generation"
+    metric: str = "accuracy"  # or "bleu"
+    patterns: tuple[Pattern, ...] = ()
+    splits: tuple[str, ...] = ("train", "validation", "test")
+    sizes: tuple[int, ...] = (1000, 500, 500)  # how many `load` gives unless told, by split
+
+    def load(
+        self, split: str, n: int | None = None, seed: int = 0, pattern: int = 0
+    ) -> list[Example]:
+        """n examples of a split; the first n of a larger load with the same seed are the same.
+
+        Raises  ValueError for a split, n or pattern that the task does not have
+        """
+        if split not in self.splits:
+            raise ValueError(
+                f"task {self.name!r} has no split {split!r}{nearest(split, self.splits)}; "
+                f"its splits are {', '.join(self.splits)}"
+            )
+        if n is None:
+            n = self.sizes[self.splits.index(split)]
+        if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= LARGEST:
+            raise ValueError(
+                f"n must be an integer from 1 to {LARGEST}, got {n!r}; "
+                f"usual sizes are {', '.join(map(str, SIZES))}"
+            )
+        if isinstance(pattern, bool) or pattern not in range(len(self.patterns)):
+            raise ValueError(
+                f"task {self.name!r} has patterns 0 to {len(self.patterns) - 1}, got {pattern!r}"
+            )
+        return self._draw(split, n, seed, self.patterns[pattern])
+
+    def _draw(self, split: str, n: int, seed: int, pattern: Pattern) -> list[Example]:
+        raise NotImplementedError(f"{type(self).__name__} must define _draw")
+
+
+def part_of(sentence: str) -> str:
+    """The split that a sentence belongs to, by a hash that is the same on every machine."""
+    place = int.from_bytes(hashlib.sha256(sentence.encode()).digest()[:4], "big") % 10
+    for part, share in PARTS:
+        if place < share:
+            return part
+        place -= share
+    raise AssertionError("the shares of PARTS must add up to 10")
+
+
+def majority(examples: Sequence[Example]) -> float:
+    """The accuracy of always giving the commonest label, in percent."""
+    counts = Counter(e.label for e in examples)
+    return 100.0 * max(counts.values()) / len(examples)
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """A hint such as " (did you mean 'test'?)", empty where nothing is near."""
+    near = difflib.get_close_matches(str(word), list(choices), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
