@@ -1,0 +1,240 @@
+"""Models and arrays in safetensors files: written whole, read with suspicion.
+
+A safetensors file is eight bytes of header length, a JSON header with each array's dtype, shape
+and byte range, then the bytes. The library refuses files that are cut short, ranges that
+overlap or leave gaps, sizes that do not fit the shape, unknown dtypes and headers over 100 MB.
+What it lets through is refused here: a name given twice, NaN and infinity, types without a
+NumPy twin. And it writes a transposed array wrongly (0.8.0), so only `save_arrays` calls it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from minipeft.backend import to_numpy
+from minipeft.files import data_dir, write_atomic
+from minipeft.text import Tokenizer
+
+if TYPE_CHECKING:
+    from minipeft.nn import Module
+
+Arrays = dict[str, np.ndarray]
+FORMAT, VERSION = "minipeft", 1
+DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4",
+          "I16": "<i2", "I8": "i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1",
+          "BOOL": "u1"}  # fmt: skip
+
+
+class CheckpointError(ValueError):
+    """A file that is not what it says, or not what was asked for."""
+
+
+def save_arrays(path: str | Path, arrays: Mapping[str, Any], metadata: dict[str, str]) -> None:
+    """Write named arrays and string metadata to one file, whole or not at all."""
+    from safetensors.numpy import save_file
+
+    for key, value in metadata.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise TypeError(f"metadata must map str to str, got {key!r}: {value!r}")
+    held = {name: _held(name, array) for name, array in arrays.items()}
+    write_atomic(path, lambda temporary: save_file(held, temporary, metadata))
+
+
+def load_arrays(path: str | Path, allow_nonfinite: bool = False) -> tuple[Arrays, dict[str, str]]:
+    """Read every array of a file in its stored dtype (bfloat16 as float32), and the metadata.
+
+    Raises  CheckpointError that names the file, the array, what was wanted and what is there
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        with safe_open(path, "np"):  # the library's own checks of header and ranges
+            pass
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from error
+
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        try:
+            header = json.loads(file.read(size), object_pairs_hook=_once)
+        except ValueError as error:
+            raise CheckpointError(f"{path} has a wrong header: {error}") from error
+        metadata = header.pop("__metadata__", None) or {}
+        arrays = {}
+        for name, entry in header.items():
+            begin, end = entry["data_offsets"]
+            file.seek(8 + size + begin)
+            array = _array(f"{path}: {name}", entry["dtype"], file.read(end - begin))
+            array = array.reshape(entry["shape"])
+            if not allow_nonfinite and array.dtype.kind == "f":
+                bad = array.size - int(np.isfinite(array).sum())
+                if bad:
+                    raise CheckpointError(
+                        f"{path}: {name} must be finite, but {bad} of its {array.size} values are "
+                        "NaN or infinite"
+                    )
+            arrays[name] = array
+    return arrays, metadata
+
+
+def fingerprint(arrays: Mapping[str, Any]) -> str:
+    """SHA-256 over names, shapes and values as float32, as hex digits.
+
+    A float64 copy of a float32 model has its fingerprint, and so has a half-precision file of
+    it if the model was loaded from that file.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = _held(name, arrays[name])
+        digest.update(f"{name}{list(array.shape)}".encode())
+        digest.update(np.ascontiguousarray(array, dtype="<f4").data)
+    return digest.hexdigest()
+
+
+def save_model(
+    model: Module, path: str | Path, card: dict[str, Any] | None = None, dtype: str | None = None
+) -> None:
+    """Write a model: its arrays (a tied one once), its config, and a card that tells its story.
+
+    dtype  "float16" halves the file; None keeps the arrays' own
+    """
+    kind = type(model).__name__.lower()
+    _classes(kind)
+    arrays = model.state_dict()
+    if dtype is not None:
+        arrays = {name: _cast(name, _held(name, a), dtype) for name, a in arrays.items()}
+    metadata = {
+        "format": FORMAT,
+        "version": str(VERSION),
+        "kind": kind,
+        "config": json.dumps(dataclasses.asdict(model.config)),  # type: ignore[call-overload]
+        "card": json.dumps(card or {}),
+    }
+    save_arrays(path, arrays, metadata)
+
+
+def load_model(
+    name_or_path: str | Path,
+    head: str | None = None,
+    classes: int | None = None,
+    dtype: Any = "float32",
+    seed: int = 0,
+) -> Module:
+    """A model of the shipped ones, by name, or of a file that `save_model` wrote, by path.
+
+    head     "lm", "linear" (a classifier, with `classes`), or None for what the file holds. A head
+             that the file lacks is new, drawn from `seed`
+    Returns  the model in `dtype`, with .tokenizer (read on first use) and .card (a dict)
+    """
+    path = _find(name_or_path)
+    arrays, metadata = load_arrays(path)
+    if metadata.get("format") != FORMAT or "config" not in metadata:
+        raise CheckpointError(
+            f"{path} is no model of minipeft: wanted metadata format={FORMAT!r} and a config, got "
+            f"format={metadata.get('format')!r}. An adapter is read with load_adapter"
+        )
+    if int(metadata.get("version", 0)) > VERSION:
+        raise CheckpointError(
+            f"{path} has format version {metadata['version']}, this minipeft reads up to {VERSION}"
+        )
+    model_class, config_class = _classes(metadata.get("kind", ""))
+    stored = config_class(**json.loads(metadata["config"]))
+    config = stored
+    if head is not None:
+        same = head == stored.head and classes in (None, stored.classes)
+        config = stored if same else dataclasses.replace(stored, head=head, classes=classes)
+    model = model_class(config, seed=seed, dtype=np.dtype(dtype))
+    if config != stored:
+        arrays = {name: a for name, a in arrays.items() if not name.startswith("head.")}
+        new = model.state_dict()
+        arrays |= {name: new[name] for name in new if name.startswith("head.")}
+    arrays = {name: a.astype(dtype, copy=False) for name, a in arrays.items()}
+    try:
+        model.load_state_dict(arrays)
+    except ValueError as error:
+        raise CheckpointError(f"{path} does not fit its own config: {error}") from error
+    model.tokenizer = Tokenizer(data_dir() / "tokenizer.json")
+    model.card = json.loads(metadata.get("card", "{}"))
+    return model
+
+
+def shipped_models() -> list[str]:
+    """Names that `load_model` knows without a path."""
+    return sorted(file.stem for file in (data_dir() / "models").glob("*.safetensors"))
+
+
+def _find(name_or_path: str | Path) -> Path:
+    """The file of a shipped name or a path."""
+    path = Path(name_or_path)
+    if path.is_file() or path.suffix == ".safetensors" or len(path.parts) > 1:
+        return path
+    names = shipped_models()
+    if path.name in names:
+        return data_dir() / "models" / f"{path.name}.safetensors"
+    near = difflib.get_close_matches(path.name, names, 1)
+    raise FileNotFoundError(
+        f"no model {str(name_or_path)!r}: it is neither a file nor one of the shipped models "
+        f"{names} in {data_dir() / 'models'}" + (f". Did you mean {near[0]!r}?" if near else "")
+    )
+
+
+def _classes(kind: str) -> tuple[Any, Any]:
+    """The model class and config class of a kind."""
+    if kind == "gpt":
+        from minipeft.models.gpt import GPT, GPTConfig
+
+        return GPT, GPTConfig
+    raise CheckpointError(f"model kind must be one of ['gpt'], got {kind!r}")
+
+
+def _held(name: str, array: Any) -> np.ndarray:
+    """The array on the host, its elements in C order."""
+    array = to_numpy(array)
+    if array.size > 1 and not any(array.strides):
+        raise CheckpointError(f"{name} has a shape but no values: the model is shape-only")
+    return np.ascontiguousarray(array).reshape(array.shape)  # the first makes (1,) of ()
+
+
+def _cast(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        cast = array.astype(dtype)
+    if np.isfinite(array).all() and not np.isfinite(cast).all():
+        raise CheckpointError(
+            f"{name} does not fit in {dtype}: its largest value is {np.abs(array).max():.3g}"
+        )
+    return cast
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose names are all different."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the name {twice!r} is given twice")
+    return found
+
+
+def _array(place: str, dtype: str, raw: bytes) -> np.ndarray:
+    """A flat, writable array of stored bytes."""
+    if dtype not in DTYPES:
+        raise CheckpointError(f"{place} has dtype {dtype}, wanted one of {', '.join(DTYPES)}")
+    array = np.frombuffer(bytearray(raw), DTYPES[dtype])
+    if dtype == "BF16":  # the upper half of a float32
+        return (array.astype(np.uint32) << 16).view(np.float32)
+    if dtype == "BOOL":
+        if array.size and array.max() > 1:
+            raise CheckpointError(f"{place} is BOOL but holds the byte {array.max()}")
+        return array.astype(bool)
+    return array
