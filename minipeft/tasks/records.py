@@ -8,7 +8,6 @@ an advertisement (`advert`), which no pretraining text contains.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from .grammar import Draw, a, join, sentence
 
@@ -68,7 +67,7 @@ CATEGORIES: dict[str, Category] = {
         _words("pub, restaurant, café, inn, tea room, wine bar"),
         (
             ("The",),
-            _words("Blue, Old, Golden, Little, Merry, Silver, Red, Green, Quiet, Wild, Lucky"),
+            _words("Blue, Old, Little, Red, Green, Quiet, Wild, White, Good, Black, New"),
             _words("Door, Lantern, Fork, Barrel, Swan, Anchor, Garden, Kettle, Wheel, Star, Spoon"),
         ),
         {
@@ -336,13 +335,8 @@ CATEGORIES: dict[str, Category] = {
 }
 
 
-def record(draw: Draw, world: Any = None, category: str = "", tellings: int = 3) -> Record:
-    """A record with a fresh name, or the true record of one of the world's places or people.
-
-    draw        where the choices come from
-    world       a World, for its entities and facts; None invents a record
-    category    one of CATEGORIES; any of them unless told
-    """
+def record(draw: Draw, category: str = "", tellings: int = 3) -> Record:
+    """An invented record with `tellings` tellings; none bears a name of the world's entities."""
     category = category or draw.pick(tuple(CATEGORIES))
     spec = CATEGORIES[category]
     slots = {"name": " ".join(draw.pick(column) for column in spec.names)}
@@ -391,13 +385,10 @@ def advert(draw: Draw, category: str, slots: dict[str, str]) -> str:
     return f"Looking for {a(slots['kind'])}? Try {slots['name']}: {', '.join(notes)}!"
 
 
-def record_document(draw: Draw, world: Any = None) -> str:
+def record_document(draw: Draw) -> str:
     """One to three records for the pretraining text, each with one telling."""
-    lines = []
-    for _ in range(draw.integer(1, 4)):
-        made = record(draw, world, tellings=1)
-        lines.append(f"{made.table}{ARROW} {made.sentences[0]}")
-    return "\n".join(lines)
+    made = [record(draw, tellings=1) for _ in range(draw.integer(1, 4))]
+    return "\n".join(f"{r.table}{ARROW} {r.sentences[0]}" for r in made)
 
 
 def _is_clause(phrase: str) -> bool:
