@@ -41,7 +41,10 @@ def write_atomic(path: str | Path, write: Callable[[Path], object]) -> None:
         raise FileNotFoundError(f"cannot write {path}: the folder {path.parent} does not exist")
     temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # what the user's umask gives a new file
         write(temporary)
+        temporary.chmod(mode)  # safetensors leaves it readable by its owner alone
         _sync(temporary, os.O_RDWR)
         os.replace(temporary, path)
     except BaseException:

@@ -1,0 +1,92 @@
+"""erf, scatter-add and the random stream: the same numbers everywhere."""
+
+import math
+
+import numpy as np
+import pytest
+
+from minipeft.backend import Rng, erf, scatter_add, to_device, to_numpy, xp_of
+
+GOLDEN = {  # drawn once; they must never change, or every seed means something else
+    "raw": [10702196281607453924, 6513711076756273545],
+    "integers": [582, 433, 496, 929, 726, 501],
+    "permutation": [4, 0, 5, 3, 2, 1],
+    "sign": [1.0, 1.0, -1.0, 1.0, 1.0, -1.0],
+    "uniform": [0.6521280903866222, 0.08316449905043855, 0.5706031201113358],
+    "normal": [-1.173816743068763, -2.1354118400409616, -0.6844952966574392],
+}
+
+
+def test_erf_matches_math_erf():
+    x = np.concatenate([np.linspace(-7, 7, 20001), [0.46875, 4.0, 6.0, -1e-300, 40.0]])
+    want = np.array([math.erf(v) for v in x.tolist()])
+    assert np.abs(erf(x) - want).max() <= 1e-15
+
+
+def test_erf_keeps_float32(backend):
+    x = backend.asarray(np.linspace(-5, 5, 101, dtype=np.float32))
+    y = erf(x)
+    assert y.dtype == np.float32
+    want = [math.erf(v) for v in to_numpy(x).tolist()]
+    assert np.abs(to_numpy(y) - want).max() <= 1e-6
+
+
+def test_scatter_add_adds_repeated_indices(backend):
+    target = backend.zeros((3, 2))
+    values = backend.asarray([[1.0, 2.0], [10.0, 20.0], [100.0, 200.0]])
+    scatter_add(target, backend.asarray([2, 0, 2]), values)
+    assert to_numpy(target).tolist() == [[10, 20], [0, 0], [101, 202]]
+
+
+def test_rng_gives_the_golden_integers():
+    rng = Rng(0, "golden")
+    assert rng.raw(2).tolist() == GOLDEN["raw"]
+    assert rng.integers(0, 1000, 6).tolist() == GOLDEN["integers"]
+    assert rng.permutation(6).tolist() == GOLDEN["permutation"]
+    assert rng.sign(6).tolist() == GOLDEN["sign"]
+    assert rng.uniform(3).tolist() == GOLDEN["uniform"]
+    np.testing.assert_allclose(rng.normal(3), GOLDEN["normal"], rtol=1e-14)
+
+
+def test_rng_state_goes_back_and_spawn_does_not_advance():
+    rng, twin = Rng(3, "a"), Rng(3, "a")
+    rng.spawn("child").raw(5)
+    assert rng.raw(1) == twin.raw(1)
+    state = rng.state()
+    first = rng.normal((2, 3))
+    rng.set_state(state)
+    assert np.array_equal(first, rng.normal((2, 3)))
+    assert Rng(3, "a").spawn("b").raw(1) == Rng(3, "a", "b").raw(1)
+    assert Rng(3, "a").raw(1) != Rng(3, "b").raw(1) != Rng(4, "a").raw(1)
+
+
+def test_rng_draws_have_their_moments():
+    rng = Rng(1, "moments")
+    z = rng.normal(100_001)
+    assert abs(z.mean()) < 0.01 and abs(z.std() - 1) < 0.01 and abs((z**4).mean() - 3) < 0.1
+    u = rng.uniform(100_000, low=2.0, high=4.0)
+    assert 2 <= u.min() and u.max() < 4 and abs(u.mean() - 3) < 0.01
+    counts = np.bincount(rng.integers(-1, 4, 50_000) + 1)
+    assert len(counts) == 5 and abs(counts / 50_000 - 0.2).max() < 0.01
+    share = np.bincount([rng.weighted([1.0, 0.0, 3.0]) for _ in range(4000)])[:3] / 4000
+    assert share[1] == 0 and abs(share[2] - 0.75) < 0.03
+
+
+def test_rng_scalars_are_python_numbers():
+    rng = Rng(1)
+    assert type(rng.uniform()) is float and type(rng.normal()) is float
+    assert type(rng.integers(0, 5)) is int and type(rng.choice([7, 8])) is int
+    assert sorted(rng.shuffle([1, 2, 3])) == [1, 2, 3]
+    assert len(set(rng.choices(range(10), 4))) == 4
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, True, "0"])
+def test_rng_refuses_a_bad_seed(seed):
+    with pytest.raises(ValueError, match="seed must be an integer"):
+        Rng(seed)
+
+
+def test_to_device_names_the_wrong_device():
+    with pytest.raises(ValueError, match="'cuda' or 'auto', got 'gpu'"):
+        to_device(np.zeros(1), "gpu")
+    assert xp_of(np.zeros(1), [1.0]) is np
