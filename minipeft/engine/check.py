@@ -1,0 +1,148 @@
+"""Gradient checks: is the derivative that backward computes the derivative of the function?
+
+A check against central differences in float64, with a random cotangent (a cotangent of ones
+is blind: softmax with its derivative set to zero passes it) and random directions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from minipeft.backend import Rng, to_numpy, xp_of
+from minipeft.engine.tensor import Tensor, no_grad
+
+
+class GradError(AssertionError):
+    """A gradient that disagrees with its finite difference."""
+
+
+def grad_check(
+    f: Callable[..., Tensor],
+    *inputs: Any,
+    params: Iterable[Tensor] = (),
+    seed: int = 0,
+    eps: float = 1e-5,
+    tol: float = 1e-8,
+    directions: int = 3,
+) -> float:
+    """Check the gradients of f(*inputs) for its float inputs and for `params`.
+
+    |difference quotient - <gradient, direction>| <= tol (1 + |<gradient, direction>|), for a
+    random cotangent of norm 1 and, per input and parameter, random directions of norm 1.
+    Shapes  inputs: arrays or Tensors of any shape, float64; integer arrays are passed on
+    Returns the largest error found
+    Raises  GradError that names the worst element, both values and their ratio
+    """
+    args = [_as_input(x) for x in inputs]
+    leaves = [(f"input {i}", a) for i, a in enumerate(args) if isinstance(a, Tensor)]
+    leaves += [(f"parameter {i}", p) for i, p in enumerate(params)]
+    if not leaves:
+        raise ValueError("grad_check has nothing to check: no float input and no parameter")
+    for name, leaf in leaves:
+        if leaf.dtype != np.float64:
+            raise TypeError(f"grad_check needs float64, {name} is {leaf.dtype}")
+        leaf.grad = None
+    rng = Rng(seed, "grad_check")
+    y = f(*args)
+    cotangent = xp_of(y.data).asarray(_unit(rng, y.shape))
+    y.backward(cotangent)
+
+    def value() -> float:  # <cotangent, f>
+        with no_grad():
+            return float((f(*args).data * cotangent).sum())
+
+    worst = 0.0
+    for name, leaf in leaves:
+        xp = xp_of(leaf.data)
+        gradient = xp.zeros(leaf.shape) if leaf.grad is None else leaf.grad
+        for _ in range(directions):
+            direction = xp.asarray(_unit(rng, leaf.shape))
+            expected = _difference(value, leaf, direction, eps)
+            got = float((gradient * direction).sum())
+            error = abs(expected - got)
+            worst = max(worst, error / (1 + abs(got)))
+            if not error <= tol * (1 + abs(got)):
+                raise GradError(_explain(name, leaf, gradient, value, eps, error))
+    return worst
+
+
+def _as_input(x: Any) -> Any:
+    if isinstance(x, Tensor):
+        x = x.data
+    x = np.asarray(x, dtype=np.float64) if isinstance(x, (float, list)) else x
+    return Tensor(x.copy(), requires_grad=True) if x.dtype.kind == "f" else x
+
+
+def _unit(rng: Rng, shape: tuple[int, ...]) -> np.ndarray:
+    """A random array of norm 1."""
+    v = np.asarray(rng.normal(shape))
+    return v / math.sqrt(float((v * v).sum()))
+
+
+def _difference(value: Callable[[], float], leaf: Tensor, step: Any, eps: float) -> float:
+    """(F(x + eps step) - F(x - eps step)) / (2 eps); the leaf is put back."""
+    kept = leaf.data
+    try:
+        leaf.data = kept + eps * step
+        above = value()
+        leaf.data = kept - eps * step
+        return (above - value()) / (2 * eps)
+    finally:
+        leaf.data = kept
+
+
+def _explain(
+    name: str, leaf: Tensor, gradient: Any, value: Callable[[], float], eps: float, error: float
+) -> str:
+    """Find the worst of up to 200 elements, the large gradients first."""
+    got = to_numpy(gradient).reshape(-1)
+    order = np.argsort(-np.abs(got), kind="stable")
+    few = order if len(order) <= 200 else np.concatenate([order[:100], order[-100:]])
+    rows = []
+    for i in few.tolist():
+        step = np.zeros(got.size)
+        step[i] = 1.0
+        expected = _difference(value, leaf, xp_of(leaf.data).asarray(step.reshape(leaf.shape)), eps)
+        rows.append((abs(expected - float(got[i])), i, expected, float(got[i])))
+    _, i, expected, found = max(rows)
+    index = tuple(int(k) for k in np.unravel_index(i, leaf.shape))
+    ratio = f"{found / expected:.6g}" if expected else "infinite"
+    return (
+        f"the gradient of {name}, shape {leaf.shape}, is wrong (error {error:.3g} along a random "
+        f"direction). Worst element {index}: backward gives {found:.9g}, the difference quotient "
+        f"{expected:.9g}, ratio {ratio}. (A ratio of 2, -1, 0 or 1/N is usually a factor, a sign, "
+        "a missing term or a missing sum.)"
+    )
+
+
+def jacobian(f: Callable[[Tensor], Tensor], x: Any) -> np.ndarray:
+    """All first derivatives of f at x, one row per output: for looking, not for training.
+
+    Shapes  x (n...), f(x) (m...) -> (m..., n...)
+    """
+    leaf = Tensor(x.data if isinstance(x, Tensor) else np.asarray(x), requires_grad=True)
+    y = f(leaf)
+    rows: list[np.ndarray] = []
+    for i in range(y.size):
+        g = np.zeros(y.size, dtype=y.dtype)
+        g[i] = 1
+        leaf.grad = None
+        y.backward(xp_of(y.data).asarray(g.reshape(y.shape)), retain=True)
+        rows.append(np.zeros(leaf.shape) if leaf.grad is None else to_numpy(leaf.grad))
+    return np.stack(rows).reshape(*y.shape, *leaf.shape)
+
+
+def kink_free(draw: Callable[[int], Any], distance: Callable[[Any], Any], tries: int = 100) -> Any:
+    """Redraw an input until every `distance(input)` to a kink exceeds 1e-3."""
+    for attempt in range(tries):
+        x = draw(attempt)
+        if np.abs(distance(x)).min() > 1e-3:
+            return x
+    raise ValueError(f"no input away from a kink in {tries} draws; use fewer elements")
+
+
+__all__: Sequence[str] = ["GradError", "grad_check", "jacobian", "kink_free"]

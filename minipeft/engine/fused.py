@@ -1,0 +1,444 @@
+"""The operations that a transformer spends its time in, fast, each beside its slow twin.
+
+A fused op does in a few passes over memory what its twin composes from ops.py. The twin is
+its oracle: values and gradients must agree. Where inputs share work in the derivative, an op
+returns one `vjp(g, needs)` for all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from minipeft import backend
+from minipeft.backend import Array, xp_of
+from minipeft.engine import ops
+from minipeft.engine.op import op
+from minipeft.engine.tensor import Tensor
+
+MASKED = -1e30  # exp gives exactly 0; finite, so that a row with nothing to see is not NaN
+
+# -- linear -------------------------------------------------------------------------------------
+
+
+@op
+def linear(x, w, b=None):
+    """An affine map of the last axis.
+
+    y = x wᵀ + b
+    Shapes  x (..., I), w (O, I), b (O,) or None -> (..., O)
+    VJP     gx = g w, gw = gᵀ x, gb = sum of g over rows
+    Keeps   x only if w trains
+    Raises  ValueError if the last axis of x is not I
+    """
+    if x.shape[-1:] != w.shape[1:]:
+        raise ValueError(f"linear: x has shape {x.shape}, w (out, in) = {w.shape}: in must match")
+    rows = x.reshape(-1, w.shape[1])  # (N, I)
+    y = rows @ w.T
+    if b is not None:
+        y += b
+    return y.reshape(*x.shape[:-1], w.shape[0]), (
+        lambda g: (g.reshape(-1, w.shape[0]) @ w).reshape(*g.shape[:-1], w.shape[1]),
+        lambda g: g.reshape(-1, w.shape[0]).T @ rows,
+        lambda g: _sum_rows(g.reshape(-1, w.shape[0])),
+    )
+
+
+def linear_slow(x: Any, w: Any, b: Any = None) -> Tensor:
+    """The twin of `linear`."""
+    y = ops.matmul(x, ops.transpose(w))
+    return y if b is None else y + b
+
+
+def _sum_rows(g: Array) -> Array:
+    """Sum over axis 0 as a product, which is faster than .sum(0).  (N, O) -> (O,)"""
+    return xp_of(g).ones(len(g), g.dtype) @ g
+
+
+def _row_dots(a: Array, b: Array) -> Array:
+    """Σ_j a_ij b_ij.  (N, C), (N, C) -> (N, 1)"""
+    return xp_of(a).einsum("ij,ij->i", a, b)[:, None]
+
+
+# -- layer norm ---------------------------------------------------------------------------------
+
+
+@op
+def layer_norm(x, w, b, *, eps=1e-5):
+    """Centre and scale the last axis.
+
+    y = (x - mean) / sqrt(var + eps) * w + b            Ba et al. 2016, eq. 4
+    Shapes  x (..., C), w (C,), b (C,) -> (..., C)
+    Units   eps is in units of x squared; var divides by C, not C-1
+    VJP     gx = s (h̄ - mean h̄ - h mean(h̄ h)), h̄ = g w, h = (x - mean) s
+    Keeps   h, s until backward
+    Raises  ValueError if w or b is not (C,)
+    """
+    xp, n = xp_of(x), x.shape[-1]
+    if w.shape != (n,) or b.shape != (n,):
+        raise ValueError(f"layer_norm: x {x.shape} needs w, b ({n},); got {w.shape}, {b.shape}")
+    average = xp.full((n, 1), 1 / n, x.dtype)
+    h = x.reshape(-1, n)
+    h = h - h @ average  # (N, C)
+    s = 1 / xp.sqrt(_row_dots(h, h) / n + eps)  # (N, 1)
+    h *= s
+    y = h * w
+    y += b
+
+    def vjp(g: Array, needs: tuple[bool, ...]) -> tuple[Array | None, ...]:
+        g = g.reshape(-1, n)
+        gx = None
+        if needs[0]:
+            gx = g * w  # h̄
+            dots = _row_dots(gx, h) / n
+            gx -= gx @ average
+            gx -= h * dots
+            gx *= s
+            gx = gx.reshape(x_shape)
+        gw = xp.einsum("ij,ij->j", g, h) if needs[1] else None
+        return gx, gw, _sum_rows(g) if needs[2] else None
+
+    x_shape = x.shape
+    return y.reshape(x_shape), vjp
+
+
+def layer_norm_slow(x: Any, w: Any, b: Any, *, eps: float = 1e-5) -> Tensor:
+    """The twin of `layer_norm`."""
+    centred = x - ops.mean(x, axis=-1, keepdims=True)
+    return centred / ops.sqrt(ops.var(x, axis=-1, keepdims=True) + eps) * w + b
+
+
+# -- GELU ---------------------------------------------------------------------------------------
+
+_C = math.sqrt(2 / math.pi)
+
+
+@op
+def gelu(x):
+    """GELU in its tanh form, GPT-2's.
+
+    y = x/2 (1 + tanh(sqrt(2/π) (x + 0.044715 x³)))     Hendrycks & Gimpel 2016
+    Shapes  any -> the same
+    VJP     gx = g ((1 + t)/2 + x/2 (1 - t²) sqrt(2/π) (1 + 3 · 0.044715 x²))
+    Keeps   x; tanh is computed again, which is cheaper than keeping it
+    """
+
+    def half_tanh() -> Array:  # t
+        t = x * x
+        t *= 0.044715
+        t += 1
+        t *= x
+        t *= _C
+        return xp_of(x).tanh(t, out=t)
+
+    def vjp(g: Array) -> Array:
+        t = half_tanh()
+        slope = x * x
+        slope *= 3 * 0.044715 * _C
+        slope += _C
+        slope *= x
+        slope *= 1 - t * t
+        slope += t
+        slope += 1
+        slope *= 0.5
+        slope *= g
+        return slope
+
+    y = half_tanh()
+    y += 1
+    y *= x
+    y *= 0.5
+    return y, (vjp,)
+
+
+def gelu_slow(x: Any) -> Tensor:
+    """The twin of `gelu`."""
+    return 0.5 * x * (1 + ops.tanh(_C * (x + 0.044715 * (x * x * x))))
+
+
+@op
+def gelu_erf(x):
+    """GELU in its exact form, BERT's and ViT's.
+
+    y = x Φ(x), Φ(x) = (1 + erf(x/√2))/2                Hendrycks & Gimpel 2016
+    Shapes  any -> the same
+    VJP     gx = g (Φ(x) + x φ(x)), φ the normal density
+    Keeps   x, Φ
+    """
+    xp = xp_of(x)
+    cdf = 0.5 * (1 + backend.erf(x * (1 / math.sqrt(2))))
+    return x * cdf, (
+        lambda g: g * (cdf + x * xp.exp(-0.5 * x * x) * (1 / math.sqrt(2 * math.pi))),
+    )
+
+
+def gelu_erf_slow(x: Any) -> Tensor:
+    """The twin of `gelu_erf`."""
+    return x * (0.5 * (1 + ops.erf(x / math.sqrt(2))))
+
+
+# -- softmax ------------------------------------------------------------------------------------
+
+
+def _need_size(name: str, x: Array, axis: int) -> None:
+    if x.ndim == 0 or x.shape[axis] == 0:
+        raise ValueError(f"{name} over axis {axis} of shape {x.shape}: there is nothing to weigh")
+
+
+@op
+def softmax(x, *, axis=-1):
+    """exp(x) over its sum along an axis.
+
+    y_i = exp(x_i) / Σ_j exp(x_j)
+    Shapes  any -> the same
+    VJP     gx = y (g - Σ_j g_j y_j)
+    Keeps   y
+    Raises  ValueError if the axis is empty
+    """
+    _need_size("softmax", x, axis)
+    xp = xp_of(x)
+    y = x - x.max(axis=axis, keepdims=True)
+    xp.exp(y, out=y)
+    y /= y.sum(axis=axis, keepdims=True)
+    return y, (lambda g: y * (g - (g * y).sum(axis=axis, keepdims=True)),)
+
+
+def softmax_slow(x: Any, *, axis: int = -1) -> Tensor:
+    """The twin of `softmax`."""
+    e = ops.exp(x - ops.max(x, axis=axis, keepdims=True))
+    return e / ops.sum(e, axis=axis, keepdims=True)
+
+
+@op
+def log_softmax(x, *, axis=-1):
+    """The logarithm of softmax, without its underflow.
+
+    y_i = x_i - log Σ_j exp(x_j)
+    Shapes  any -> the same
+    VJP     gx = g - softmax(x) Σ_j g_j
+    Keeps   y
+    Raises  ValueError if the axis is empty
+    """
+    _need_size("log_softmax", x, axis)
+    xp = xp_of(x)
+    y = x - x.max(axis=axis, keepdims=True)
+    y -= xp.log(xp.exp(y).sum(axis=axis, keepdims=True))
+    return y, (lambda g: g - xp.exp(y) * g.sum(axis=axis, keepdims=True),)
+
+
+def log_softmax_slow(x: Any, *, axis: int = -1) -> Tensor:
+    """The twin of `log_softmax`."""
+    z = x - ops.max(x, axis=axis, keepdims=True)
+    return z - ops.log(ops.sum(ops.exp(z), axis=axis, keepdims=True))
+
+
+# -- attention ----------------------------------------------------------------------------------
+
+
+def _mask_bias(p: Array, causal: bool, mask: Array | None) -> Array | None:
+    """0 where a query may look, MASKED elsewhere: broadcasts to p (B, H, T, S); or None."""
+    xp, (B, _, T, S) = xp_of(p), p.shape
+    bias = None
+    if causal and T > 1:  # the last query sees all S keys, the one before it S - 1, …
+        bias = xp.triu(xp.full((T, S), MASKED, p.dtype), S - T + 1)[None, None]
+    if mask is not None:
+        if mask.shape != (B, S):
+            raise ValueError(f"attention: mask must be (B, S) = {(B, S)}, got {mask.shape}")
+        padding = xp.where(xp.asarray(mask, dtype=bool), 0, MASKED).astype(p.dtype)
+        bias = padding[:, None, None, :] if bias is None else bias + padding[:, None, None, :]
+    return bias
+
+
+def _check_attention(q: Array, k: Array, v: Array, heads: int, causal: bool) -> None:
+    B, T, C = q.shape
+    if k.shape != v.shape or k.shape[0] != B or k.shape[2] != C:
+        raise ValueError(f"attention: q {q.shape} needs k, v ({B}, S, {C}); got {k.shape}, {v.shape}")
+    if C % heads:
+        raise ValueError(f"attention: width {C} does not divide into {heads} heads")
+    if k.shape[1] == 0 or (causal and k.shape[1] < T):
+        raise ValueError(f"attention: {T} queries need at least {T if causal else 1} keys; "
+                         f"got {k.shape[1]}")  # fmt: skip
+
+
+@op
+def attention(q, k, v, *, heads, causal, mask=None, keep=None):
+    """Scaled dot-product attention of H heads that lie side by side in the last axis.
+
+    y = softmax(q kᵀ / sqrt(D) + mask) v, per head       Vaswani et al. 2017, eq. 1
+    Shapes  q (B, T, C), k, v (B, S, C), C = H D; mask (B, S), true where a key is real;
+            keep (B, H, T, S), dropout's factors on the weights, or None -> (B, T, C)
+    Masks   a query that sees no key gives 0. Causal is aligned right: keys before the first query (a `past`) are seen by all
+    VJP     with weights p: gv = pᵀ g, ds = p (g vᵀ - Σ_s g vᵀ p), gq = ds k, gk = dsᵀ q
+    Keeps   q, k, v and p (B, H, T, S)
+    Raises  ValueError if shapes disagree or C does not divide into H
+    """
+    _check_attention(q, k, v, heads, causal)
+    xp, scale = xp_of(q), 1 / math.sqrt(q.shape[2] // heads)
+
+    def split(x: Array) -> Array:  # (B, T, C) -> (B, H, T, D), a view
+        return x.reshape(*x.shape[:2], heads, -1).swapaxes(1, 2)
+
+    def product(a: Array, b: Array) -> Array:  # (B, H, T, S) (B, H, S, D) -> (B, T, C)
+        out = xp.empty((a.shape[0], a.shape[2], heads, b.shape[3]), a.dtype)
+        xp.matmul(a, b, out=out.swapaxes(1, 2))
+        return out.reshape(*out.shape[:2], -1)
+
+    q, k, v = split(q), split(k), split(v)
+    p = q @ k.swapaxes(2, 3)  # (B, H, T, S)
+    p *= scale
+    bias = _mask_bias(p, causal, mask)
+    if bias is not None:
+        p += bias
+    p -= p.max(axis=-1, keepdims=True)
+    xp.exp(p, out=p)
+    p /= p.sum(axis=-1, keepdims=True)
+    if mask is not None:
+        p *= bias == 0  # a query that sees nothing gets 0, not an average of what is hidden
+    y = product(p if keep is None else p * keep, v)
+
+    def vjp(g: Array, needs: tuple[bool, ...]) -> tuple[Array | None, ...]:
+        g = split(g)
+        used = p if keep is None else p * keep
+        gv = product(used.swapaxes(2, 3), g) if needs[2] else None
+        if not (needs[0] or needs[1]):
+            return None, None, gv
+        ds = g @ v.swapaxes(2, 3)
+        if keep is not None:
+            ds *= keep
+        S = ds.shape[-1]
+        ds -= _row_dots(ds.reshape(-1, S), p.reshape(-1, S)).reshape(*ds.shape[:3], 1)
+        ds *= p
+        ds *= scale
+        gq = product(ds, k) if needs[0] else None
+        return gq, product(ds.swapaxes(2, 3), q) if needs[1] else None, gv
+
+    return y, vjp
+
+
+def attention_slow(
+    q: Any, k: Any, v: Any, *, heads: int, causal: bool, mask: Any = None, keep: Any = None
+) -> Tensor:
+    """The twin of `attention`."""
+    B, T, C = q.shape
+
+    def split(x: Any) -> Tensor:
+        return ops.swapaxes(ops.reshape(x, shape=(B, -1, heads, C // heads)), a=1, b=2)
+
+    scores = split(q) @ ops.swapaxes(split(k), a=2, b=3) / math.sqrt(C // heads)
+    seen = xp_of(q.data).ones((B, 1, T, k.shape[1]), dtype=bool)
+    if causal:
+        seen = xp_of(q.data).tril(seen, k.shape[1] - T)
+    if mask is not None:
+        seen = seen & (mask[:, None, None, :] != 0)
+    p = softmax_slow(ops.where(seen, scores, MASKED)) * seen
+    p = p if keep is None else p * keep
+    return ops.reshape(ops.swapaxes(p @ split(v), a=1, b=2), shape=(B, T, C))
+
+
+# -- embedding ----------------------------------------------------------------------------------
+
+
+@op
+def embedding(w, ids):
+    """Rows of a table.
+
+    y = w[ids]
+    Shapes  w (V, C), ids (...) integers in [0, V) -> (..., C)
+    VJP     gw[i] = sum of g over the places where ids = i
+    Keeps   ids
+    Raises  ValueError for an id outside [0, V), TypeError for ids that are not integers
+    """
+    xp = xp_of(w)
+    if ids.dtype.kind not in "iu":
+        raise TypeError(f"embedding: ids must be integers, got {ids.dtype}")
+    if xp_of(ids) is not xp:
+        ids = xp.asarray(ids)
+    elif isinstance(ids, backend.np.ndarray) and ids.size:
+        low, high = int(ids.min()), int(ids.max())
+        if low < 0 or high >= len(w):
+            bad = low if low < 0 else high
+            raise ValueError(f"embedding: id {bad} is outside the table of {len(w)} rows")
+
+    def vjp(g: Array) -> Array:
+        gw = xp.zeros(w.shape, g.dtype)
+        backend.scatter_add(gw, ids.reshape(-1), g.reshape(-1, w.shape[1]))
+        return gw
+
+    return w[ids], (vjp, None)
+
+
+def embedding_slow(w: Any, ids: Any) -> Tensor:
+    """The twin of `embedding`."""
+    return ops.getitem(w, index=ids)
+
+
+# -- cross-entropy ------------------------------------------------------------------------------
+
+
+def _check_labels(logits: Array, labels: Array, ignore: int) -> tuple[Array, Array, int]:
+    """The rows that count, their labels, and how many there are."""
+    xp, V = xp_of(logits), logits.shape[-1]
+    if logits.shape[:-1] != labels.shape:
+        raise ValueError(f"cross_entropy: logits {logits.shape} need labels {logits.shape[:-1]}, "
+                         f"got {labels.shape}")  # fmt: skip
+    flat = xp.asarray(labels).reshape(-1)
+    rows = xp.flatnonzero(flat != ignore)
+    kept = flat[rows]
+    if len(rows) == 0:
+        raise ValueError(f"cross_entropy: all {flat.size} labels are {ignore}, so no mean exists")
+    if isinstance(kept, backend.np.ndarray) and (int(kept.min()) < 0 or int(kept.max()) >= V):
+        bad = int(kept.min()) if int(kept.min()) < 0 else int(kept.max())
+        raise ValueError(f"cross_entropy: label {bad} is outside the {V} classes")
+    return rows, kept, len(rows)
+
+
+@op
+def cross_entropy(logits, labels, *, ignore=-100, smoothing=0.0):
+    """Mean negative log-likelihood of the labels.
+
+    loss = mean over n of Σ_v t_v (-log softmax(logits)_v),
+    t = (1 - smoothing) onehot(label) + smoothing / V    Szegedy et al. 2016, sec. 7
+    Shapes  logits (..., V), labels (...) integers; places with label = ignore do not count -> ()
+    Units   nats
+    VJP     g (softmax - t) / N, 0 in ignored places
+    Keeps   softmax of the rows that count
+    Raises  ValueError if no label counts, or one is outside [0, V)
+    """
+    rows, labels, n = _check_labels(logits, labels, ignore)
+    xp, V, shape = xp_of(logits), logits.shape[-1], logits.shape
+    flat = logits.reshape(-1, V)
+    every = n == len(flat)
+    p = flat if every else flat[rows]  # (N, V)
+    p = p - p.max(axis=1, keepdims=True)
+    at = xp.arange(n), labels
+    loss = -p[at].sum() * (1 - smoothing)
+    if smoothing:
+        loss -= p.sum() * (smoothing / V)
+    xp.exp(p, out=p)
+    total = p.sum(axis=1, keepdims=True)
+    loss += xp.log(total).sum()
+    p /= total
+
+    def vjp(g: Array) -> Array:
+        gx = p * (g / n)
+        gx[at] -= g * ((1 - smoothing) / n)
+        if smoothing:
+            gx -= g * (smoothing / V / n)
+        if every:
+            return gx.reshape(shape)
+        full = xp.zeros((math.prod(shape[:-1]), V), gx.dtype)
+        full[rows] = gx
+        return full.reshape(shape)
+
+    return loss / n, (vjp, None)
+
+
+def cross_entropy_slow(
+    logits: Any, labels: Any, *, ignore: int = -100, smoothing: float = 0.0
+) -> Tensor:
+    """The twin of `cross_entropy`."""
+    V = logits.shape[-1]
+    rows, kept, n = _check_labels(logits.data, labels, ignore)
+    logp = log_softmax_slow(ops.reshape(logits, shape=(-1, V))[rows])
+    picked = logp[xp_of(logits.data).arange(n), kept]
+    return -(ops.mean(picked) * (1 - smoothing) + ops.mean(logp) * smoothing)

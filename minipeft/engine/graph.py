@@ -1,0 +1,94 @@
+"""The tape as text: what was recorded, what it keeps in memory, and what was pruned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from minipeft.backend import is_array
+from minipeft.engine.tensor import Node, Tensor, _topological
+
+
+def held(node: Node, seen: set[int] | None = None) -> int:
+    """Bytes of the activations that a node's VJPs keep alive; arrays in `seen` count once.
+
+    Parameters that the closures hold are not counted: they live in the model anyway.
+    """
+    seen = set() if seen is None else seen
+    vjps = node.vjps if isinstance(node.vjps, tuple) else (node.vjps,)
+    skip = {id(_owner(t.data)) for t, _ in node.watch}
+    total = 0
+    for array in (a for vjp in vjps if vjp is not None for a in _closure_arrays(vjp, set())):
+        owner = _owner(array)
+        if id(owner) not in seen and id(owner) not in skip:
+            seen.add(id(owner))
+            total += int(owner.nbytes)
+    return total
+
+
+def _owner(array: Any) -> Any:
+    """The array whose memory a view shows."""
+    while is_array(getattr(array, "base", None)):
+        array = array.base
+    return array
+
+
+def _closure_arrays(fn: Any, visited: set[int]) -> list[Any]:
+    """The arrays that a function's closure refers to, through inner functions too."""
+    if id(fn) in visited:
+        return []
+    visited.add(id(fn))
+    found: list[Any] = []
+    for cell in getattr(fn, "__closure__", None) or ():
+        try:
+            value = cell.cell_contents
+        except ValueError:  # a name that is not bound yet
+            continue
+        for item in value if isinstance(value, (tuple, list)) else (value,):
+            if is_array(item):
+                found.append(item)
+            elif callable(item):
+                found += _closure_arrays(item, visited)
+    return found
+
+
+def tape(y: Tensor, names: Mapping[str, Tensor] | None = None) -> str:
+    """The recorded graph below y, last operation first, as a table.
+
+    names   e.g. dict(model.named_parameters()): parameters are then shown by name
+    Columns operation, output shape, bytes kept for backward, inputs that get a gradient
+            (operations by their number), and frozen parameters whose VJP was dropped
+    """
+    if y._node is None:
+        return "(nothing recorded: no input requires a gradient, or no_grad() was on)"
+    called = {id(p): name for name, p in (names or {}).items()}
+    order = _topological(y._node)[::-1]
+    number = {id(n): i for i, n in enumerate(n for n in order if isinstance(n, Node))}
+
+    def label(t: Any) -> str:
+        if isinstance(t, Node):
+            return f"#{number[id(t)]}"
+        return called.get(id(t), f"leaf {t.shape}")
+
+    seen: set[int] = set()
+    rows = [("", "operation", "shape", "keeps", "gradient to", "pruned")]
+    total = 0
+    for node in order:
+        if isinstance(node, Node):
+            kept = held(node, seen)
+            total += kept
+            into = ", ".join(label(p) for p in node.parents if p is not None)
+            cut = ", ".join(label(t) for t in node.pruned)
+            rows.append((f"#{number[id(node)]}", node.name, str(node.shape), f"{kept:,}", into, cut))
+    rows.append(("", f"{len(number)} operations", "", f"{total:,}", "bytes", ""))
+    widths = [max(len(r[i]) for r in rows) for i in range(5)]
+    lines = []
+    for r in rows:
+        cells = [c.rjust(w) if i == 3 else c.ljust(w) for i, (c, w) in enumerate(zip(r, widths))]
+        lines.append("  ".join([*cells, r[5]]).rstrip())
+    return "\n".join(lines)
+
+
+def operations(y: Tensor) -> list[str]:
+    """Names of the recorded operations below y, in the order in which they ran."""
+    return [] if y._node is None else [n.name for n in _topological(y._node) if isinstance(n, Node)]

@@ -1,0 +1,445 @@
+"""Tensor: an array that remembers how it was made, and the walk that differentiates it.
+
+`y.backward()` walks the recorded graph from y to the leaves and leaves gradients in their
+`.grad`. A graph node holds its inputs' nodes, not their arrays: an array lives on only where
+some derivative needs it. Gradients of inner nodes live in the walk alone.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from minipeft.backend import Array, Rng, is_array, to_numpy, xp_of
+
+
+class Context(threading.local):
+    """What a forward pass depends on besides its inputs; one per thread."""
+
+    recording: bool = True  # build the graph?
+    rng: Rng | None = None  # with none, dropout is the identity
+    off: tuple[Any, ...] = ()  # attached handles whose branches are skipped
+    values: dict[int, Tensor] | None = None  # id(Parameter) -> what stands for it in this pass
+
+
+_CONTEXT = Context()
+
+
+def context() -> Context:
+    """The context of this thread."""
+    return _CONTEXT
+
+
+@contextmanager
+def running(*, rng: Rng | None = None, off: Sequence[Any] = ()) -> Iterator[None]:
+    """Run forward passes with dropout drawn from `rng`, and with handles `off` skipped."""
+    ctx = _CONTEXT
+    before = ctx.rng, ctx.off
+    ctx.rng, ctx.off = rng, tuple(off)
+    try:
+        yield
+    finally:
+        ctx.rng, ctx.off = before
+
+
+@contextmanager
+def no_grad() -> Iterator[None]:
+    """Record nothing: forward passes inside keep no activations."""
+    ctx = _CONTEXT
+    before, ctx.recording = ctx.recording, False
+    try:
+        yield
+    finally:
+        ctx.recording = before
+
+
+class Node:
+    """One recorded operation: where its gradient goes, and how.
+
+    parents  per input: a Node, a leaf Tensor, or None where no gradient is needed
+    vjps     per input a function g -> gradient (None where not needed), or, for fused ops,
+             one function (g, needs) -> gradients; None once the walk has freed it
+    watch    (Parameter, version) pairs: what must not change before backward
+    """
+
+    __slots__ = ("dtype", "name", "needs", "parents", "pruned", "shape", "vjps", "watch")
+
+    def __init__(self, name: str, inputs: Sequence[Any], needs: tuple[bool, ...], y: Array) -> None:
+        self.name, self.needs = name, needs
+        self.parents = tuple(
+            (t._node or t) if need else None for t, need in zip(inputs, needs, strict=True)
+        )
+        self.pruned = tuple(
+            t for t, need in zip(inputs, needs, strict=True)
+            if not need and isinstance(t, Tensor) and t.version is not None
+        )  # fmt: skip
+        self.watch = tuple(
+            (t, t.version) for t in inputs if isinstance(t, Tensor) and t.version is not None
+        )
+        self.shape, self.dtype = y.shape, y.dtype
+        self.vjps: Any = None
+
+    def pull(self, g: Array) -> Sequence[Array | None]:
+        """The gradients of the inputs, given the gradient g of the output."""
+        if self.vjps is None:
+            raise RuntimeError(
+                f"backward went through {self.name!r} before, and its graph was freed behind it. "
+                "Call backward(retain=True) the first time, or run the forward pass again"
+            )
+        for parameter, version in self.watch:
+            if parameter.version != version:
+                raise RuntimeError(
+                    f"a parameter of shape {parameter.shape} was changed between the forward pass "
+                    f"and backward through {self.name!r}: its gradient would be of another "
+                    "function. Run the forward pass again after the change"
+                )
+        if callable(self.vjps):
+            return self.vjps(g, self.needs)
+        return [vjp(g) if need else None for vjp, need in zip(self.vjps, self.needs, strict=True)]
+
+
+class Tensor:
+    """An array on NumPy or CuPy with a place in a recorded computation.
+
+    Lists and Python floats become float32; arrays keep their dtype. Only leaves (tensors that
+    no operation made) keep `.grad`; `grad(y, [t])` gives the gradient of an inner one.
+    """
+
+    __slots__ = ("_data", "_node", "grad", "made_by", "requires_grad")
+    __array_ufunc__ = None  # so that ndarray @ Tensor calls Tensor.__rmatmul__
+    version: int | None = None  # Parameters count their changes
+
+    def __init__(self, data: Any, requires_grad: bool = False) -> None:
+        if isinstance(data, Tensor):
+            raise TypeError("Tensor(data) got a Tensor; use t.detach() for a new leaf on its array")
+        if not is_array(data):
+            data = np.asarray(data)
+            if data.dtype == np.float64:
+                data = data.astype(np.float32)
+        if data.dtype == object:
+            raise TypeError("Tensor(data) needs numbers; got an object array (ragged lists?)")
+        if requires_grad and data.dtype.kind != "f":
+            raise TypeError(f"only floats have gradients; got dtype {data.dtype}")
+        self._data = data
+        self._node: Node | None = None
+        self.grad: Array | None = None
+        self.requires_grad = requires_grad
+        self.made_by = ""
+
+    @property
+    def data(self) -> Array:
+        """The array. It may be replaced by one of the same shape."""
+        return self._data
+
+    @data.setter
+    def data(self, array: Array) -> None:
+        if array.shape != self._data.shape:
+            raise ValueError(f"data of shape {array.shape} put where shape {self.shape} stands")
+        self._data = array
+
+    # -- backward ---------------------------------------------------------------------------
+
+    def backward(self, g: Array | None = None, retain: bool = False) -> None:
+        """Add d self / d leaf to `.grad` of every leaf that requires a gradient.
+
+        g       the cotangent, of self's shape; 1 for a scalar
+        retain  keep the graph for a second call; else it is freed on the way
+        Raises  RuntimeError if nothing here requires a gradient, or the graph is used up
+        """
+        for leaf, total, owned in _walk(self, g, retain, ()):
+            if leaf.grad is None:
+                leaf.grad = total if owned else total.copy()
+            else:
+                leaf.grad += total
+
+    def detach(self) -> Tensor:
+        """A new leaf on the same array: gradients stop here."""
+        return Tensor(self._data)
+
+    # -- what an array has ------------------------------------------------------------------
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._data.shape
+
+    @property
+    def dtype(self) -> Any:
+        return self._data.dtype
+
+    @property
+    def ndim(self) -> int:
+        return self._data.ndim
+
+    @property
+    def size(self) -> int:
+        return self._data.size
+
+    @property
+    def T(self) -> Tensor:
+        return self.transpose()
+
+    def item(self) -> float:
+        """The one number of a one-element tensor."""
+        if self.size != 1:
+            raise ValueError(f"item() needs one element, got shape {self.shape}")
+        return self._data.item()
+
+    def numpy(self) -> np.ndarray:
+        """The array on the host."""
+        return to_numpy(self._data)
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("a scalar Tensor has no length")
+        return self.shape[0]
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __bool__(self) -> bool:
+        return bool(self.item())
+
+    def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray:
+        raise TypeError(
+            "a Tensor does not turn into an array by itself, because its gradient would be lost "
+            "in silence. Use t.data (the array) or t.numpy() (on the host)"
+        )
+
+    def __repr__(self) -> str:
+        history = f", made by {self._node.name}" if self._node else ""
+        history = history or (", requires_grad" if self.requires_grad else "")
+        body = np.array2string(self.numpy(), precision=4, threshold=64, prefix="Tensor(")
+        return f"Tensor({body}, shape={self.shape}, {self.dtype}{history})"
+
+    __hash__ = object.__hash__
+
+    # -- comparison: plain arrays, no gradient ------------------------------------------------
+
+    def __eq__(self, other: Any) -> Any:
+        return self._data == _raw(other)
+
+    def __ne__(self, other: Any) -> Any:
+        return self._data != _raw(other)
+
+    def __lt__(self, other: Any) -> Any:
+        return self._data < _raw(other)
+
+    def __le__(self, other: Any) -> Any:
+        return self._data <= _raw(other)
+
+    def __gt__(self, other: Any) -> Any:
+        return self._data > _raw(other)
+
+    def __ge__(self, other: Any) -> Any:
+        return self._data >= _raw(other)
+
+    # -- arithmetic: see ops.py -----------------------------------------------------------------
+
+    def __add__(self, other: Any) -> Tensor:
+        return ops.add(self, other)
+
+    def __radd__(self, other: Any) -> Tensor:
+        return ops.add(other, self)
+
+    def __sub__(self, other: Any) -> Tensor:
+        return ops.sub(self, other)
+
+    def __rsub__(self, other: Any) -> Tensor:
+        return ops.sub(other, self)
+
+    def __mul__(self, other: Any) -> Tensor:
+        return ops.mul(self, other)
+
+    def __rmul__(self, other: Any) -> Tensor:
+        return ops.mul(other, self)
+
+    def __truediv__(self, other: Any) -> Tensor:
+        return ops.div(self, other)
+
+    def __rtruediv__(self, other: Any) -> Tensor:
+        return ops.div(other, self)
+
+    def __pow__(self, other: Any) -> Tensor:
+        return ops.pow(self, other)
+
+    def __rpow__(self, other: Any) -> Tensor:
+        return ops.pow(other, self)
+
+    def __matmul__(self, other: Any) -> Tensor:
+        return ops.matmul(self, other)
+
+    def __rmatmul__(self, other: Any) -> Tensor:
+        return ops.matmul(other, self)
+
+    def __neg__(self) -> Tensor:
+        return ops.neg(self)
+
+    def __abs__(self) -> Tensor:
+        return ops.abs(self)
+
+    def __getitem__(self, index: Any) -> Tensor:
+        return ops.getitem(self, index=index)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self[i] for i in range(len(self)))
+
+    def exp(self) -> Tensor:
+        return ops.exp(self)
+
+    def log(self) -> Tensor:
+        return ops.log(self)
+
+    def sqrt(self) -> Tensor:
+        return ops.sqrt(self)
+
+    def tanh(self) -> Tensor:
+        return ops.tanh(self)
+
+    def sigmoid(self) -> Tensor:
+        return ops.sigmoid(self)
+
+    def relu(self) -> Tensor:
+        return ops.relu(self)
+
+    def abs(self) -> Tensor:
+        return ops.abs(self)
+
+    def clip(self, low: float | None = None, high: float | None = None) -> Tensor:
+        return ops.clip(self, low=low, high=high)
+
+    def sum(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+        return ops.sum(self, axis=axis, keepdims=keepdims)
+
+    def mean(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+        return ops.mean(self, axis=axis, keepdims=keepdims)
+
+    def var(self, axis: Any = None, keepdims: bool = False, ddof: int = 0) -> Tensor:
+        return ops.var(self, axis=axis, keepdims=keepdims, ddof=ddof)
+
+    def max(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+        return ops.max(self, axis=axis, keepdims=keepdims)
+
+    def min(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+        return ops.min(self, axis=axis, keepdims=keepdims)
+
+    def cumsum(self, axis: int) -> Tensor:
+        return ops.cumsum(self, axis=axis)
+
+    def reshape(self, *shape: Any) -> Tensor:
+        return ops.reshape(self, shape=shape[0] if len(shape) == 1 else shape)
+
+    def transpose(self, *axes: Any) -> Tensor:
+        given = axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes
+        return ops.transpose(self, axes=given or None)
+
+    def swapaxes(self, a: int, b: int) -> Tensor:
+        return ops.swapaxes(self, a=a, b=b)
+
+    def squeeze(self, axis: Any = None) -> Tensor:
+        return ops.squeeze(self, axis=axis)
+
+    def expand_dims(self, axis: int) -> Tensor:
+        return ops.expand_dims(self, axis=axis)
+
+
+def grad(y: Tensor, wanted: Sequence[Tensor], g: Array | None = None) -> list[Array]:
+    """d y / d t for each wanted tensor, inner ones too; no `.grad` is touched.
+
+    Keeps the graph. Raises RuntimeError if y does not depend on one of them.
+    """
+    found: dict[int, Array] = {}
+    for key, total, owned in _walk(y, g, True, [t._node or t for t in wanted]):
+        found[id(key)] = total if owned else total.copy()
+    for i, t in enumerate(wanted):
+        if id(t._node or t) not in found:
+            raise RuntimeError(f"y does not depend on wanted[{i}] (shape {t.shape}), or it is frozen")
+    return [found[id(t._node or t)] for t in wanted]
+
+
+def _raw(x: Any) -> Any:
+    return x._data if isinstance(x, Tensor) else x
+
+
+def _topological(root: Any) -> list[Any]:
+    """Nodes and leaves below root, inputs before outputs. An explicit stack: no depth limit."""
+    order: list[Any] = []
+    seen: set[int] = set()
+    stack: list[tuple[Any, bool]] = [(root, False)]
+    while stack:
+        node, inputs_done = stack.pop()
+        if inputs_done:
+            order.append(node)
+        elif id(node) not in seen:
+            seen.add(id(node))
+            stack.append((node, True))
+            if isinstance(node, Node):
+                stack.extend((p, False) for p in node.parents if p is not None)
+    return order
+
+
+def _walk(y: Tensor, g: Any, retain: bool, wanted: Sequence[Any]) -> Iterator[tuple[Any, Array, bool]]:
+    """Yield (leaf or wanted node, its gradient, whether the array is ours alone).
+
+    A VJP returns a new array or a view of the g it was given. A view is never written to: its
+    first sum makes a new array, which the walk owns, and later ones are added in place.
+    """
+    xp = xp_of(y._data)
+    if not y.requires_grad:
+        why = f"its last operation, {y.made_by}, had" if y.made_by else "it is a leaf that has"
+        raise RuntimeError(
+            f"nothing to differentiate: this Tensor depends on no trainable leaf; {why} no input "
+            "that requires a gradient. Is everything frozen (attach a method), detached, or was "
+            "the forward pass run under no_grad()?"
+        )
+    if g is None:
+        if y.size != 1:
+            raise RuntimeError(f"backward of shape {y.shape} needs a cotangent g of that shape")
+        g = xp.ones_like(y._data)
+    else:
+        g = xp.asarray(_raw(g), dtype=y.dtype)
+        if g.shape != y.shape:
+            raise ValueError(f"the cotangent has shape {g.shape}, the Tensor {y.shape}")
+    root = y._node or y
+    wanted_ids = {id(w) for w in wanted}
+    sums: dict[int, tuple[Array, bool]] = {id(root): (g, False)}
+    order = _topological(root)
+    while order:
+        node = order.pop()
+        g, owned = sums.pop(id(node))
+        if isinstance(node, Tensor):
+            if not wanted or id(node) in wanted_ids:
+                yield node, g, owned
+            continue
+        if id(node) in wanted_ids:
+            yield node, g, False
+        for parent, part in zip(node.parents, node.pull(g), strict=True):
+            if parent is None:
+                continue
+            if part is not None and not is_array(part):
+                part = xp.asarray(part)  # 0-d results come as scalars
+            if part is None or part.shape != parent.shape:
+                got = "nothing" if part is None else f"shape {part.shape}"
+                raise RuntimeError(
+                    f"the VJP of {node.name!r} returned {got} for an input of shape {parent.shape}"
+                )
+            if part.dtype != parent.dtype:
+                part = part.astype(parent.dtype)
+            key = id(parent)
+            if key not in sums:
+                sums[key] = (part, not xp.may_share_memory(part, g))
+            elif sums[key][1]:
+                total = sums[key][0]
+                total += part
+            else:
+                sums[key] = (sums[key][0] + part, True)
+        if not retain:
+            node.parents, node.vjps = (), None
+
+
+VJP = Callable[[Array], Array]
+
+from minipeft.engine import ops  # noqa: E402  (ops builds on Tensor; the methods above call it)
