@@ -226,7 +226,7 @@ def _fill(
 
 
 ENDINGS: tuple[tuple[str, str, str], ...] = (
-    (" My verdict: {}.", "good", "bad"),
+    (" To sum up: {}.", "good", "bad"),
     (" In a word: {}.", "excellent", "awful"),
     (" On the whole, {}.", "a success", "a failure"),
     (" Stars: {}.", "five", "one"),
