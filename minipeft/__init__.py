@@ -36,8 +36,9 @@ __all__ = [*PUBLIC, "__version__"]  # noqa: PLE0604
 def __getattr__(name: str) -> Any:
     if name in PUBLIC:
         return getattr(import_module(PUBLIC[name]), name)
-    near = difflib.get_close_matches(name, PUBLIC, 1)
-    hint = f"did you mean {near[0]!r}?" if near else f"the public names are {', '.join(PUBLIC)}"
+    small = {public.lower(): public for public in PUBLIC}
+    near = difflib.get_close_matches(name.lower(), small, 1)
+    hint = f"did you mean {small[near[0]]!r}?" if near else f"it has {', '.join(PUBLIC)}"
     raise AttributeError(f"module 'minipeft' has no attribute {name!r}; {hint}")
 
 

@@ -1,0 +1,232 @@
+"""Files of arrays and models: what is written comes back, and a wrong file is refused."""
+
+import json
+import os
+import struct
+
+import numpy as np
+import pytest
+
+from minipeft import checkpoint
+from minipeft.checkpoint import CheckpointError, fingerprint, load_arrays, save_arrays
+
+F32 = np.arange(12, dtype=np.float32)
+
+
+def entry(dtype="F32", shape=(2,), offsets=(0, 8)):
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}
+
+
+def file_of(header, data=b"\0" * 8, length=None):
+    """The bytes of a safetensors file with any header and any lie about its length."""
+    header = header.encode() if isinstance(header, str) else json.dumps(header).encode()
+    return struct.pack("<Q", len(header) if length is None else length) + header + data
+
+
+GOOD = file_of({"a": entry()})
+ONE = '"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}'
+
+WRONG = {
+    "empty": (b"", "header too small"),
+    "cut in the header": (GOOD[:20], "invalid header length"),
+    "cut in the values": (GOOD[:-1], "not fully covered"),
+    "one byte too many": (GOOD + b"x", "not fully covered"),
+    "header of 4 exabytes": (file_of({"a": entry()}, length=2**62), "header too large"),
+    "header of 200 MB": (struct.pack("<Q", 200_000_000) + b"{" * 99, "header too large"),
+    "not JSON": (file_of("hello"), "invalid JSON"),
+    "not UTF-8": (struct.pack("<Q", 2) + b"\xff\xfe", "invalid UTF-8"),
+    "a list": (file_of("[1]"), "invalid JSON"),
+    "overlap": (
+        file_of({"a": entry(), "b": entry(offsets=(4, 12))}, b"\0" * 12),
+        "invalid offset for tensor `b`",
+    ),
+    "gap": (
+        file_of({"a": entry(), "b": entry(offsets=(12, 20))}, b"\0" * 20),
+        "invalid offset for tensor `b`",
+    ),
+    "shared bytes": (file_of({"a": entry(), "b": entry()}), "invalid offset"),
+    "backwards": (file_of({"a": entry(offsets=(8, 0))}), "invalid offset for tensor `a`"),
+    "shape too big": (file_of({"a": entry(shape=(3,))}), "invalid shape, data type, or offset"),
+    "negative shape": (file_of({"a": entry(shape=(-2,))}), "integer `-2`"),
+    "shape overflows": (file_of({"a": entry(shape=(2**62, 4))}), "overflow"),
+    "unknown dtype": (file_of({"a": entry("F99")}), "unknown variant `F99`"),
+    "metadata of numbers": (file_of({"__metadata__": {"x": 1}, "a": entry()}), "expected a string"),
+    "a name twice": (file_of("{" + ONE + "," + ONE + "}"), "the name 'a' is given twice"),
+    "a metadata name twice": (
+        file_of('{"__metadata__":{"x":"1","x":"2"},' + ONE + "}"),
+        "the name 'x' is given twice",
+    ),
+    "8-bit floats": (
+        file_of({"a": entry("F8_E4M3", offsets=(0, 2))}, b"\0\0"),
+        "a has dtype F8_E4M3, wanted one of F64",
+    ),
+    "a boolean 3": (file_of({"a": entry("BOOL", offsets=(0, 2))}, b"\1\3"), "holds the byte 3"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_file_is_refused_by_name(case, tmp_path):
+    data, message = WRONG[case]
+    (tmp_path / "bad.safetensors").write_bytes(data)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_arrays(tmp_path / "bad.safetensors")
+    assert "bad.safetensors" in str(caught.value)
+
+
+def test_the_good_file_of_these_tests_is_read(tmp_path):
+    (tmp_path / "good").write_bytes(GOOD)
+    arrays, metadata = load_arrays(tmp_path / "good")
+    assert arrays["a"].tolist() == [0, 0] and metadata == {}
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
+def test_non_finite_values_are_refused_unless_allowed(bad, dtype, tmp_path):
+    path = tmp_path / "a"
+    save_arrays(path, {"fine": F32, "layer.w": np.array([1, bad, 2], dtype)}, {})
+    with pytest.raises(CheckpointError, match=r"layer\.w must be finite, but 1 of its 3 values"):
+        load_arrays(path)
+    loaded, _ = load_arrays(path, allow_nonfinite=True)
+    assert np.array_equal(loaded["layer.w"], np.array([1, bad, 2], dtype), equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        F32.reshape(3, 4).T,
+        F32[::3],
+        np.asfortranarray(F32.reshape(3, 4)),
+        F32.reshape(1, 3, 4).astype(">f8"),
+        np.float32(2.5),
+        np.zeros((0, 3)),
+        np.array([True, False]),
+        np.arange(5, dtype=np.int8),
+        np.arange(5, dtype=np.uint64),
+        F32.astype(np.float16),
+    ],
+    ids=lambda a: f"{a.dtype}{a.shape}{a.strides}",
+)
+def test_round_trip_keeps_values_shape_and_dtype(array, tmp_path):
+    save_arrays(tmp_path / "a", {"w": array}, {"why": "test"})
+    arrays, metadata = load_arrays(tmp_path / "a")
+    assert metadata == {"why": "test"}
+    assert arrays["w"].dtype == array.dtype.newbyteorder("=")
+    assert arrays["w"].shape == array.shape
+    assert np.array_equal(arrays["w"], array)
+    assert arrays["w"].flags.writeable and arrays["w"].flags.c_contiguous
+
+
+def test_bfloat16_is_read_as_float32(tmp_path):
+    values = np.array([1.0, -2.5, 3e38], np.float32)
+    upper = (values.view(np.uint32) >> 16).astype("<u2")
+    header = {"a": entry("BF16", (3,), (0, 6))}
+    (tmp_path / "a").write_bytes(file_of(header, upper.tobytes()))
+    loaded = load_arrays(tmp_path / "a")[0]["a"]
+    assert loaded.dtype == np.float32
+    np.testing.assert_allclose(loaded, values, rtol=2**-8)
+
+
+def test_device_arrays_are_saved(backend, tmp_path):
+    save_arrays(tmp_path / "a", {"w": backend.arange(6).reshape(2, 3).T}, {})
+    assert load_arrays(tmp_path / "a")[0]["w"].tolist() == [[0, 3], [1, 4], [2, 5]]
+
+
+def test_metadata_must_be_strings(tmp_path):
+    with pytest.raises(TypeError, match="'steps': 3"):
+        save_arrays(tmp_path / "a", {"w": F32}, {"steps": 3})
+
+
+@pytest.mark.parametrize("step", ["save_file", "fsync", "replace"])
+def test_a_failed_write_leaves_the_old_file_alone(step, tmp_path, monkeypatch):
+    path = tmp_path / "a"
+    save_arrays(path, {"w": F32}, {})
+
+    def fail(*args):
+        raise OSError("disk full")
+
+    owner = "safetensors.numpy" if step == "save_file" else "os"
+    monkeypatch.setattr(f"{owner}.{step}", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_arrays(path, {"w": F32 + 1}, {})
+    monkeypatch.undo()
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+    assert np.array_equal(load_arrays(path)[0]["w"], F32)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="posix: file modes")
+def test_a_written_file_has_the_mode_of_any_new_file(tmp_path):
+    save_arrays(tmp_path / "a", {"w": F32}, {})
+    (tmp_path / "b").touch()
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+def test_missing_files_and_folders_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="none"):
+        load_arrays(tmp_path / "none")
+    with pytest.raises(FileNotFoundError, match="folder .*nowhere does not exist"):
+        save_arrays(tmp_path / "nowhere" / "a", {"w": F32}, {})
+
+
+def test_fingerprint_is_of_values_as_float32():
+    half = {"b": F32.astype(np.float16), "a": F32.reshape(3, 4)}
+    assert fingerprint(half) == fingerprint({k: half[k].astype(np.float64) for k in "ab"})
+    assert fingerprint({"a": F32.reshape(3, 4).T}) == fingerprint({"a": F32.reshape(3, 4).T.copy()})
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"a": F32.reshape(4, 3)},
+        {"b": F32},
+        {"a": F32, "b": F32},
+        {"a": F32[::-1]},
+        {"a": F32 + 1e-3},
+    ],
+)
+def test_fingerprint_tells_names_shapes_and_values_apart(other):
+    assert fingerprint({"a": F32}) != fingerprint(other)
+
+
+def test_a_shape_without_values_is_not_written(tmp_path):
+    hollow = {"w": np.broadcast_to(np.float32(0), (1000, 1000))}
+    for use in (fingerprint, lambda arrays: save_arrays(tmp_path / "a", arrays, {})):
+        with pytest.raises(CheckpointError, match="w has a shape but no values"):
+            use(hollow)
+
+
+# --- the shipped data ------------------------------------------------------------------------
+
+
+def test_data_dir_prefers_the_variable(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINIPEFT_DATA", str(tmp_path))
+    assert checkpoint.data_dir() == tmp_path
+    monkeypatch.setenv("MINIPEFT_DATA", str(tmp_path / "none"))
+    with pytest.raises(FileNotFoundError, match="MINIPEFT_DATA names .*none"):
+        checkpoint.data_dir()
+
+
+def test_data_dir_names_every_place_it_looked_in(tmp_path, monkeypatch):
+    package = tmp_path / "minipeft"
+    package.mkdir()
+    monkeypatch.delenv("MINIPEFT_DATA", raising=False)
+    monkeypatch.setattr("minipeft.files.__file__", str(package / "files.py"))
+    (tmp_path / "pyproject.toml").touch()
+    with pytest.raises(FileNotFoundError) as caught:
+        checkpoint.data_dir()
+    for place in ("$MINIPEFT_DATA", str(tmp_path / "data"), str(package / "data")):
+        assert place in str(caught.value)
+    (package / "data").mkdir()
+    assert checkpoint.data_dir() == package / "data"
+    (tmp_path / "data").mkdir()
+    assert checkpoint.data_dir() == tmp_path / "data"
+    (tmp_path / "pyproject.toml").unlink()
+    assert checkpoint.data_dir() == package / "data"
+
+
+def test_an_unknown_model_name_lists_the_shipped_ones(tmp_path, monkeypatch):
+    (tmp_path / "models").mkdir()
+    for name in ("tiny-gpt", "other"):
+        (tmp_path / "models" / f"{name}.safetensors").touch()
+    monkeypatch.setenv("MINIPEFT_DATA", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"\['other', 'tiny-gpt'\].*mean 'tiny-gpt'"):
+        checkpoint.load_model("tiny_gpt")

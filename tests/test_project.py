@@ -1,0 +1,119 @@
+"""The tree keeps its rules: who imports whom, what `import minipeft` loads, what is public."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import minipeft
+
+PACKAGE = Path(minipeft.__file__).parent
+CHECKOUT = PACKAGE.parent
+
+LAYERS = {  # a part -> the parts of minipeft that it may import, besides itself
+    "backend": "",
+    "files": "",
+    "homework": "",
+    "text": "files",
+    "metrics": "",
+    "tasks": "backend files",
+    "engine": "backend",
+    "nn": "backend engine",
+    "models": "backend engine nn",
+    "optim": "backend engine nn",
+    "checkpoint": "backend files text engine nn models",
+    "hub": "backend files text engine nn models checkpoint",
+    "methods": "backend files engine nn checkpoint",
+    "generate": "backend engine nn",
+    "viz": "backend engine nn",
+    "ledger": "backend engine nn models methods optim",
+    "train": "backend files engine nn optim checkpoint metrics generate tasks methods",
+    "doctor": "backend files text checkpoint",
+}  # cli, experiments, __init__ and __main__ stand on top and may import everything
+
+
+def imported(file):
+    """The parts of minipeft that a file imports, at its top or inside a function."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}:{node.lineno} imports by dots; write minipeft...."
+            deeper = node.module == "minipeft"
+            names = [f"minipeft.{a.name}" for a in node.names] if deeper else [node.module]
+        else:
+            continue
+        for name in names:
+            if name.startswith("minipeft."):
+                yield name.split(".")[1]
+
+
+@pytest.mark.parametrize("part", LAYERS)
+def test_imports_go_down_only(part):
+    files = [PACKAGE / f"{part}.py", *(PACKAGE / part).rglob("*.py")]
+    for file in filter(Path.exists, files):
+        wrong = set(imported(file)) - {part, *LAYERS[part].split()}
+        assert not wrong, f"{file.relative_to(CHECKOUT)} may not import {sorted(wrong)}"
+
+
+def test_every_part_has_its_place():
+    top = {"__init__", "__main__", "cli", "experiments", "data", "__pycache__"}
+    there = {path.stem for path in PACKAGE.iterdir() if path.suffix in ("", ".py")}
+    assert there - top <= set(LAYERS)
+
+
+def test_only_the_backend_names_cupy():
+    for file in PACKAGE.rglob("*.py"):
+        if file.name != "backend.py":
+            nodes = ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+            assert not any(isinstance(n, ast.Name) and n.id in ("cupy", "cp") for n in nodes), file
+
+
+def run(code):
+    """What a fresh process prints."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_import_loads_numpy_alone():
+    loaded = run(
+        "import sys; before = set(sys.modules); import minipeft; "
+        "print(*{name.partition('.')[0] for name in set(sys.modules) - before})"
+    )
+    assert set(loaded.split()) - set(sys.stdlib_module_names) <= {"minipeft", "numpy"}
+
+
+def test_an_unknown_name_gets_the_nearest():
+    with pytest.raises(AttributeError, match="no attribute 'Lora'; did you mean 'LoRA'"):
+        minipeft.Lora  # noqa: B018
+    with pytest.raises(AttributeError, match="it has Tensor, no_grad"):
+        minipeft.qqq  # noqa: B018
+
+
+def test_the_public_names_are_there():
+    for name, module in minipeft.PUBLIC.items():
+        found = getattr(minipeft, name)
+        assert found is getattr(sys.modules[module], name)
+    assert set(minipeft.PUBLIC) < set(dir(minipeft))
+
+
+def test_a_function_is_not_hidden_by_its_module():
+    code = "import minipeft.generate; import minipeft; print(callable(minipeft.generate))"
+    assert run(code) == "True"
+
+
+@pytest.fixture(scope="module")
+def pyproject():
+    return tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def test_versions_agree(pyproject):
+    assert pyproject["project"]["version"] == minipeft.__version__
+
+
+def test_the_group_dev_is_the_extra_test(pyproject):
+    extras = pyproject["project"]["optional-dependencies"]
+    assert pyproject["dependency-groups"]["dev"] == extras["test"]
