@@ -37,13 +37,14 @@ LAYERS = {  # a part -> the parts of minipeft that it may import, besides itself
 
 def imported(file):
     """The parts of minipeft that a file imports, at its top or inside a function."""
+    package = file.relative_to(CHECKOUT).parent.parts
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{file}:{node.lineno} imports by dots; write minipeft...."
-            deeper = node.module == "minipeft"
-            names = [f"minipeft.{a.name}" for a in node.names] if deeper else [node.module]
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            base = ".".join([*above, *filter(None, [node.module])])
+            names = [f"{base}.{alias.name}" for alias in node.names]
         else:
             continue
         for name in names:
