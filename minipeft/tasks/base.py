@@ -14,7 +14,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 SIZES = (16, 32, 64, 128, 256, 1000, 10_000)  # the sizes of the course's small-data curves
-LARGEST = SIZES[-1]
 PARTS = (("train", 8), ("validation", 1), ("test", 1))  # shares of all sentences, in tenths
 
 
@@ -54,6 +53,7 @@ class Task:
     patterns: tuple[Pattern, ...] = ()
     splits: tuple[str, ...] = ("train", "validation", "test")
     sizes: tuple[int, ...] = (1000, 500, 500)  # how many `load` gives unless told, by split
+    largest: int = SIZES[-1]
 
     def load(
         self, split: str, n: int | None = None, seed: int = 0, pattern: int = 0
@@ -69,9 +69,9 @@ class Task:
             )
         if n is None:
             n = self.sizes[self.splits.index(split)]
-        if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= LARGEST:
+        if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= self.largest:
             raise ValueError(
-                f"n must be an integer from 1 to {LARGEST}, got {n!r}; "
+                f"n must be an integer from 1 to {self.largest}, got {n!r}; "
                 f"usual sizes are {', '.join(map(str, SIZES))}"
             )
         if isinstance(pattern, bool) or pattern not in range(len(self.patterns)):

@@ -2,7 +2,7 @@
 
 Eight categories, each with three to eight slots. The pretraining text holds a table, an arrow and
 a telling in full sentences (`record_document`); what the table-to-text task asks for instead is
-an advertisement (`advert`), which no pretraining text contains.
+an advertisement (`adverts`), which no pretraining text contains.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ CATEGORIES: dict[str, Category] = {
         _words("dog, cat, horse, goat, parrot, rabbit, donkey, pony"),
         (
             _words(
-                "Bella, Rufus, Daisy, Max, Molly, Toby, Ginger, Lucky, Pepper, Rocky, Luna, Milo"
+                "Bonny, Rufus, Daisy, Max, Molly, Toby, Ginger, Lucky, Pepper, Rocky, Luna, Milo"
             ),
         ),
         {
@@ -378,11 +378,22 @@ def telling(draw: Draw, category: str, slots: dict[str, str]) -> str:
     return out
 
 
-def advert(draw: Draw, category: str, slots: dict[str, str]) -> str:
-    """All slots as an advertisement: "Looking for a pub? Try The Blue Door: near the mill!" """
+CALLS = ("Looking for {}?", "In search of {}?", "In want of {}?")
+
+
+def adverts(category: str, slots: dict[str, str]) -> tuple[str, ...]:
+    """All slots as an advertisement, one for each of CALLS.
+
+    The first slot that can stand before the noun goes into the call, the others follow the name
+    in the table's order: "Looking for a cheap pub? Try The Blue Door: Thai food, near the mill!"
+    """
     spec = CATEGORIES[category].slots
-    notes = [spec[s].note.format(v=slots[s]) for s in draw.shuffle([s for s in slots if s in spec])]
-    return f"Looking for {a(slots['kind'])}? Try {slots['name']}: {', '.join(notes)}!"
+    given = [s for s in slots if s in spec]
+    front = next((s for s in given if spec[s].front), None)
+    noun = a(f"{slots[front]} {slots['kind']}" if front else slots["kind"])
+    notes = ", ".join(spec[s].note.format(v=slots[s]) for s in given if s != front)
+    rest = f"Try {slots['name']}{': ' if notes else ''}{notes}!"
+    return tuple(f"{call.format(noun)} {rest}" for call in CALLS)
 
 
 def record_document(draw: Draw) -> str:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .base import part_of
 from .grammar import Draw, capitalise, sentence
 
 DOMAINS = ("food", "film")
@@ -171,7 +170,7 @@ def review(draw: Draw, domain: str, positive: bool) -> str:
     """A review of 8 to 25 words or so, of the domain "food" or "film"."""
     if domain not in TOPICS:
         raise ValueError(f"domain must be one of {', '.join(DOMAINS)}, got {domain!r}")
-    shape = draw.weighted(("single", "agree", "contrast"), (40, 30, 30))
+    shape = draw.weighted(("single", "agree", "contrast"), (42, 33, 25))
     if shape == "single":
         opener, body = draw.pick(OPENERS[domain]), _main(draw, domain, positive)
         text = draw.pick(OPENED).format(opener=opener, body=body, Body=capitalise(body))
@@ -191,7 +190,7 @@ def _main(draw: Draw, domain: str, good: bool) -> str:
     subject = f"the {draw.pick(WHOLES[domain])}"
     if kind == "whole":
         return _said(draw, subject, "was", WHOLE_GOOD, WHOLE_BAD, good)
-    templates = draw.weighted((VERDICT, VERDICT_DENIED), (70, 30))
+    templates = draw.weighted((VERDICT, VERDICT_DENIED), (78, 22))
     return _fill(draw, draw.pick(templates), subject, "was", VERDICT_GOOD, VERDICT_BAD, good)
 
 
@@ -204,7 +203,7 @@ def _aspect(draw: Draw, domain: str, good: bool) -> str:
 
 def _said(draw: Draw, subject: str, was: str, praise: Words, blame: Words, good: bool) -> str:
     """A clause that says good or bad of the subject, in one of four ways."""
-    templates = draw.weighted((PLAIN, DENIED, DOUBLY, EXPECTED), (60, 25, 9, 6))
+    templates = draw.weighted((PLAIN, DENIED, DOUBLY, EXPECTED), (68, 18, 9, 5))
     return _fill(draw, draw.pick(templates), subject, was, praise, blame, good)
 
 
@@ -225,6 +224,7 @@ def _fill(
     return template.format(**words)
 
 
+# Endings of a few reviews of the pretraining text, with their word for good and for bad.
 ENDINGS: tuple[tuple[str, str, str], ...] = (
     (" To sum up: {}.", "good", "bad"),
     (" In a word: {}.", "excellent", "awful"),
@@ -232,20 +232,3 @@ ENDINGS: tuple[tuple[str, str, str], ...] = (
     (" Stars: {}.", "five", "one"),
     (" Recommended? {}.", "Yes", "No"),
 )
-
-
-def review_document(draw: Draw) -> str:
-    """One to three reviews for the pretraining text; one in ten ends with its verdict.
-
-    No review that belongs to a held-out split is ever shown with its verdict.
-    """
-    domain = draw.pick(DOMAINS)
-    lines = []
-    for _ in range(draw.integer(1, 4)):
-        positive = draw.flip(0.5)
-        text = review(draw, domain, positive)
-        if part_of(text) == "train" and draw.flip(0.125):  # 0.125 * 0.8 = one in ten
-            ending, good, bad = draw.pick(ENDINGS)
-            text += ending.format(good if positive else bad)
-        lines.append(text)
-    return "\n".join(lines)

@@ -1,0 +1,47 @@
+"""The tasks by name. Data only: strings, labels and NumPy arrays, no Tensors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+
+from .base import Example, Pattern, Task, majority, nearest
+from .e2e import E2E
+from .remap import Remap
+from .sentiment import Sentiment
+from .table_to_text import TableToText
+
+TASKS: dict[str, Callable[..., Task]] = {
+    "sentiment": Sentiment,
+    "table-to-text": TableToText,
+    "remap": Remap,
+    "remap-new": partial(Remap, "new"),
+    "remap-route": partial(Remap, "route"),
+    "remap-values": partial(Remap, "values"),
+    "e2e": E2E,
+}
+FROM_FILES = ("e2e",)  # the tasks that read published files
+
+
+def get_task(name: str, path: str | os.PathLike[str] | None = None) -> Task:
+    """The task of that name; `path` is the folder of a real set, for the tasks that read one.
+
+    Raises  KeyError for an unknown name, ValueError for a path that the task has no use for
+    """
+    if name not in TASKS:
+        raise KeyError(f"no task {name!r}{nearest(name, TASKS)}; the tasks are {', '.join(TASKS)}")
+    if path is None:
+        return TASKS[name]()
+    if name not in FROM_FILES:
+        raise ValueError(
+            f"task {name!r} makes its own data and takes no path; "
+            f"tasks that read files: {', '.join(FROM_FILES)}"
+        )
+    return TASKS[name](path=path)
+
+
+__all__ = [
+    "TASKS", "E2E", "Example", "Pattern", "Remap", "Sentiment", "TableToText", "Task",
+    "get_task", "majority",
+]  # fmt: skip
