@@ -95,6 +95,26 @@ def scatter_add(target: Array, index: Array, values: Array) -> None:
         target[row] += value
 
 
+def dropout_factors(rng: Rng, shape: tuple[int, ...], p: float, like: Array) -> Array:
+    """0 with probability p, else 1/(1-p), for each element; library and dtype of `like`.
+
+    On the CPU 16-bit slices of the raw stream are compared. On a device only a seed goes up,
+    and an integer hash of (seed, element number) decides, so that nothing large is copied.
+    """
+    xp, n = xp_of(like), _count(shape)
+    limit = round(p * 65536)
+    if xp is np:
+        bits = rng.raw(-(-n // 4)).view("<u2")[:n]
+    else:
+        x = xp.arange(n, dtype=np.uint32) ^ xp.uint32(int(rng.raw(1)[0]) & 0xFFFFFFFF)
+        for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):  # Wellons' lowbias32
+            x = (x ^ (x >> shift)) * xp.uint32(factor)
+        bits = (x ^ (x >> 16)) & 0xFFFF
+    factors = (bits >= limit).astype(like.dtype)
+    factors *= 65536 / (65536 - limit)
+    return factors.reshape(shape)
+
+
 # Cody 1969, Rational Chebyshev approximations for the error function (three ranges).
 _ERF_A = (3.16112374387056560e0, 1.13864154151050156e2, 3.77485237685302021e2,
           3.20937758913846947e3, 1.85777706184603153e-1)  # fmt: skip

@@ -23,6 +23,7 @@ class Context(threading.local):
     recording: bool = True  # build the graph?
     rng: Rng | None = None  # with none, dropout is the identity
     off: tuple[Any, ...] = ()  # attached handles whose branches are skipped
+    inside: bool = False  # inside the outermost Module call?
     values: dict[int, Tensor] | None = None  # id(Parameter) -> what stands for it in this pass
 
 

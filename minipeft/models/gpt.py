@@ -1,0 +1,190 @@
+"""GPT: a pre-norm decoder with a tied head, as GPT-2 is."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from minipeft.backend import Array, Rng, is_array, xp_of
+from minipeft.engine import Tensor
+from minipeft.nn import Block, Dropout, Embedding, LayerNorm, Linear, Module, ModuleList, Start
+from minipeft.nn.init import prototype
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """Sizes of a GPT. Unknown and inconsistent fields are refused.
+
+    head    "lm": logits over the vocabulary, tied to the embedding;
+            "linear": `classes` logits from the last real token, a new layer without bias
+    mlp     width inside the MLP; 4 * width by default
+    """
+
+    vocab: int
+    context: int
+    width: int
+    layers: int
+    heads: int
+    mlp: int | None = None
+    head: str = "lm"
+    classes: int | None = None
+    dropout: float = 0.0
+    eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        for name in ("vocab", "context", "width", "layers", "heads"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"GPTConfig: {name} must be a whole number >= 1, got {value!r}")
+        if self.mlp is not None and (not isinstance(self.mlp, int) or self.mlp < 1):
+            raise ValueError(f"GPTConfig: mlp must be a whole number >= 1 or None, got {self.mlp!r}")
+        if self.width % self.heads:
+            near = [h for h in range(1, self.width + 1) if self.width % h == 0]
+            best = min(near, key=lambda h: abs(h - self.heads))
+            raise ValueError(f"GPTConfig: width {self.width} does not divide into {self.heads} "
+                             f"heads; the nearest number that fits is {best}")  # fmt: skip
+        if self.head not in ("lm", "linear"):
+            raise ValueError(f"GPTConfig: head must be 'lm' or 'linear', got {self.head!r}")
+        if (self.head == "linear") != (self.classes is not None):
+            raise ValueError("GPTConfig: classes goes with head='linear', and only with it; "
+                             f"got head={self.head!r}, classes={self.classes!r}")  # fmt: skip
+        if self.classes is not None and self.classes < 2:
+            raise ValueError(f"GPTConfig: classes must be >= 2, got {self.classes}")
+        if not 0 <= self.dropout < 1 or not self.eps > 0:
+            raise ValueError(f"GPTConfig: dropout in [0, 1) and eps > 0; got {self.dropout}, {self.eps}")
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> GPTConfig:
+        """A config from plain values; an unknown field is an error that names the nearest."""
+        known = [f.name for f in fields(cls)]
+        for name in values:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1, 0)
+                raise ValueError(f"GPTConfig has no field {name!r}; nearest is {near[0]!r}, all: "
+                                 + ", ".join(known))  # fmt: skip
+        missing = [n for n in known[:5] if n not in values]
+        if missing:
+            raise ValueError(f"GPTConfig needs {', '.join(missing)}")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class GPT(Module):
+    """A decoder-only language model (Radford et al. 2019).
+
+    x = emb.tok[ids] + emb.pos[0…T-1]; x = block(x) for each; logits = ln_f(x) emb.tokᵀ
+    Shapes  ids (B, T) integers -> (B, T, V), or (B, classes) with head="linear"
+    Init    N(0, 0.02²); o_proj and fc_out 0.02 / sqrt(2 layers); biases 0, norms (1, 0);
+            init="shape" has shapes and no values: it can be counted, not run
+    """
+
+    kind = "gpt"
+
+    def __init__(
+        self, config: GPTConfig, seed: int = 0, init: str = "normal", dtype: Any = np.float32
+    ) -> None:
+        if init not in ("normal", "shape"):
+            raise ValueError(f"init must be 'normal' or 'shape', got {init!r}")
+        like, rng = prototype(dtype, shape_only=init == "shape"), Rng(seed, "gpt")
+        c = self.config = config
+        self.start = Start()
+        self.emb = Embeddings(c, rng, like)
+        self.blocks = ModuleList(
+            [
+                Block(
+                    c.width, c.heads, c.mlp or 4 * c.width, layers=c.layers, causal=True,
+                    eps=c.eps, dropout=c.dropout, scale_residual=True, rng=rng, like=like,
+                )
+                for _ in range(c.layers)
+            ]
+        )  # fmt: skip
+        self.ln_f = LayerNorm(c.width, eps=c.eps, like=like)
+        if c.head == "lm":
+            self.head = Linear(c.width, c.vocab, bias=False, like=like, weight=self.emb.tok.weight)
+        else:
+            self.head = Linear(c.width, c.classes or 0, bias=False, rng=rng, like=like)
+            self.head.new = True  # trained whole beside whatever a method trains
+
+    def forward(
+        self,
+        ids: Array,
+        past: Any = None,
+        mask: Array | None = None,
+        positions: Array | None = None,
+        at: Any = None,
+        keep_virtual: bool = False,
+        return_past: bool = False,
+    ) -> Any:
+        """Logits, and with return_past=True also the past that a next call can go on from.
+
+        past       a (k, v) pair per layer, each (B or 1, P, C); positions go on after it
+        mask       (B, T) true where an id is real; padding may stand left or right
+        positions  (B, T), for left padding; else counted from the past's length
+        at         (rows, columns) of the places whose logits are wanted -> (N, V)
+        Ids >= V are virtual tokens: a prompt method maps them to trained rows. Their outputs
+        are left out, unless keep_virtual=True.
+        """
+        xp = xp_of(ids)
+        _check_ids(ids)
+        if past is None:
+            ids, mask, past = self.start(ids, mask)
+        elif len(past) != self.config.layers:
+            raise ValueError(f"past has {len(past)} layers, the model {self.config.layers}")
+        before, T = past[0][0].shape[1] if past else 0, ids.shape[1]
+        if before + T > self.config.context:
+            raise ValueError(f"{before + T} tokens do not fit into the context of "
+                             f"{self.config.context}: shorten the text")  # fmt: skip
+        if positions is None:
+            positions = xp.arange(before, before + T)[None]
+        x = self.emb(ids, positions)  # (B, T, C)
+        cache: list | None = [] if return_past else None
+        for i, block in enumerate(self.blocks):
+            x = block(x, past=past[i] if past else None, mask=mask, cache=cache)
+        if self.config.head == "linear":
+            last = xp.full(len(ids), T - 1) if mask is None else T - 1 - (mask[:, ::-1] != 0).argmax(1)
+            x = x[xp.arange(len(ids)), last]  # (B, C)
+        else:
+            if self.emb.tok.virtual and not keep_virtual:
+                x = _real_only(x, ids, self.config.vocab)
+            if at is not None:
+                x = x[at]  # (N, C)
+        logits = self.head(self.ln_f(x))
+        return (logits, cache) if return_past else logits
+
+
+class Embeddings(Module):
+    """What a token is, plus where it stands.  Shapes  ids, positions (B, T) -> (B, T, C)"""
+
+    def __init__(self, c: GPTConfig, rng: Rng, like: Array) -> None:
+        self.tok = Embedding(c.vocab, c.width, rng=rng, like=like)
+        self.pos = Embedding(c.context, c.width, rng=rng, like=like)
+        self.drop = Dropout(c.dropout)
+
+    def forward(self, ids: Array, positions: Array) -> Tensor:
+        return self.drop(self.tok(ids) + self.pos(positions))
+
+
+def _check_ids(ids: Any) -> None:
+    if not is_array(ids):
+        raise TypeError(f"ids must be an integer array (B, T), got {type(ids).__name__}")
+    if ids.dtype.kind not in "iu":
+        raise TypeError(f"ids must be integers, got {ids.dtype}")
+    if ids.ndim != 2 or 0 in ids.shape:
+        raise ValueError(f"ids must be (B, T) with at least one token, got shape {ids.shape}")
+
+
+def _real_only(x: Tensor, ids: Array, vocab: int) -> Tensor:
+    """Leave the places of virtual tokens out.  (B, T, C) -> (B, T - n, C)"""
+    real = ids < vocab
+    counts = real.sum(1)
+    if int(counts.min()) != int(counts.max()):
+        raise ValueError("rows of a batch must hold the same number of virtual tokens; "
+                         f"got {(~real).sum(1).tolist()}")  # fmt: skip
+    rows, columns = real.nonzero()
+    shape = (len(ids), -1)
+    return x[rows.reshape(shape), columns.reshape(shape)]

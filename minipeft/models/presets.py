@@ -1,0 +1,45 @@
+"""Named sizes: the shipped tiny models, GPT-2, and the rows of GPT-3's Table 2.1.
+
+The 13B row is printed with width 5140, which its 40 heads of 128 contradict; 5120 is used.
+The XL row is printed with 24 heads of 128 = 3072, which its width 2048 contradicts; 16 heads
+of 128 are used.
+"""
+
+from __future__ import annotations
+
+import difflib
+
+from minipeft.models.gpt import GPTConfig
+
+
+def _gpt2(layers: int, width: int, heads: int) -> GPTConfig:
+    return GPTConfig(vocab=50257, context=1024, width=width, layers=layers, heads=heads)
+
+
+def _gpt3(layers: int, width: int, heads: int) -> GPTConfig:
+    return GPTConfig(vocab=50257, context=2048, width=width, layers=layers, heads=heads)
+
+
+PRESETS = {
+    "tiny-gpt": GPTConfig(vocab=2000, context=256, width=96, layers=6, heads=6),
+    "gpt2": _gpt2(12, 768, 12),
+    "gpt2-medium": _gpt2(24, 1024, 16),
+    "gpt2-large": _gpt2(36, 1280, 20),
+    "gpt2-xl": _gpt2(48, 1600, 25),
+    "gpt3-small": _gpt3(12, 768, 12),
+    "gpt3-medium": _gpt3(24, 1024, 16),
+    "gpt3-large": _gpt3(24, 1536, 16),
+    "gpt3-xl": _gpt3(24, 2048, 16),
+    "gpt3-2.7b": _gpt3(32, 2560, 32),
+    "gpt3-6.7b": _gpt3(32, 4096, 32),
+    "gpt3-13b": _gpt3(40, 5120, 40),
+    "gpt3-175b": _gpt3(96, 12288, 96),
+}
+
+
+def preset(name: str) -> GPTConfig:
+    """The config of a name; an unknown one is an error that names the nearest."""
+    if name not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS, 1, 0)[0]
+        raise ValueError(f"no preset {name!r}; nearest is {near!r}, all: {', '.join(PRESETS)}")
+    return PRESETS[name]

@@ -1,0 +1,29 @@
+"""Modules and the transformer block.
+
+Shape letters, the same in every file: B batch, T query length, S key length, C model width,
+H heads, D head width, F MLP width, V vocabulary, r rank, n virtual tokens.
+"""
+
+from minipeft.nn import init
+from minipeft.nn.attention import Attention
+from minipeft.nn.layers import Dropout, Embedding, LayerNorm, Linear, Start, Tap
+from minipeft.nn.module import Module, ModuleList, Parameter, Place, Summary
+from minipeft.nn.transformer import MLP, Block
+
+__all__ = [
+    "MLP",
+    "Attention",
+    "Block",
+    "Dropout",
+    "Embedding",
+    "LayerNorm",
+    "Linear",
+    "Module",
+    "ModuleList",
+    "Parameter",
+    "Place",
+    "Start",
+    "Summary",
+    "Tap",
+    "init",
+]

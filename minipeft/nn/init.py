@@ -1,0 +1,53 @@
+"""Where every Parameter's array comes from, shape-only models included.
+
+`like` is an array whose library, dtype and kind the new one follows. A shape-only array has
+a shape and no memory (zero strides), so GPT-3's parameters can be counted on a laptop; what
+is made like it is shape-only too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from minipeft.backend import Array, Rng, xp_of
+
+
+def prototype(dtype: Any = np.float32, shape_only: bool = False) -> Array:
+    """An array to be `like`, for a model that starts from nothing."""
+    return np.broadcast_to(np.zeros((), dtype), (2,)) if shape_only else np.zeros(2, dtype)
+
+
+def is_shape_only(array: Array) -> bool:
+    """True for an array that has a shape but no memory."""
+    return array.size > 1 and not any(s for s, n in zip(array.strides, array.shape) if n > 1)
+
+
+def _make(shape: tuple[int, ...], like: Array, draw: Any) -> Array:
+    if is_shape_only(like):
+        return np.broadcast_to(np.zeros((), like.dtype), shape)
+    return xp_of(like).asarray(np.asarray(draw(), dtype=like.dtype))
+
+
+def zeros(shape: tuple[int, ...], like: Array) -> Array:
+    return _make(shape, like, lambda: np.zeros(shape))
+
+
+def ones(shape: tuple[int, ...], like: Array) -> Array:
+    return _make(shape, like, lambda: np.ones(shape))
+
+
+def normal(shape: tuple[int, ...], like: Array, rng: Rng, std: float) -> Array:
+    """N(0, std²)."""
+    return _make(shape, like, lambda: rng.normal(shape) * std)
+
+
+def uniform(shape: tuple[int, ...], like: Array, rng: Rng, bound: float) -> Array:
+    """U(-bound, bound)."""
+    return _make(shape, like, lambda: rng.uniform(shape, -bound, bound))
+
+
+def copy(array: Array) -> Array:
+    """A copy that shares no memory; a shape-only array is its own copy."""
+    return array if is_shape_only(array) else array.copy()

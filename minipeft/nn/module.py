@@ -1,0 +1,285 @@
+"""Module: a tree of named parts, with their Parameters, state and summary.
+
+Children and Parameters are plain attributes, in the order in which they were set. A path
+(`blocks.3.attn.q_proj`) names a part. A wrapper, which a PEFT method puts around a part, adds
+no component to the path: the part keeps its name, attached or not.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from minipeft.backend import Array, to_numpy, xp_of
+from minipeft.engine.tensor import Tensor, context
+from minipeft.nn import init
+
+
+class Parameter(Tensor):
+    """A leaf Tensor that a Module owns. `version` counts the times its data was set."""
+
+    __slots__ = ("base", "version")
+
+    def __init__(self, data: Any, requires_grad: bool = True) -> None:
+        super().__init__(data, requires_grad)
+        self.version: int = 0
+        self.base: Parameter | None = None  # the frozen original, if this is a clone that trains
+
+    @property
+    def data(self) -> Array:
+        return self._data
+
+    @data.setter
+    def data(self, array: Array) -> None:
+        if array.shape != self._data.shape:
+            raise ValueError(f"data of shape {array.shape} put where shape {self.shape} stands")
+        self._data = array
+        self.version += 1
+
+    def clone(self) -> Parameter:
+        """A trainable copy that remembers its original."""
+        new = Parameter(init.copy(self._data))
+        new.base = self
+        return new
+
+
+class Place(NamedTuple):
+    """One Parameter in the tree: `owner.name` is where it stands."""
+
+    path: str  # dotted, wrappers left out
+    parameter: Parameter
+    owner: Module
+    name: str
+    added: bool  # by a wrapper, not part of the base model
+
+
+class Module:
+    """A part of a model. Subclasses set Parameters and Modules and define `forward`."""
+
+    wraps = False  # True for a wrapper, whose `base` keeps the path
+    handles: list[Any] = []  # what is attached; attach() gives every part of a model one list
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} has no forward")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        ctx = context()
+        if ctx.inside:
+            return self.forward(*args, **kwargs)
+        with _forward_scope(self):
+            return self.forward(*args, **kwargs)
+
+    # -- the tree --------------------------------------------------------------------------------
+
+    def children(self) -> Iterator[tuple[str, Module]]:
+        """Direct parts by name; of a wrapper, its own and those of what it wraps."""
+        for name, value in vars(self).items():
+            if self.wraps and name == "base":
+                yield from value.children()
+            elif isinstance(value, Module):
+                yield name, value
+
+    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
+        """(path, part) for every part below, this one first."""
+        yield prefix, self
+        for name, child in self.children():
+            yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
+
+    def places(self) -> Iterator[Place]:
+        """Every place where a Parameter stands, ties at each of their places."""
+        yield from self._places("", False)
+
+    def _places(self, prefix: str, added: bool) -> Iterator[Place]:
+        lead = f"{prefix}." if prefix else ""
+        if self.wraps:
+            yield from vars(self)["base"]._places(prefix, added)
+        for name, value in vars(self).items():
+            if isinstance(value, Parameter):
+                yield Place(lead + name, value, self, name, added or self.wraps)
+            elif isinstance(value, Module) and not (self.wraps and name == "base"):
+                yield from value._places(lead + name, added or self.wraps)
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """(path, Parameter), a shared one once, under its first path."""
+        seen: set[int] = set()
+        taken: dict[str, int] = {}
+        for place in self.places():
+            if id(place.parameter) in seen:
+                continue
+            seen.add(id(place.parameter))
+            n = taken[place.path] = taken.get(place.path, 0) + 1
+            yield (place.path if n == 1 else f"{place.path}#{n}"), place.parameter
+
+    def parameters(self) -> list[Parameter]:
+        """All Parameters, shared ones once."""
+        return [p for _, p in self.named_parameters()]
+
+    def num_parameters(self) -> int:
+        """How many numbers, shared ones once."""
+        return sum(p.size for p in self.parameters())
+
+    def get(self, path: str) -> Module:
+        """The part at a path."""
+        part = self
+        for name in path.split(".") if path else []:
+            found = dict(part.children()).get(name)
+            if found is None:
+                names = ", ".join(n for n, _ in part.children()) or "no parts"
+                raise KeyError(f"no part {path!r}: {type(part).__name__} has {names}, not {name!r}")
+            part = found
+        return part
+
+    def set(self, path: str, module: Module) -> None:
+        """Put another part at a path; a wrapper around the parent is seen through."""
+        if not path:
+            raise ValueError("set() needs the path of a part; the whole model has none")
+        parent, _, name = path.rpartition(".")
+        self.get(path)
+        owner: Any = self.get(parent)
+        while owner.wraps and name not in vars(owner):
+            owner = owner.base
+        setattr(owner, name, module)
+
+    # -- state -----------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """The base model's arrays by path, shared ones once; what a method attached is left out."""
+        state: dict[str, np.ndarray] = {}
+        seen: set[int] = set()
+        for place in self.places():
+            original = _original(place.parameter)
+            if place.added or id(original) in seen:
+                continue
+            seen.add(id(original))
+            if init.is_shape_only(original.data):
+                raise RuntimeError(f"{place.path} has a shape but no values: nothing to save")
+            state[place.path] = to_numpy(original.data)
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
+        """Copy arrays into the Parameters of the same paths, all or none.
+
+        Raises  ValueError with a table of missing, unexpected and misshapen names;
+                with strict=False only misshapen ones are an error
+        """
+        if self.handles:
+            raise RuntimeError("load_state_dict on a model with a method attached: detach it first")
+        own = dict(self.named_parameters())
+        trouble = [f"  wrong shape  {n}: wanted {own[n].shape}, got {state[n].shape}"
+                   for n in own if n in state and own[n].shape != tuple(state[n].shape)]  # fmt: skip
+        if strict:
+            trouble += [f"  missing      {n}" for n in own if n not in state]
+            trouble += [f"  unexpected   {n}" for n in state if n not in own]
+        if trouble:
+            shown = trouble[:12] + ([f"  … {len(trouble) - 12} more"] if len(trouble) > 12 else [])
+            raise ValueError("the state does not fit the model:\n" + "\n".join(shown))
+        for name, parameter in own.items():
+            if name in state:
+                xp = xp_of(parameter.data)
+                parameter.data = xp.array(state[name], dtype=parameter.dtype)
+
+    def summary(self) -> Summary:
+        """A table of the parameters: path, shape, how many, whether they train, bytes."""
+        return Summary(
+            [
+                (path, p.shape, p.size, p.requires_grad, p.size * p.dtype.itemsize)
+                for path, p in self.named_parameters()
+            ]
+        )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.num_parameters():,} parameters)"
+
+
+def _original(parameter: Parameter) -> Parameter:
+    """The base model's own Parameter behind any clones."""
+    while parameter.base is not None:
+        parameter = parameter.base
+    return parameter
+
+
+@contextmanager
+def _forward_scope(module: Module) -> Iterator[None]:
+    """The outermost call: attached methods compute what stands for Parameters in this pass."""
+    first = next((p.parameter for p in module.places()), None)
+    if first is not None and init.is_shape_only(first.data):
+        raise RuntimeError(
+            f"{type(module).__name__} has shapes but no values (init='shape'): it can be counted, "
+            "not run. Build it with init='normal' or load weights"
+        )
+    ctx = context()
+    ctx.inside, values = True, {}
+    try:
+        for handle in module.handles:
+            handle.open_forward(values)
+        ctx.values = values
+        yield
+    finally:
+        ctx.inside, ctx.values = False, None
+
+
+class ModuleList(Module):
+    """Modules by number."""
+
+    def __init__(self, modules: list[Module]) -> None:
+        for i, module in enumerate(modules):
+            setattr(self, str(i), module)
+
+    def __len__(self) -> int:
+        return len(vars(self))
+
+    def __getitem__(self, i: int) -> Any:
+        n = len(self)
+        if not -n <= i < n:
+            raise IndexError(f"module {i} of {n}")
+        return getattr(self, str(i % n))
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[i] for i in range(len(self)))
+
+
+class Summary:
+    """Rows (path, shape, parameters, trainable, bytes) that print as text and as HTML."""
+
+    head = ("path", "shape", "parameters", "trains", "bytes")
+
+    def __init__(self, rows: list[tuple[str, tuple[int, ...], int, bool, int]]) -> None:
+        self.rows = rows
+
+    @property
+    def total(self) -> int:
+        return sum(r[2] for r in self.rows)
+
+    @property
+    def trainable(self) -> int:
+        return sum(r[2] for r in self.rows if r[3])
+
+    def _cells(self) -> list[tuple[str, ...]]:
+        cells = [
+            (path, "x".join(map(str, shape)), f"{n:,}", "yes" if trains else "", f"{size:,}")
+            for path, shape, n, trains, size in self.rows
+        ]
+        share = 100 * self.trainable / self.total if self.total else 0.0
+        total = f"{sum(r[4] for r in self.rows):,}"
+        return [*cells, ("total", "", f"{self.total:,}", f"{self.trainable:,} ({share:.2f} %)", total)]
+
+    def __str__(self) -> str:
+        rows = [self.head, *self._cells()]
+        widths = [max(len(r[i]) for r in rows) for i in range(5)]
+        return "\n".join(
+            "  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths)))
+            for r in rows
+        )
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        def row(cells: tuple[str, ...], tag: str) -> str:
+            return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
+
+        body = "".join(row(c, "td") for c in self._cells())
+        return f"<table>{row(self.head, 'th')}{body}</table>"

@@ -1,0 +1,75 @@
+"""The transformer block that GPT, BERT and ViT share."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from minipeft.backend import Array, Rng
+from minipeft.engine import Tensor, fused, ops
+from minipeft.nn.attention import Attention
+from minipeft.nn.layers import Dropout, LayerNorm, Linear
+from minipeft.nn.module import Module
+
+ACTIVATIONS = {"gelu": fused.gelu, "gelu_erf": fused.gelu_erf, "relu": ops.relu}
+
+
+class MLP(Module):
+    """y = fc_out(act(fc_in(x))).  Shapes  x (B, T, C) -> (B, T, C), inside (B, T, F)"""
+
+    def __init__(
+        self, width: int, inner: int, *, activation: str, out_std: float, rng: Rng, like: Array
+    ) -> None:
+        self.fc_in = Linear(width, inner, rng=rng, like=like)
+        self.activation = activation
+        self.fc_out = Linear(inner, width, std=out_std, rng=rng, like=like)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc_out(ACTIVATIONS[self.activation](self.fc_in(x)))
+
+
+class Block(Module):
+    """Attention and an MLP, each with a residual and a layer norm.
+
+    pre-norm   x = x + attn(ln_1(x));   x = x + mlp(ln_2(x))          GPT-2, ViT
+    post-norm  x = ln_1(x + attn(x));   x = ln_2(x + mlp(x))          BERT
+    Shapes  x (B, T, C) -> (B, T, C)
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        mlp: int,
+        *,
+        layers: int,
+        causal: bool,
+        norm: str = "pre",
+        activation: str = "gelu",
+        eps: float = 1e-5,
+        dropout: float = 0.0,
+        scale_residual: bool = False,
+        head_width: int | None = None,
+        bias: bool = True,
+        rng: Rng,
+        like: Array,
+    ) -> None:
+        out_std = 0.02 / math.sqrt(2 * layers) if scale_residual else 0.02
+        self.norm = norm
+        self.ln_1 = LayerNorm(width, eps=eps, like=like)
+        self.attn = Attention(
+            width, heads, causal=causal, head_width=head_width, bias=bias, dropout=dropout,
+            out_std=out_std, rng=rng, like=like,
+        )  # fmt: skip
+        self.ln_2 = LayerNorm(width, eps=eps, like=like)
+        self.mlp = MLP(width, mlp, activation=activation, out_std=out_std, rng=rng, like=like)
+        self.drop = Dropout(dropout)
+
+    def forward(
+        self, x: Tensor, past: Any = None, mask: Array | None = None, cache: list | None = None
+    ) -> Tensor:
+        if self.norm == "pre":
+            x = x + self.drop(self.attn(self.ln_1(x), past=past, mask=mask, cache=cache))
+            return x + self.drop(self.mlp(self.ln_2(x)))
+        x = self.ln_1(x + self.drop(self.attn(x, past=past, mask=mask, cache=cache)))
+        return self.ln_2(x + self.drop(self.mlp(x)))
