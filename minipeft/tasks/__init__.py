@@ -27,10 +27,12 @@ FROM_FILES = ("e2e",)  # the tasks that read published files
 def get_task(name: str, path: str | os.PathLike[str] | None = None) -> Task:
     """The task of that name; `path` is the folder of a real set, for the tasks that read one.
 
-    Raises  KeyError for an unknown name, ValueError for a path that the task has no use for
+    Raises  ValueError for an unknown name, or a path that the task has no use for
     """
     if name not in TASKS:
-        raise KeyError(f"no task {name!r}{nearest(name, TASKS)}; the tasks are {', '.join(TASKS)}")
+        raise ValueError(
+            f"no task {name!r}{nearest(name, TASKS)}; the tasks are {', '.join(TASKS)}"
+        )
     if path is None:
         return TASKS[name]()
     if name not in FROM_FILES:

@@ -141,7 +141,7 @@ def test_errors_name_the_choices():
         Sentiment("foods")
     with pytest.raises(ValueError, match="domain must be one of food, film"):
         review(Draw(Rng(0)), "books", True)
-    with pytest.raises(KeyError, match=r"'sentimnt' \(did you mean 'sentiment'\?\)"):
+    with pytest.raises(ValueError, match=r"'sentimnt' \(did you mean 'sentiment'\?\)"):
         get_task("sentimnt")
     with pytest.raises(ValueError, match="takes no path.*e2e"):
         get_task("sentiment", path="somewhere")
