@@ -9,22 +9,21 @@ NumPy twin. And it writes a transposed array wrongly (0.8.0), so only `save_arra
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from minipeft.backend import to_numpy
 from minipeft.files import data_dir, write_atomic
+from minipeft.nn import Module, Parameter
+from minipeft.nn.init import is_shape_only
 from minipeft.text import Tokenizer
-
-if TYPE_CHECKING:
-    from minipeft.nn import Module
 
 Arrays = dict[str, np.ndarray]
 FORMAT, VERSION = "minipeft", 1
@@ -103,7 +102,7 @@ def fingerprint(arrays: Mapping[str, Any]) -> str:
 
 
 def save_model(
-    model: Module, path: str | Path, card: dict[str, Any] | None = None, dtype: str | None = None
+    model: Any, path: str | Path, card: dict[str, Any] | None = None, dtype: str | None = None
 ) -> None:
     """Write a model: its arrays (a tied one once), its config, and a card that tells its story.
 
@@ -118,7 +117,8 @@ def save_model(
         "format": FORMAT,
         "version": str(VERSION),
         "kind": kind,
-        "config": json.dumps(dataclasses.asdict(model.config)),  # type: ignore[call-overload]
+        "config": json.dumps(model.config.to_dict()),
+        "ties": json.dumps(_ties(model)),
         "card": json.dumps(card or {}),
     }
     save_arrays(path, arrays, metadata)
@@ -130,36 +130,29 @@ def load_model(
     classes: int | None = None,
     dtype: Any = "float32",
     seed: int = 0,
-) -> Module:
+) -> Any:
     """A model of the shipped ones, by name, or of a file that `save_model` wrote, by path.
 
     head     "lm", "linear" (a classifier, with `classes`), or None for what the file holds. A head
              that the file lacks is new, drawn from `seed`
     Returns  the model in `dtype`, with .tokenizer (read on first use) and .card (a dict)
     """
+    if np.dtype(dtype) not in (np.float32, np.float64):
+        raise ValueError(f"dtype must be 'float32' or 'float64', got {dtype!r}")
     path = _find(name_or_path)
     arrays, metadata = load_arrays(path)
-    if metadata.get("format") != FORMAT or "config" not in metadata:
-        raise CheckpointError(
-            f"{path} is no model of minipeft: wanted metadata format={FORMAT!r} and a config, got "
-            f"format={metadata.get('format')!r}. An adapter is read with load_adapter"
-        )
-    if int(metadata.get("version", 0)) > VERSION:
-        raise CheckpointError(
-            f"{path} has format version {metadata['version']}, this minipeft reads up to {VERSION}"
-        )
-    model_class, config_class = _classes(metadata.get("kind", ""))
-    stored = config_class(**json.loads(metadata["config"]))
+    model_class, stored = _stored(path, metadata)
     config = stored
-    if head is not None:
-        same = head == stored.head and classes in (None, stored.classes)
-        config = stored if same else dataclasses.replace(stored, head=head, classes=classes)
-    model = model_class(config, seed=seed, dtype=np.dtype(dtype))
-    if config != stored:
-        arrays = {name: a for name, a in arrays.items() if not name.startswith("head.")}
+    if head not in (None, stored.head) or classes not in (None, stored.classes):
+        config = replace(stored, head=head or stored.head, classes=classes)
+    same = config == stored
+    # with every array in the file, nothing needs to be drawn
+    model = model_class(config, seed=seed, init="shape" if same else "normal", dtype=dtype)
+    if not same:
         new = model.state_dict()
+        arrays = {name: a for name, a in arrays.items() if not name.startswith("head.")}
         arrays |= {name: new[name] for name in new if name.startswith("head.")}
-    arrays = {name: a.astype(dtype, copy=False) for name, a in arrays.items()}
+    _untie(model, arrays)
     try:
         model.load_state_dict(arrays)
     except ValueError as error:
@@ -189,6 +182,25 @@ def _find(name_or_path: str | Path) -> Path:
     )
 
 
+def _stored(path: Path, metadata: dict[str, str]) -> tuple[Any, Any]:
+    """The model class and the config that a file's metadata tell of."""
+    if metadata.get("format") != FORMAT or "config" not in metadata:
+        raise CheckpointError(
+            f"{path} is no model of minipeft: wanted metadata format={FORMAT!r} and a config, got "
+            f"format={metadata.get('format')!r}. An adapter is read with load_adapter"
+        )
+    version = metadata.get("version", "")
+    if not version.isdigit() or int(version) > VERSION:
+        raise CheckpointError(
+            f"{path} has format version {version!r}, this minipeft reads up to {VERSION}"
+        )
+    model_class, config_class = _classes(metadata.get("kind", ""))
+    try:
+        return model_class, config_class.from_dict(json.loads(metadata["config"]))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} has a wrong config: {error}") from error
+
+
 def _classes(kind: str) -> tuple[Any, Any]:
     """The model class and config class of a kind."""
     if kind == "gpt":
@@ -198,10 +210,24 @@ def _classes(kind: str) -> tuple[Any, Any]:
     raise CheckpointError(f"model kind must be one of ['gpt'], got {kind!r}")
 
 
+def _ties(model: Module) -> dict[str, str]:
+    """Path -> the path under which the shared array is saved."""
+    first: dict[int, str] = {}
+    paths = [(p.path, first.setdefault(id(p.parameter), p.path)) for p in model.places()]
+    return {path: saved for path, saved in paths if path != saved}
+
+
+def _untie(model: Module, arrays: Arrays) -> None:
+    """Give a tied place its own Parameter where the file holds an array for it."""
+    for path in _ties(model).keys() & arrays.keys():
+        place = next(p for p in model.places() if p.path == path)
+        setattr(place.owner, place.name, Parameter(place.parameter.data))
+
+
 def _held(name: str, array: Any) -> np.ndarray:
     """The array on the host, its elements in C order."""
     array = to_numpy(array)
-    if array.size > 1 and not any(array.strides):
+    if is_shape_only(array):
         raise CheckpointError(f"{name} has a shape but no values: the model is shape-only")
     return np.ascontiguousarray(array).reshape(array.shape)  # the first makes (1,) of ()
 

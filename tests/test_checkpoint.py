@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 
 from minipeft import checkpoint
-from minipeft.checkpoint import CheckpointError, fingerprint, load_arrays, save_arrays
+from minipeft.checkpoint import (
+    CheckpointError,
+    fingerprint,
+    load_arrays,
+    load_model,
+    save_arrays,
+    save_model,
+)
+from minipeft.models.gpt import GPT, GPTConfig
+from minipeft.nn import Parameter
+from minipeft.text import Tokenizer
 
 F32 = np.arange(12, dtype=np.float32)
 
@@ -229,4 +239,114 @@ def test_an_unknown_model_name_lists_the_shipped_ones(tmp_path, monkeypatch):
         (tmp_path / "models" / f"{name}.safetensors").touch()
     monkeypatch.setenv("MINIPEFT_DATA", str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"\['other', 'tiny-gpt'\].*mean 'tiny-gpt'"):
-        checkpoint.load_model("tiny_gpt")
+        load_model("tiny_gpt")
+
+
+# --- models ----------------------------------------------------------------------------------
+
+CONFIG = {"vocab": 30, "context": 8, "width": 8, "layers": 2, "heads": 2}
+IDS = np.array([[3, 1, 4, 1, 5]])
+
+
+@pytest.fixture
+def shipped(tmp_path, monkeypatch):
+    """A data folder with one model and a tokenizer; yields the model."""
+    monkeypatch.setenv("MINIPEFT_DATA", str(tmp_path))
+    (tmp_path / "models").mkdir()
+    model = GPT(GPTConfig(**CONFIG), seed=1)
+    save_model(model, tmp_path / "models" / "small.safetensors", {"steps": 3}, dtype="float16")
+    Tokenizer.train(["a cat and a cat"], 260).save(tmp_path / "tokenizer.json")
+    return model
+
+
+def test_a_model_comes_back_bit_for_bit(tmp_path):
+    model = GPT(GPTConfig(**CONFIG, dropout=0.1), seed=1)
+    save_model(model, tmp_path / "m.safetensors")
+    again = load_model(tmp_path / "m.safetensors")
+    assert again.config == model.config
+    assert np.array_equal(again(IDS).data, model(IDS).data)
+    assert again.head.weight is again.emb.tok.weight
+    arrays, metadata = load_arrays(tmp_path / "m.safetensors")
+    assert "head.weight" not in arrays
+    assert json.loads(metadata["ties"]) == {"head.weight": "emb.tok.weight"}
+
+
+def test_a_shipped_model_is_found_by_name(shipped):
+    model = load_model("small")
+    assert model.card == {"steps": 3}
+    assert model.tokenizer.decode(model.tokenizer.encode("a cat")) == "a cat"
+    assert model(IDS).dtype == np.float32
+    np.testing.assert_allclose(model(IDS).data, shipped(IDS).data, atol=1e-3)
+
+
+def test_a_float64_copy_has_the_fingerprint_of_the_float32_one(shipped):
+    single, double = load_model("small"), load_model("small", dtype="float64")
+    assert double(IDS).dtype == np.float64
+    assert fingerprint(single.state_dict()) == fingerprint(double.state_dict())
+    assert fingerprint(single.state_dict()) != fingerprint(shipped.state_dict())  # it was rounded
+    with pytest.raises(ValueError, match="dtype must be 'float32' or 'float64', got 'float16'"):
+        load_model("small", dtype="float16")
+
+
+def test_a_linear_head_is_new_and_seeded_and_saved(shipped, tmp_path):
+    model = load_model("small", head="linear", classes=3, seed=5)
+    assert model(IDS).shape == (1, 3)
+    assert np.array_equal(model.emb.tok.weight.data, load_model("small").emb.tok.weight.data)
+    same, other = (load_model("small", "linear", 3, seed=s).head.weight.data for s in (5, 6))
+    assert np.array_equal(same, model.head.weight.data)
+    assert not np.array_equal(other, model.head.weight.data)
+
+    path = tmp_path / "classifier.safetensors"
+    save_model(model, path)
+    for again in (load_model(path), load_model(path, "linear"), load_model(path, classes=3)):
+        assert np.array_equal(again(IDS).data, model(IDS).data)
+    assert load_model(path, "linear", 4)(IDS).shape == (1, 4)
+    back = load_model(path, "lm")
+    assert np.array_equal(back(IDS).data, load_model("small")(IDS).data)
+    with pytest.raises(ValueError, match="classes goes with head='linear'"):
+        load_model("small", head="linear")
+
+
+def test_an_untied_head_stays_untied(tmp_path):
+    model = GPT(GPTConfig(**CONFIG), seed=1)
+    model.head.weight = Parameter(model.head.weight.data + 1)
+    save_model(model, tmp_path / "m.safetensors")
+    again = load_model(tmp_path / "m.safetensors")
+    assert np.array_equal(again(IDS).data, model(IDS).data)
+    assert again.head.weight is not again.emb.tok.weight
+
+
+def test_half_precision_refuses_what_does_not_fit(tmp_path):
+    model = GPT(GPTConfig(**CONFIG))
+    model.ln_f.weight.data = model.ln_f.weight.data * 1e5
+    with pytest.raises(CheckpointError, match=r"ln_f\.weight does not fit in float16: .*1e\+05"):
+        save_model(model, tmp_path / "m", dtype="float16")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_shape_only_model_is_not_saved(tmp_path):
+    with pytest.raises(RuntimeError, match="no values"):
+        save_model(GPT(GPTConfig(**CONFIG), init="shape"), tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": "other"}, "is no model of minipeft.*got format='other'"),
+        ({"version": "2"}, "format version '2', this minipeft reads up to 1"),
+        ({"kind": "gtp"}, r"model kind must be one of \['gpt'\], got 'gtp'"),
+        ({"config": "{"}, "has a wrong config"),
+        ({"config": "3"}, "has a wrong config"),
+        ({"config": json.dumps(CONFIG | {"depth": 3})}, "no field 'depth'"),
+        ({"config": json.dumps(CONFIG | {"layers": 3})}, r"missing +blocks\.2"),
+        ({"config": json.dumps(CONFIG | {"layers": 1})}, r"unexpected +blocks\.1"),
+        ({"config": json.dumps(CONFIG | {"vocab": 31})}, r"emb\.tok\.weight: wanted \(31, 8\)"),
+    ],
+)
+def test_lying_metadata_is_refused(change, message, tmp_path):
+    path = tmp_path / "m.safetensors"
+    save_model(GPT(GPTConfig(**CONFIG)), path)
+    arrays, metadata = load_arrays(path)
+    save_arrays(path, arrays, metadata | change)
+    with pytest.raises(CheckpointError, match=message):
+        load_model(path)

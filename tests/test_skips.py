@@ -13,16 +13,17 @@ LISTED, OWN = "parity: no torch", "too lazy"
 
 
 @pytest.mark.parametrize(
-    ("reason", "settings", "failed", "message"),
+    ("where", "reason", "settings", "failed", "message"),
     [
-        (LISTED, {"CI": "true"}, False, LISTED),
-        (OWN, {"CI": "true"}, True, f"does not list: {OWN}"),
-        (OWN, {}, False, f"does not list: {OWN}"),
-        (LISTED, {"MINIPEFT_REQUIRE": "data,parity"}, True, "forbids the skip"),
-        (LISTED, {"MINIPEFT_REQUIRE": "data"}, False, LISTED),
+        ("test", LISTED, {"CI": "true"}, False, LISTED),
+        ("test", OWN, {"CI": "true"}, True, f"does not list: {OWN}"),
+        ("top", OWN, {"CI": "true"}, True, f"does not list: {OWN}"),
+        ("test", OWN, {}, False, f"does not list: {OWN}"),
+        ("test", LISTED, {"MINIPEFT_REQUIRE": "data,parity"}, True, "forbids the skip"),
+        ("top", LISTED, {"MINIPEFT_REQUIRE": "data,parity"}, True, "forbids the skip"),
+        ("top", LISTED, {"MINIPEFT_REQUIRE": "data"}, False, LISTED),
     ],
 )
-@pytest.mark.parametrize("where", ["test", "top"])
 def test_skips(where, reason, settings, failed, message, tmp_path):
     for name in ("conftest.py", "skips.txt"):
         shutil.copy(TESTS / name, tmp_path)
