@@ -27,10 +27,13 @@ LAYERS = {  # a part -> the parts of minipeft that it may import, besides itself
     "checkpoint": "backend files text engine nn models",
     "hub": "backend files text engine nn models checkpoint",
     "methods": "backend files engine nn checkpoint",
-    "generate": "backend engine nn",
+    "batches": "backend",
+    "progress": "",
+    "generate": "backend batches engine nn",
     "viz": "backend engine nn",
     "ledger": "backend engine nn models methods optim",
-    "train": "backend files engine nn optim checkpoint metrics generate tasks methods",
+    "train": "backend batches engine nn optim checkpoint generate metrics progress",
+    "pretrain": "batches files text checkpoint models tasks train",
     "doctor": "backend files text checkpoint",
 }  # cli, experiments, __init__ and __main__ stand on top and may import everything
 
