@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from minipeft.backend import Rng, to_numpy, xp_of
+from minipeft.backend import Rng, is_array, to_numpy, xp_of
 from minipeft.engine.tensor import Tensor, no_grad
 
 
@@ -74,7 +74,7 @@ def _as_input(x: Any) -> Any:
     if isinstance(x, Tensor):
         x = x.data
     x = np.asarray(x, dtype=np.float64) if isinstance(x, (float, list)) else x
-    return Tensor(x.copy(), requires_grad=True) if x.dtype.kind == "f" else x
+    return Tensor(x.copy(), requires_grad=True) if is_array(x) and x.dtype.kind == "f" else x
 
 
 def _unit(rng: Rng, shape: tuple[int, ...]) -> np.ndarray:

@@ -33,14 +33,15 @@ def linear(x, w, b=None):
     """
     if x.shape[-1:] != w.shape[1:]:
         raise ValueError(f"linear: x has shape {x.shape}, w (out, in) = {w.shape}: in must match")
-    rows = x.reshape(-1, w.shape[1])  # (N, I)
+    n_out, n_in = w.shape
+    rows = x.reshape(-1, n_in)  # (N, I)
     y = rows @ w.T
     if b is not None:
         y += b
-    return y.reshape(*x.shape[:-1], w.shape[0]), (
-        lambda g: (g.reshape(-1, w.shape[0]) @ w).reshape(*g.shape[:-1], w.shape[1]),
-        lambda g: g.reshape(-1, w.shape[0]).T @ rows,
-        lambda g: _sum_rows(g.reshape(-1, w.shape[0])),
+    return y.reshape(*x.shape[:-1], n_out), (
+        lambda g: (g.reshape(-1, n_out) @ w).reshape(*g.shape[:-1], n_in),
+        lambda g: g.reshape(-1, n_out).T @ rows,
+        lambda g: _sum_rows(g.reshape(-1, n_out)),
     )
 
 
@@ -72,10 +73,10 @@ def layer_norm(x, w, b, *, eps=1e-5):
     Units   eps is in units of x squared; var divides by C, not C-1
     VJP     gx = s (h̄ - mean h̄ - h mean(h̄ h)), h̄ = g w, h = (x - mean) s
     Keeps   h, s until backward
-    Raises  ValueError if w or b is not (C,)
+    Raises  ValueError if w or b is not (C,), or C is 0
     """
     xp, n = xp_of(x), x.shape[-1]
-    if w.shape != (n,) or b.shape != (n,):
+    if n == 0 or w.shape != (n,) or b.shape != (n,):
         raise ValueError(f"layer_norm: x {x.shape} needs w, b ({n},); got {w.shape}, {b.shape}")
     average = xp.full((n, 1), 1 / n, x.dtype)
     h = x.reshape(-1, n)
@@ -122,14 +123,15 @@ def gelu(x):
     VJP     gx = g ((1 + t)/2 + x/2 (1 - t²) sqrt(2/π) (1 + 3 · 0.044715 x²))
     Keeps   x; tanh is computed again, which is cheaper than keeping it
     """
+    xp = xp_of(x)
 
     def half_tanh() -> Array:  # t
-        t = x * x
+        t = xp.asarray(x * x)  # a product of 0-d arrays is a scalar, which has no out=
         t *= 0.044715
         t += 1
         t *= x
         t *= _C
-        return xp_of(x).tanh(t, out=t)
+        return xp.tanh(t, out=t)
 
     def vjp(g: Array) -> Array:
         t = half_tanh()
@@ -167,9 +169,7 @@ def gelu_erf(x):
     """
     xp = xp_of(x)
     cdf = 0.5 * (1 + backend.erf(x * (1 / math.sqrt(2))))
-    return x * cdf, (
-        lambda g: g * (cdf + x * xp.exp(-0.5 * x * x) * (1 / math.sqrt(2 * math.pi))),
-    )
+    return x * cdf, (lambda g: g * (cdf + x * xp.exp(-0.5 * x * x) * (1 / math.sqrt(2 * math.pi))),)
 
 
 def gelu_erf_slow(x: Any) -> Tensor:
@@ -252,7 +252,8 @@ def _mask_bias(p: Array, causal: bool, mask: Array | None) -> Array | None:
 def _check_attention(q: Array, k: Array, v: Array, heads: int, causal: bool) -> None:
     B, T, C = q.shape
     if k.shape != v.shape or k.shape[0] != B or k.shape[2] != C:
-        raise ValueError(f"attention: q {q.shape} needs k, v ({B}, S, {C}); got {k.shape}, {v.shape}")
+        raise ValueError(f"attention: q {q.shape} needs k, v ({B}, S, {C}); "
+                         f"got {k.shape}, {v.shape}")  # fmt: skip
     if C % heads:
         raise ValueError(f"attention: width {C} does not divide into {heads} heads")
     if k.shape[1] == 0 or (causal and k.shape[1] < T):
@@ -267,7 +268,8 @@ def attention(q, k, v, *, heads, causal, mask=None, keep=None):
     y = softmax(q kᵀ / sqrt(D) + mask) v, per head       Vaswani et al. 2017, eq. 1
     Shapes  q (B, T, C), k, v (B, S, C), C = H D; mask (B, S), true where a key is real;
             keep (B, H, T, S), dropout's factors on the weights, or None -> (B, T, C)
-    Masks   a query that sees no key gives 0. Causal is aligned right: keys before the first query (a `past`) are seen by all
+    Masks   a query that sees no key gives 0. Causal is aligned right: keys before the first
+            query (a `past`) are seen by all
     VJP     with weights p: gv = pᵀ g, ds = p (g vᵀ - Σ_s g vᵀ p), gq = ds k, gk = dsᵀ q
     Keeps   q, k, v and p (B, H, T, S)
     Raises  ValueError if shapes disagree or C does not divide into H
@@ -348,20 +350,19 @@ def embedding(w, ids):
     Keeps   ids
     Raises  ValueError for an id outside [0, V), TypeError for ids that are not integers
     """
-    xp = xp_of(w)
+    xp, shape = xp_of(w), w.shape
+    ids = xp.asarray(ids)
     if ids.dtype.kind not in "iu":
         raise TypeError(f"embedding: ids must be integers, got {ids.dtype}")
-    if xp_of(ids) is not xp:
-        ids = xp.asarray(ids)
-    elif isinstance(ids, backend.np.ndarray) and ids.size:
+    if xp is backend.np and ids.size:
         low, high = int(ids.min()), int(ids.max())
         if low < 0 or high >= len(w):
             bad = low if low < 0 else high
             raise ValueError(f"embedding: id {bad} is outside the table of {len(w)} rows")
 
     def vjp(g: Array) -> Array:
-        gw = xp.zeros(w.shape, g.dtype)
-        backend.scatter_add(gw, ids.reshape(-1), g.reshape(-1, w.shape[1]))
+        gw = xp.zeros(shape, g.dtype)
+        backend.scatter_add(gw, ids.reshape(-1), g.reshape(-1, shape[1]))
         return gw
 
     return w[ids], (vjp, None)

@@ -79,12 +79,13 @@ def tape(y: Tensor, names: Mapping[str, Tensor] | None = None) -> str:
             total += kept
             into = ", ".join(label(p) for p in node.parents if p is not None)
             cut = ", ".join(label(t) for t in node.pruned)
-            rows.append((f"#{number[id(node)]}", node.name, str(node.shape), f"{kept:,}", into, cut))
+            name = f"#{number[id(node)]}"
+            rows.append((name, node.name, str(node.shape), f"{kept:,}", into, cut))
     rows.append(("", f"{len(number)} operations", "", f"{total:,}", "bytes", ""))
     widths = [max(len(r[i]) for r in rows) for i in range(5)]
     lines = []
     for r in rows:
-        cells = [c.rjust(w) if i == 3 else c.ljust(w) for i, (c, w) in enumerate(zip(r, widths))]
+        cells = [r[i].rjust(w) if i == 3 else r[i].ljust(w) for i, w in enumerate(widths)]
         lines.append("  ".join([*cells, r[5]]).rstrip())
     return "\n".join(lines)
 

@@ -37,12 +37,14 @@ def op(fn: Callable[..., Any]) -> Callable[..., Tensor]:
         y, vjps = fn(*[_array(a) for a in args], **settings)
         out = Tensor(y if is_array(y) else np.asarray(y))  # 0-d results come as scalars
         out.made_by = name
+        if ctx.trace is not None:
+            ctx.trace(name, out.data, args)
         needs = tuple(isinstance(a, Tensor) and a.requires_grad for a in args)
         if any(needs) and ctx.recording:
-            node = Node(name, args, needs, y)
+            node = Node(name, args, needs, out.data)
             if isinstance(vjps, tuple):  # one per input; those of left-out optional inputs go
                 if len(vjps) < len(args):
-                    raise TypeError(f"op {name!r} took {len(args)} arrays but gave {len(vjps)} VJPs")
+                    raise TypeError(f"op {name!r} took {len(args)} arrays, gave {len(vjps)} VJPs")
                 vjps = tuple(v if need else None for v, need in zip(vjps, needs, strict=False))
             node.vjps = vjps
             out._node, out.requires_grad = node, True

@@ -1,7 +1,8 @@
 """Elementwise functions, reductions, shapes, indexing and matmul: a page of derivatives.
 
 Every function takes arrays or Tensors by position and settings by keyword; broadcasting is
-NumPy's. Each returns its value and, per input, the VJP g -> gradient.
+NumPy's. Each returns its value and, per input, the VJP g -> gradient. A VJP that needs no more
+than an input's shape takes the shape by itself: naming the array would keep it until backward.
 """
 
 from __future__ import annotations
@@ -24,29 +25,26 @@ def _shape(x: Any) -> tuple[int, ...]:
 
 @op
 def add(a, b):
-    return a + b, (lambda g: unbroadcast(g, _shape(a)), lambda g: unbroadcast(g, _shape(b)))
+    sa, sb = _shape(a), _shape(b)
+    return a + b, (lambda g: unbroadcast(g, sa), lambda g: unbroadcast(g, sb))
 
 
 @op
 def sub(a, b):
-    return a - b, (lambda g: unbroadcast(g, _shape(a)), lambda g: unbroadcast(-g, _shape(b)))
+    sa, sb = _shape(a), _shape(b)
+    return a - b, (lambda g: unbroadcast(g, sa), lambda g: unbroadcast(-g, sb))
 
 
 @op
 def mul(a, b):
-    return a * b, (
-        lambda g: unbroadcast(g * b, _shape(a)),
-        lambda g: unbroadcast(g * a, _shape(b)),
-    )
+    sa, sb = _shape(a), _shape(b)
+    return a * b, (lambda g: unbroadcast(g * b, sa), lambda g: unbroadcast(g * a, sb))
 
 
 @op
 def div(a, b):
-    y = a / b
-    return y, (
-        lambda g: unbroadcast(g / b, _shape(a)),
-        lambda g: unbroadcast(-g * y / b, _shape(b)),
-    )
+    y, sa, sb = a / b, _shape(a), _shape(b)
+    return y, (lambda g: unbroadcast(g / b, sa), lambda g: unbroadcast(-g * y / b, sb))
 
 
 @op
@@ -57,17 +55,17 @@ def neg(x):
 @op
 def pow(a, p):
     """a to the power p. Small whole powers are products: x**3 is 300 times slower than x*x*x."""
-    y = _power(a, p)
+    y, sa, sp = _power(a, p), _shape(a), _shape(p)
     return y, (
-        lambda g: unbroadcast(g * p * _power(a, p - 1), _shape(a)),
-        lambda g: unbroadcast(g * y * _log_or_zero(a), _shape(p)),
+        lambda g: unbroadcast(g * p * _power(a, p - 1 if sp or p else 0), sa),  # no 1/0 for p = 0
+        lambda g: unbroadcast(g * y * _log_or_zero(a), sp),
     )
 
 
 def _power(a: Any, p: Any) -> Any:
     if isinstance(p, (int, float)) and p in (0, 1, 2, 3, 4):
         if p == 0:
-            return xp_of(a).ones_like(a) if _shape(a) else 1
+            return xp_of(a).ones_like(a)
         return a if p == 1 else a * a if p == 2 else a * a * a if p == 3 else (a * a) * (a * a)
     return a**p
 
@@ -151,12 +149,12 @@ def minimum(a, b):
 
 @op
 def where(condition, a, b):
-    """a where condition (a boolean array) holds, else b."""
-    y = xp_of(condition, a, b).where(condition, a, b)
-    return y, (
+    """a where condition (an array of booleans) holds, else b."""
+    xp, sa, sb = xp_of(condition, a, b), _shape(a), _shape(b)
+    return xp.where(condition, a, b), (
         None,
-        lambda g: unbroadcast(g * condition, _shape(a)),
-        lambda g: unbroadcast(g * ~condition, _shape(b)),
+        lambda g: unbroadcast(xp.where(condition, g, 0), sa),
+        lambda g: unbroadcast(xp.where(condition, 0, g), sb),
     )
 
 
@@ -172,24 +170,25 @@ def clip(x, *, low=None, high=None):
 # -- reductions ----------------------------------------------------------------------------------
 
 
-def _axes(x: Array, axis: Any) -> tuple[int, ...]:
+def _axes(shape: tuple[int, ...], axis: Any) -> tuple[int, ...]:
     """The reduced axes as non-negative numbers."""
-    axes = range(x.ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
+    n = len(shape)
+    axes = range(n) if axis is None else (axis,) if isinstance(axis, int) else axis
     for a in axes:
-        if not -x.ndim <= a < x.ndim:
-            raise ValueError(f"axis {a} is out of range for shape {x.shape}")
-    return tuple(a % x.ndim for a in axes)
+        if not -n <= a < n:
+            raise ValueError(f"axis {a} is out of range for shape {shape}")
+    return tuple(a % n for a in axes)
 
 
-def _spread(g: Array, x: Array, axis: Any) -> Array:
-    """Put the reduced axes back as size 1, so that g broadcasts against x."""
-    axes = _axes(x, axis)
-    return g.reshape([1 if i in axes else n for i, n in enumerate(x.shape)])
+def _spread(g: Array, shape: tuple[int, ...], axis: Any) -> Array:
+    """Put the reduced axes back as size 1, so that g broadcasts against `shape`."""
+    axes = _axes(shape, axis)
+    return g.reshape([1 if i in axes else n for i, n in enumerate(shape)])
 
 
 def _need_elements(name: str, x: Array, axis: Any) -> int:
     """How many elements one result is made of; an error where there are none."""
-    n = math.prod(x.shape[a] for a in _axes(x, axis))
+    n = math.prod(x.shape[a] for a in _axes(x.shape, axis))
     if n == 0:
         raise ValueError(f"{name} over axis {axis} of shape {x.shape}: there is nothing to reduce")
     return n
@@ -197,16 +196,16 @@ def _need_elements(name: str, x: Array, axis: Any) -> int:
 
 @op
 def sum(x, *, axis=None, keepdims=False):
-    xp = xp_of(x)
+    xp, shape = xp_of(x), x.shape
     y = xp.sum(x, axis=axis, keepdims=keepdims)
-    return xp.asarray(y), (lambda g: xp.broadcast_to(_spread(g, x, axis), x.shape),)
+    return y, (lambda g: xp.broadcast_to(_spread(g, shape, axis), shape),)
 
 
 @op
 def mean(x, *, axis=None, keepdims=False):
-    xp, n = xp_of(x), _need_elements("mean", x, axis)
+    xp, shape, n = xp_of(x), x.shape, _need_elements("mean", x, axis)
     y = xp.mean(x, axis=axis, keepdims=keepdims)
-    return xp.asarray(y), (lambda g: xp.broadcast_to(_spread(g, x, axis), x.shape) / n,)
+    return y, (lambda g: xp.broadcast_to(_spread(g, shape, axis), shape) / n,)
 
 
 @op
@@ -217,7 +216,7 @@ def var(x, *, axis=None, keepdims=False, ddof=0):
         raise ValueError(f"var with ddof={ddof} needs more than {ddof} elements, got {n}")
     centred = x - xp.mean(x, axis=axis, keepdims=True)
     y = xp.sum(centred * centred, axis=axis, keepdims=keepdims) / (n - ddof)
-    return xp.asarray(y), (lambda g: _spread(g, x, axis) * centred * (2 / (n - ddof)),)
+    return y, (lambda g: _spread(g * (2 / (n - ddof)), centred.shape, axis) * centred,)
 
 
 @op
@@ -238,9 +237,9 @@ def _extreme(reduce: Any, x: Array, axis: Any, keepdims: bool) -> Any:
     y = xp_of(x).asarray(reduce(x, axis=axis, keepdims=keepdims))
 
     def vjp(g: Array) -> Array:
-        hit = x == _spread(y, x, axis)
+        hit = x == _spread(y, x.shape, axis)
         share = hit.sum(axis=axis, keepdims=True)
-        return _spread(g, x, axis) * hit / share.astype(x.dtype)
+        return _spread(g, x.shape, axis) * hit / share.astype(x.dtype)
 
     return y, (vjp,)
 
@@ -258,7 +257,8 @@ def cumsum(x, *, axis):
 
 @op
 def reshape(x, *, shape):
-    return x.reshape(shape), (lambda g: g.reshape(x.shape),)
+    before = x.shape
+    return x.reshape(shape), (lambda g: g.reshape(before),)
 
 
 @op
@@ -275,17 +275,20 @@ def swapaxes(x, *, a, b):
 
 @op
 def squeeze(x, *, axis=None):
-    return xp_of(x).squeeze(x, axis=axis), (lambda g: g.reshape(x.shape),)
+    before = x.shape
+    return xp_of(x).squeeze(x, axis=axis), (lambda g: g.reshape(before),)
 
 
 @op
 def expand_dims(x, *, axis):
-    return xp_of(x).expand_dims(x, axis), (lambda g: g.reshape(x.shape),)
+    before = x.shape
+    return xp_of(x).expand_dims(x, axis), (lambda g: g.reshape(before),)
 
 
 @op
 def broadcast_to(x, *, shape):
-    return xp_of(x).broadcast_to(x, shape), (lambda g: unbroadcast(g, x.shape),)
+    before = x.shape
+    return xp_of(x).broadcast_to(x, shape), (lambda g: unbroadcast(g, before),)
 
 
 @op
@@ -302,17 +305,17 @@ def getitem(x, *, index):
     parts = index if isinstance(index, tuple) else (index,)
     parts = tuple(p.data if isinstance(p, Tensor) else p for p in parts)
     basic = all(p is None or p is ... or isinstance(p, (int, slice)) for p in parts)
-    xp = xp_of(x)
+    xp, shape = xp_of(x), x.shape
 
     def vjp(g: Array) -> Array:
-        full = xp.zeros(x.shape, g.dtype)
+        full = xp.zeros(shape, g.dtype)
         if basic:
             full[parts] = g
         else:
             xp.add.at(full, parts, g)
         return full
 
-    return xp.asarray(x[parts]), (vjp,)
+    return x[parts], (vjp,)
 
 
 @op
@@ -356,8 +359,7 @@ def split(x: Tensor, *, sections: int | Sequence[int], axis: int = 0) -> list[Te
         cuts = list(sections)
     lead = (slice(None),) * (axis % x.ndim)
     return [
-        getitem(x, index=(*lead, slice(a, b)))
-        for a, b in zip([0, *cuts], [*cuts, n], strict=True)
+        getitem(x, index=(*lead, slice(a, b))) for a, b in zip([0, *cuts], [*cuts, n], strict=True)
     ]
 
 
@@ -376,7 +378,8 @@ def matmul(a, b):
     col = b[:, None] if b.ndim == 1 else b  # (..., k, m)
     y = a @ b
     full = (*y.shape[: y.ndim - (a.ndim > 1) - (b.ndim > 1)], row.shape[-2], col.shape[-1])
+    sa, sb, s_row, s_col = a.shape, b.shape, row.shape, col.shape
     return y, (
-        lambda g: unbroadcast(g.reshape(full) @ col.swapaxes(-1, -2), row.shape).reshape(a.shape),
-        lambda g: unbroadcast(row.swapaxes(-1, -2) @ g.reshape(full), col.shape).reshape(b.shape),
+        lambda g: unbroadcast(g.reshape(full) @ col.swapaxes(-1, -2), s_row).reshape(sa),
+        lambda g: unbroadcast(row.swapaxes(-1, -2) @ g.reshape(full), s_col).reshape(sb),
     )

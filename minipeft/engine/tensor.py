@@ -24,6 +24,7 @@ class Context(threading.local):
     rng: Rng | None = None  # with none, dropout is the identity
     off: tuple[Any, ...] = ()  # attached handles whose branches are skipped
     inside: bool = False  # inside the outermost Module call?
+    trace: Callable[[str, Array, tuple[Any, ...]], None] | None = None  # sees every operation
     values: dict[int, Tensor] | None = None  # id(Parameter) -> what stands for it in this pass
 
 
@@ -357,7 +358,9 @@ def grad(y: Tensor, wanted: Sequence[Tensor], g: Array | None = None) -> list[Ar
         found[id(key)] = total if owned else total.copy()
     for i, t in enumerate(wanted):
         if id(t._node or t) not in found:
-            raise RuntimeError(f"y does not depend on wanted[{i}] (shape {t.shape}), or it is frozen")
+            raise RuntimeError(
+                f"y does not depend on wanted[{i}], shape {t.shape}, or it is frozen"
+            )
     return [found[id(t._node or t)] for t in wanted]
 
 
@@ -382,7 +385,9 @@ def _topological(root: Any) -> list[Any]:
     return order
 
 
-def _walk(y: Tensor, g: Any, retain: bool, wanted: Sequence[Any]) -> Iterator[tuple[Any, Array, bool]]:
+def _walk(
+    y: Tensor, g: Any, retain: bool, wanted: Sequence[Any]
+) -> Iterator[tuple[Any, Array, bool]]:
     """Yield (leaf or wanted node, its gradient, whether the array is ours alone).
 
     A VJP returns a new array or a view of the g it was given. A view is never written to: its
