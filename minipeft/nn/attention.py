@@ -54,7 +54,7 @@ class Attention(Module):
         if mask is not None and mask.shape[1] < S:
             seen = xp_of(mask).ones((B, S - mask.shape[1]), dtype=bool)
             mask = xp_of(mask).concatenate([seen, mask != 0], axis=1)
-        keep = self.drop.factors((B, self.heads, T, S), x.data)
+        keep = self.drop.factors((B, self.heads, T, S), q.data)
         y = fused.attention(
             q, k, v, heads=self.heads, causal=self.causal, mask=mask, keep=keep
         )  # (B, T, H D)

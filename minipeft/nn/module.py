@@ -180,7 +180,7 @@ class Module:
         for name, parameter in own.items():
             if name in state:
                 xp = xp_of(parameter.data)
-                parameter.data = xp.array(state[name], dtype=parameter.dtype)
+                parameter.data = xp.array(state[name], dtype=parameter.dtype, order="C")
 
     def summary(self) -> Summary:
         """A table of the parameters: path, shape, how many, whether they train, bytes."""
