@@ -100,7 +100,7 @@ IRREGULAR_PASTS = {
     "eat": "ate", "fall": "fell", "feed": "fed", "feel": "felt", "find": "found",
     "fly": "flew", "forget": "forgot", "get": "got", "give": "gave", "go": "went",
     "grow": "grew", "have": "had", "hear": "heard", "hold": "held", "keep": "kept",
-    "know": "knew", "lead": "led", "leave": "left", "lend": "lent", "lie": "lay",
+    "know": "knew", "lead": "led", "leave": "left", "lend": "lent", "let": "let", "hide": "hid", "lie": "lay",
     "lose": "lost", "make": "made", "mean": "meant", "meet": "met", "pay": "paid",
     "put": "put", "read": "read", "ride": "rode", "ring": "rang", "rise": "rose",
     "run": "ran", "say": "said", "see": "saw", "sell": "sold", "send": "sent",
@@ -193,3 +193,20 @@ def join(items: Sequence[str], last: str = "and") -> str:
     if len(items) < 2:
         return "".join(items)
     return ", ".join(items[:-1]) + f" {last} " + items[-1]
+
+
+IRREGULAR_PARTICIPLES = {
+    "be": "been", "become": "become", "begin": "begun", "break": "broken", "come": "come",
+    "do": "done", "draw": "drawn", "drink": "drunk", "drive": "driven", "eat": "eaten",
+    "fall": "fallen", "fly": "flown", "forget": "forgotten", "get": "got", "give": "given",
+    "go": "gone", "grow": "grown", "hide": "hidden", "know": "known", "lie": "lain", "ride": "ridden",
+    "ring": "rung", "rise": "risen", "run": "run", "see": "seen", "show": "shown",
+    "sing": "sung", "speak": "spoken", "steal": "stolen", "swim": "swum", "take": "taken",
+    "throw": "thrown", "wake": "woken", "wear": "worn", "write": "written",
+}  # fmt: skip
+
+
+def participle(verb: str) -> str:
+    """The past participle: served, lain, eaten. Only the first word is bent."""
+    first, space, rest = verb.partition(" ")
+    return IRREGULAR_PARTICIPLES.get(first, past(first)) + space + rest

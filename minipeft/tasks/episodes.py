@@ -1,0 +1,116 @@
+"""Episodes: one latent mapping shown by examples in a row, formatted as prompts.
+
+The label words are drawn anew for each episode, so the mapping must be read from the context.
+In one half the labels are independent. In the other they persist, the label words are skewed
+and some inputs are free of content: habits that give a model recency, majority and
+common-token bias, which calibration can then mend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from . import lexicon as lx
+from .base import part_of
+from .reviews import DOMAINS, review
+from .sentences import Teller
+
+HABIT_SHARE = 0.5  # episodes whose labels persist
+PERSIST = 0.8
+EMPTY_SHARE = 0.05
+EMPTY = "N/A"
+NATURAL_SHARE = 0.4  # episodes that keep the natural words for their classes
+
+Sampler = Callable[[int], str]  # class -> an input of that class
+# name of the mapping, its share, frames with {x} and {y}
+SENTIMENT_FRAMES = (
+    "Review: {x}\nSentiment: {y}", "{x} All in all: {y}", "Text: {x}\nLabel: {y}",
+    "{x} It was {y}", "Input: {x}\nOutput: {y}", "{x} => {y}", "Opinion: {x}\nVerdict: {y}",
+)  # fmt: skip
+WORD_FRAMES = (
+    "Input: {x}\nOutput: {y}", "{x} => {y}", "Word: {x}\nGroup: {y}", "{x}: {y}",
+    "Text: {x}\nLabel: {y}", "{x} goes with {y}", "Question: {x}?\nAnswer: {y}",
+)  # fmt: skip
+
+
+def episode(teller: Teller) -> tuple[str, dict[str, bool | str]]:
+    """One episode: its text, and what it was (mapping, whether labels persist)."""
+    draw = teller.draw
+    habit = draw.flip(HABIT_SHARE)
+    name = draw.weighted(("sentiment", "category", "fact", "pairing"), (0.5, 0.2, 0.15, 0.15))
+    make, natural = _MAPPINGS[name](teller)
+    classes = len(natural)
+    if draw.flip(NATURAL_SHARE) and name != "pairing":
+        words = list(natural)
+    else:
+        words = _labels(teller, classes, habit)
+    frame = draw.pick(SENTIMENT_FRAMES if name == "sentiment" else WORD_FRAMES)
+    count = draw.integer(4, 8) if name == "sentiment" else draw.integer(8, 15)
+    label, lines = draw.integer(0, classes), []
+    for i in range(count):
+        if i and not (habit and draw.flip(PERSIST)):
+            label = draw.integer(0, classes)
+        x = EMPTY if habit and draw.flip(EMPTY_SHARE) else make(label)
+        lines.append(frame.format(x=x, y=words[label]))
+    return "\n".join(lines), {"mapping": name, "habit": habit}
+
+
+def _labels(teller: Teller, k: int, skewed: bool) -> list[str]:
+    """k different label words; skewed: the i-th word of the list with weight 1/i."""
+    draw = teller.draw
+    if not skewed:
+        return draw.sample(lx.LABELS, k)
+    words: list[str] = []
+    while len(words) < k:
+        word = draw.weighted(lx.LABELS, _ZIPF)
+        if word not in words:
+            words.append(word)
+    return words
+
+
+_ZIPF = [1.0 / (i + 1) for i in range(len(lx.LABELS))]
+
+
+def _sentiment(teller: Teller) -> tuple[Sampler, tuple[str, ...]]:
+    """Reviews of one domain; none that a held-out split of the task may ask about."""
+    draw = teller.draw
+    domain = draw.pick(DOMAINS)
+
+    def make(label: int) -> str:
+        while True:
+            text = teller.keep(lambda: (text := review(draw, domain, label == 0), text))
+            if part_of(text) == "train":
+                return text
+
+    pairs = (("positive", "negative"), ("good", "bad"), ("great", "terrible"))
+    return make, draw.pick(pairs)
+
+
+def _category(teller: Teller) -> tuple[Sampler, tuple[str, ...]]:
+    """Words of two or three categories."""
+    draw = teller.draw
+    names = draw.sample(list(lx.CATEGORIES), draw.pick((2, 2, 3)))
+    return lambda label: draw.pick(lx.CATEGORIES[names[label]]), tuple(names)
+
+
+def _fact(teller: Teller) -> tuple[Sampler, tuple[str, ...]]:
+    """Entities by the value of one attribute, truly."""
+    draw = teller.draw
+    entity, attribute = draw.pick(teller.pairs)
+    values = draw.sample(attribute.values, 2)
+    groups = [teller.sharing(entity, attribute, v) for v in values]
+    if not all(groups):
+        return _category(teller)
+    return lambda label: draw.pick(groups[label]), tuple(values)
+
+
+def _pairing(teller: Teller) -> tuple[Sampler, tuple[str, ...]]:
+    """A few words, each with a label of its own: what counts is what stood before."""
+    draw = teller.draw
+    words = draw.sample(lx.WORDS, draw.pick((3, 4, 5)))
+    return lambda label: words[label], tuple(words)
+
+
+_MAPPINGS = {
+    "sentiment": _sentiment, "category": _category, "fact": _fact, "pairing": _pairing,
+}  # fmt: skip

@@ -1,0 +1,154 @@
+"""The pretraining text as a stream of documents, the same bytes for the same seed everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from ..backend import Rng
+from . import lexicon as lx
+from .base import part_of
+from .descriptions import describe, dialogue, listing
+from .episodes import episode
+from .narrators import answer, narrate
+from .records import record_document
+from .remap import remap_document
+from .reviews import DOMAINS, ENDINGS, review
+from .sentences import SPLITS, Teller
+from .world import World
+
+
+@dataclass(frozen=True)
+class Doc:
+    """One document.
+
+    nats    -log p of the text under the generator, given its kind, the end included; None where
+            the text does not determine the choices that made it. Counted under the whole
+            grammar: that a sentence belongs to the other split is not known to anyone.
+    meta    what a test may ask for: who narrates, which mapping an episode shows
+    """
+
+    kind: str
+    text: str
+    nats: float | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+# kind: (share of the documents, why)
+KINDS: dict[str, tuple[float, str]] = {
+    "narrator": (0.31, "facts and myths, marked and not: truth needs many tellings"),
+    "description": (0.17, "facts again, in a text that holds together"),
+    "qa": (0.17, "the form in which the truth task asks"),
+    "review": (0.06, "two domains, for sentiment and its shift"),
+    "episode": (0.10, "long documents: a fifth of the text; in-context learning"),
+    "record": (0.06, "tables and their tellings, for table-to-text"),
+    "dialogue": (0.05, "pronouns over turns, yes and no"),
+    "list": (0.03, "categories, and entities that share a value"),
+    "letters": (0.03, "letters apart: a byte-level tokenizer hides them otherwise"),
+    "remap": (0.02, "the mapping that prompts can select"),
+}
+HELD_OUT_WORDS = 10
+
+
+def documents(
+    world: World, seed: int = 0, kinds: Sequence[str] | None = None, split: str | None = "train"
+) -> Iterator[Doc]:
+    """Documents without end, of the kinds asked for (all, by their shares, unless told).
+
+    Raises  ValueError for an unknown kind or split
+    """
+    names = tuple(KINDS) if kinds is None else tuple(kinds)
+    for name in names:
+        if name not in KINDS:
+            raise ValueError(f"unknown kind {name!r}; the kinds are {', '.join(KINDS)}")
+    if split not in (*SPLITS, None):
+        raise ValueError(f"split must be 'train', 'validation' or None, got {split!r}")
+    teller = Teller(world, Rng(seed, "stream", str(split)), split)
+    weights = [KINDS[name][0] for name in names]
+    while True:
+        kind = teller.draw.weighted(names, weights) if len(names) > 1 else names[0]
+        yield _MAKERS[kind](teller)
+
+
+def texts(world: World, n: int, seed: int = 0, split: str | None = "train") -> list[str]:
+    """The texts of the first n documents."""
+    return [doc.text for doc in islice(documents(world, seed, split=split), n)]
+
+
+def _narrator(teller: Teller) -> Doc:
+    return Doc("narrator", *narrate(teller))
+
+
+def _qa(teller: Teller) -> Doc:
+    return Doc("qa", *answer(teller))
+
+
+def _description(teller: Teller) -> Doc:
+    return Doc("description", *describe(teller))
+
+
+def _dialogue(teller: Teller) -> Doc:
+    return Doc("dialogue", *dialogue(teller))
+
+
+def _list(teller: Teller) -> Doc:
+    return Doc("list", *listing(teller))
+
+
+def _episode(teller: Teller) -> Doc:
+    text, meta = episode(teller)
+    return Doc("episode", text, None, meta)
+
+
+def _review(teller: Teller) -> Doc:
+    """Two to four reviews; some that no task asks about end with their verdict."""
+    draw = teller.draw
+    domain = draw.pick(DOMAINS)
+    lines = []
+    for _ in range(draw.pick((2, 3, 4))):
+        positive = draw.flip(0.5)
+        text = teller.keep(lambda: (text := review(draw, domain, positive), text))
+        if part_of(text) == "train" and draw.flip(0.15):
+            ending, good, bad = draw.pick(ENDINGS)
+            text += ending.format(good if positive else bad)
+        lines.append(text)
+    return Doc("review", "\n".join(lines), None, {"domain": domain})
+
+
+def _record(teller: Teller) -> Doc:
+    text = teller.keep(lambda: (text := record_document(teller.draw), text))
+    return Doc("record", text)
+
+
+def _letters(teller: Teller) -> Doc:
+    """Words letter by letter: put together, scrambled and put right, or counted."""
+    draw = teller.draw
+    lines = []
+    for _ in range(draw.pick((3, 4, 5))):
+        word = teller.keep(lambda: (word := draw.pick(LETTER_WORDS), word))
+        style = draw.weighted(("scrambled", "apart", "spelt", "ends"), (0.5, 0.2, 0.2, 0.1))
+        if style == "scrambled":
+            lines.append(f"{' '.join(draw.shuffle(word))} = {' '.join(word)}")
+        elif style == "apart":
+            lines.append(f"{' '.join(word)} = {word}")
+        elif style == "spelt":
+            lines.append(f"{word} = {' '.join(word)}")
+        else:
+            lines.append(f"{word} begins with {word[0]} and ends with {word[-1]}")
+    return Doc("letters", "\n".join(lines))
+
+
+LETTER_WORDS = tuple(w for w in lx.WORDS if 3 <= len(w) <= 8)
+
+
+def _remap(teller: Teller) -> Doc:
+    return Doc("remap", remap_document(teller.draw))
+
+
+_MAKERS: dict[str, Callable[[Teller], Doc]] = {
+    "narrator": _narrator, "description": _description, "qa": _qa, "review": _review,
+    "episode": _episode, "record": _record, "dialogue": _dialogue, "list": _list,
+    "letters": _letters, "remap": _remap,
+}  # fmt: skip
