@@ -43,7 +43,7 @@ class Attribute:
 PLACE = (
     Attribute(
         "kind", lx.KINDS,
-        ("be {av}", "call itself {av}", "be run as {av}", "look like {av}", "be nothing but {av}"),
+        ("be {av}", "call itself {av}", "be run as {av}", "look like {av}", "operate as {av}"),
         ("the sign above {e} shows {av}", "the people behind {e} run {av}"),
         ("What kind of place is {e}?", "What is {e}?", "What would you call {e}?",
          "What sort of house is {e}?"),
@@ -68,7 +68,7 @@ PLACE = (
     ),
     Attribute(
         "rating", lx.RATINGS,
-        ("have {v}", "hold {v}", "deserve its {v}", "show {v} on its door"),
+        ("have {v}", "hold {v}", "deserve {v}", "show {v} on its door"),
         ("the guide gives {e} {v}", "visitors give {e} {v}", "critics award {e} {v}",
          "the paper grants {e} {v}"),
         ("How is {e} rated?", "How many stars does {e} have?", "What rating has {e} got?",
@@ -191,7 +191,7 @@ THING = (
     _COLOUR,
     Attribute(
         "material", lx.MATERIALS,
-        ("be made of {v}", "consist of {v}", "be built from {v}", "contain nothing but {v}"),
+        ("be made of {v}", "consist of {v}", "be built from {v}", "contain plenty of {v}"),
         ("the maker of {e} used {v}", "the material of {e} is {v}"),
         ("What is {e} made of?", "What does {e} consist of?", "What is the material of {e}?",
          "What did the maker of {e} use?"),

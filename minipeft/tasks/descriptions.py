@@ -175,7 +175,7 @@ def _group(teller: Teller) -> str:
 def _shopping(teller: Teller) -> str:
     draw = teller.draw
     counts = ("two", "three", "four", "five", "six", "ten", "twelve")
-    pool = lx.CATEGORIES["fruits"][:12] + lx.CATEGORIES["vegetables"][:10]
+    pool = lx.CATEGORIES["fruits"][:12] + lx.CATEGORIES["vegetables"][:4]
     items = [f"{draw.pick(counts)} {plural(w)}" for w in draw.sample(pool, draw.integer(3, 6))]
     return f"{draw.pick(('To buy', 'Shopping list', 'For the kitchen'))}: {', '.join(items)}."
 

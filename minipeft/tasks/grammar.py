@@ -90,6 +90,7 @@ IRREGULAR_PLURALS = {
     "leaf": "leaves", "man": "men", "mouse": "mice", "sheep": "sheep", "fish": "fish",
     "shelf": "shelves", "tooth": "teeth", "wife": "wives", "wolf": "wolves", "woman": "women",
     "person": "people", "calf": "calves", "half": "halves", "salmon": "salmon", "deer": "deer",
+    "potato": "potatoes", "tomato": "tomatoes", "mango": "mangoes", "buffalo": "buffaloes",
     "trout": "trout", "ox": "oxen", "thief": "thieves", "scarf": "scarves",
 }  # fmt: skip
 

@@ -46,7 +46,7 @@ ANIMALS = {
     "insect": _words("beetle cricket moth wasp ant dragonfly grasshopper butterfly hornet"),
 }
 THINGS = {
-    "tool": _words("spade chisel pliers rake mallet"),
+    "tool": _words("spade chisel hatchet rake mallet"),
     "instrument": _words("flute cello harp banjo organ"),
     "vessel": _words("ferry canoe raft barge sloop"),
     "vehicle": _words("tram wagon bicycle sledge carriage"),

@@ -127,8 +127,8 @@ def probes(world: World) -> list[tuple[str, str, str, str]]:
 
 
 def _start(entity: Entity, attribute: Attribute) -> str | None:
-    """The first training clause that ends in the value, without the value."""
-    for base in attribute.value_last:
+    """A training clause that ends in the value, without the value; whole clauses first."""
+    for base in reversed(attribute.value_last):
         if split_of(f"{entity.name}|plain|{base}") == "train":
             clause = base if "{e}" in base else "{e} " + bend(base, "plain")
             return fill(clause.rpartition(" ")[0], attribute, "", entity)
