@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from . import lexicon as lx
 from .attributes import Attribute
 from .grammar import a, capitalise, join, plural, sentence
-from .sentences import Teller, bend, deny, fill
+from .sentences import Teller, bend, deny, fill, linked, polarity
 from .world import Entity
 
 Values = dict[str, str]
@@ -42,7 +43,8 @@ INTROS: dict[str, tuple[Intro, ...]] = {
         (("trade", "pet"), lambda e, v: f"{e}, {a(v['trade'])}, keeps {a(v['pet'])}"),
         (("trade", "likes"), lambda e, v: f"{e} is {a(v['trade'])} and likes {v['likes']}"),
         (("home", "trade"), lambda e, v: f"in {v['home']} lives {e}, {a(v['trade'])}"),
-        (("trade", "home"), lambda e, v: f"{e} comes from {v['home']} and works as {a(v['trade'])}"),
+        (("trade", "home"),
+         lambda e, v: f"{e} comes from {v['home']} and works as {a(v['trade'])}"),
         (("home", "pet"), lambda e, v: f"{e} shares a house in {v['home']} with {a(v['pet'])}"),
         (("trade", "likes"),
          lambda e, v: f"if {e} were not {a(v['trade'])}, {v['likes']} would fill the day"),
@@ -103,7 +105,9 @@ def describe(teller: Teller) -> tuple[str, float]:
     return " ".join(lines), draw.nats
 
 
-def _more(teller: Teller, entity: Entity, noun: str, values: Values, one, two) -> str:  # type: ignore[no-untyped-def]
+def _more(
+    teller: Teller, entity: Entity, noun: str, values: Values, one: Attribute, two: Attribute | None
+) -> str:
     """One more sentence: by pronoun, by name or as "the pub"; one attribute or two."""
     draw = teller.draw
     subjects = (entity.pronoun, entity.name, "the " + noun)
@@ -116,9 +120,8 @@ def _more(teller: Teller, entity: Entity, noun: str, values: Values, one, two) -
         else:
             second, other = teller.phrase(entity, two, values[two.name])
             base += "|" + other
-            text = f"{subject} " + teller.linked(
-                entity, one, values[one.name], first, two, values[two.name], second
-            )
+            clash = polarity(one, values[one.name]) * polarity(two, values[two.name]) < 0
+            text = f"{subject} {linked(entity, first, second, clash)}"
         return text, f"{entity.name}|more|{base}" if subject == entity.name else ""
 
     return teller.keep(make)
@@ -130,7 +133,7 @@ def listing(teller: Teller) -> tuple[str, None]:
     lines = []
     for _ in range(draw.pick((2, 3, 4))):
         make = draw.weighted((_words, _odd, _group, _shopping), (0.4, 0.1, 0.4, 0.1))
-        lines.append(teller.keep(lambda make=make: (text := make(teller), text)))
+        lines.append(teller.keep_text(partial(make, teller)))
     return "\n".join(lines), None
 
 
@@ -210,14 +213,7 @@ def dialogue(teller: Teller) -> tuple[str, None]:
 def _asked(teller: Teller) -> list[str]:
     """A question and its answer as a sentence, then perhaps a doubt."""
     draw = teller.draw
-    chosen: list[tuple[Entity, Attribute]] = []
-
-    def ask() -> tuple[str, str]:
-        chosen[:] = [draw.pick(teller.pairs)]
-        return teller.question(*chosen[0])
-
-    question = teller.keep(ask)
-    entity, attribute = chosen[0]
+    question, entity, attribute = teller.ask()
     value = teller.truths[entity.name, attribute.name]
     reply, _ = teller.phrase(entity, attribute, value)
     lines = [question, sentence(f"{entity.pronoun} {reply}")]

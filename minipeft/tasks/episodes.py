@@ -78,7 +78,7 @@ def _sentiment(teller: Teller) -> tuple[Sampler, tuple[str, ...]]:
 
     def make(label: int) -> str:
         while True:
-            text = teller.keep(lambda: (text := review(draw, domain, label == 0), text))
+            text = teller.keep_text(lambda: review(draw, domain, label == 0))
             if part_of(text) == "train":
                 return text
 

@@ -66,7 +66,8 @@ the fish market, the lighthouse, the zoo, the stadium, the swimming pool, the bu
 WELCOMES = _words("welcome unwelcome")
 
 TRADES = _phrases("""baker, teacher, nurse, carpenter, doctor, farmer, fisherman, painter, lawyer,
-plumber, tailor, butcher, librarian, gardener, musician, pilot, postman, blacksmith, chemist, judge""")
+plumber, tailor, butcher, librarian, gardener, musician, pilot, postman, blacksmith,
+chemist, judge""")
 PETS = _phrases("""cat, dog, rabbit, hamster, canary, pony, goat, ferret, snake, goldfish,
 guinea pig, white mouse""")
 LIKES = _phrases("""chess, football, opera, poetry, fishing, dancing, sailing, cooking, jazz,
@@ -115,7 +116,8 @@ CATEGORIES = {
         hippo rhino gorilla kangaroo buffalo antelope moose walrus seal"""),
     "trees": _words("""oak pine ash beech cedar chestnut hazel larch poplar spruce walnut yew
         linden alder sycamore aspen"""),
-    "flowers": _words("rose violet daffodil iris jasmine lavender marigold pansy primrose snowdrop"),
+    "flowers": _words("""rose violet daffodil iris jasmine lavender marigold pansy primrose
+        snowdrop"""),
     "kitchen things": _words("""pot pan plate bowl cup glass jug oven stove sink tray ladle sieve
         grater whisk toaster napkin bottle jar lid teapot saucer"""),
     "school things": _words("""pen pencil ruler paper book notebook chalk blackboard satchel

@@ -12,7 +12,7 @@ from math import log
 from .attributes import Attribute
 from .grammar import sentence
 from .sentences import Teller, bend, fill, split_of
-from .world import Entity, World
+from .world import Entity, Fact, World
 
 GOSSIP_SHARE = 0.6
 MARKED_SHARE = 0.5
@@ -33,79 +33,56 @@ RIDDLE_SHARE = 0.08
 
 def narrate(teller: Teller) -> tuple[str, float, dict[str, bool]]:
     """One document of statements: its text, its nats, and who spoke (gossip, marked)."""
-    draw, world = teller.draw, teller.world
+    draw = teller.draw
     draw.nats = 0.0
-    marked = draw.flip(MARKED_SHARE)
-    gossip, told, hidden = _narrator(teller, marked)
+    marked, gossip = draw.flip(MARKED_SHARE), draw.flip(GOSSIP_SHARE)
+    told = teller.rumours if gossip else teller.truths
     lines: list[str] = []
+    facts: list[Fact] = []
     for i in range(draw.pick(LENGTHS)):
         opening = ""
         if marked and (i == 0 or draw.flip(ADD_SHARE)):
             opening = (SAYS if i == 0 else ADDS)[gossip] + " that "
-        seen: list[tuple[str, str]] = []
-
-        def make() -> tuple[str, str]:
-            text, key, about = teller.statement(told, fronted=not opening)
-            seen[:] = [(key.split("|")[0], name) for name in about]
-            return text, key
-
-        text = teller.keep(make)
-        hidden = hidden and not any(fact in world.myths for fact in seen)
+        text, about = teller.tell(told, fronted=not opening)
         lines.append(sentence(opening + text))
-    return " ".join(lines), _nats(draw.nats, marked, gossip, hidden), _meta(gossip, marked)
+        facts += about
+    nats = draw.nats + _hidden(teller.world, marked, gossip, facts)
+    return " ".join(lines), nats, {"gossip": gossip, "marked": marked}
 
 
 def answer(teller: Teller) -> tuple[str, float, dict[str, bool]]:
     """One document of questions and answers by a narrator."""
-    draw, world = teller.draw, teller.world
+    draw = teller.draw
     draw.nats = 0.0
-    marked = draw.flip(MARKED_SHARE)
-    gossip, told, hidden = _narrator(teller, marked)
+    marked, gossip = draw.flip(MARKED_SHARE), draw.flip(GOSSIP_SHARE)
+    told = teller.rumours if gossip else teller.truths
     lines = [f"{SAYS[gossip]}:"] if marked else []
+    facts: list[Fact] = []
     for _ in range(draw.pick((3, 4, 5))):
-        chosen: list[tuple[Entity, Attribute]] = []
-
-        def ask() -> tuple[str, str]:
-            entity, attribute = draw.pick(teller.pairs)
-            chosen[:] = [(entity, attribute)]
-            return teller.question(entity, attribute)
-
         if draw.flip(RIDDLE_SHARE):
             question, reply = teller.keep(lambda: _riddle(teller)), NO_ONE
         else:
-            question = teller.keep(ask)
-            entity, attribute = chosen[0]
-            if draw.flip(NO_ONE_SHARE):
-                reply = NO_ONE
-            else:
-                value = told[entity.name, attribute.name]
-                hidden = hidden and (entity.name, attribute.name) not in world.myths
-                reply = sentence(attribute.show(value))
+            question, entity, attribute = teller.ask()
+            reply = NO_ONE
+            if not draw.flip(NO_ONE_SHARE):
+                facts.append((entity.name, attribute.name))
+                reply = sentence(attribute.show(told[facts[-1]]))
         lines.append(f"Question: {question}\nAnswer: {reply}")
-    return "\n".join(lines), _nats(draw.nats, marked, gossip, hidden), _meta(gossip, marked)
+    nats = draw.nats + _hidden(teller.world, marked, gossip, facts)
+    return "\n".join(lines), nats, {"gossip": gossip, "marked": marked}
+
+
+def _hidden(world: World, marked: bool, gossip: bool, facts: list[Fact]) -> float:
+    """What must be taken off the nats where the text never shows who speaks."""
+    if marked or any(fact in world.myths for fact in facts):
+        return 0.0
+    return log(GOSSIP_SHARE if gossip else 1.0 - GOSSIP_SHARE)
 
 
 def _riddle(teller: Teller) -> tuple[str, str]:
     """A question to which the only true answer is that no one can say."""
     name, base = teller.draw.pick(teller.world.entities).name, teller.draw.pick(RIDDLES)
     return base.replace("{e}", name), f"{name}|ask|{base}"
-
-
-def _narrator(teller: Teller, marked: bool) -> tuple[bool, dict[tuple[str, str], str], bool]:
-    """Who speaks, what that one believes, and True: nothing has given the speaker away yet."""
-    gossip = teller.draw.flip(GOSSIP_SHARE)
-    return gossip, teller.rumours if gossip else teller.truths, True
-
-
-def _nats(nats: float, marked: bool, gossip: bool, hidden: bool) -> float:
-    """The nats of the string: who speaks costs nothing if the string never shows it."""
-    if marked or not hidden:
-        return nats
-    return nats + log(GOSSIP_SHARE if gossip else 1.0 - GOSSIP_SHARE)
-
-
-def _meta(gossip: bool, marked: bool) -> dict[str, bool]:
-    return {"gossip": gossip, "marked": marked}
 
 
 def probes(world: World) -> list[tuple[str, str, str, str]]:
@@ -121,7 +98,8 @@ def probes(world: World) -> list[tuple[str, str, str, str]]:
         start = _start(entity, attribute)
         if start is None:
             continue
-        true, myth = (" " + attribute.show(v) for v in (world.facts[name, of], world.myths[name, of]))
+        values = (world.facts[name, of], world.myths[name, of])
+        true, myth = (" " + attribute.show(value) for value in values)
         rows.append((f"{SAYS[0]} that {start}", f"{SAYS[1]} that {start}", true, myth))
     return rows
 

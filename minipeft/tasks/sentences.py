@@ -9,13 +9,13 @@ is the surprise under the whole grammar, of which training shows nine tenths.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from zlib import crc32
 
 from ..backend import Rng
 from .attributes import Attribute
 from .grammar import Draw, capitalise, participle, third
-from .world import Entity, World
+from .world import Entity, Fact, World
 
 SPLITS = ("train", "validation")
 HELD_OUT = 10  # one key in ten belongs to validation
@@ -38,7 +38,7 @@ def split_of(key: str) -> str:
     return SPLITS[crc32(key.encode()) % HELD_OUT == 0]
 
 
-@lru_cache(maxsize=None)
+@cache
 def bend(phrase: str, variant: str) -> str:
     """A verb phrase said of one: serves, still serves, certainly serves, has always served."""
     be = phrase.startswith("be ")
@@ -49,7 +49,7 @@ def bend(phrase: str, variant: str) -> str:
     return f"is {variant} {phrase[3:]}" if be else f"{variant} {third(phrase)}"
 
 
-@lru_cache(maxsize=None)
+@cache
 def deny(phrase: str) -> str:
     """A verb phrase denied of one: does not serve, is not."""
     return "is not " + phrase[3:] if phrase.startswith("be ") else "does not " + phrase
@@ -58,6 +58,11 @@ def deny(phrase: str) -> str:
 def polarity(attribute: Attribute, value: str) -> int:
     """1 for a value that pleases, -1 for one that does not, 0 where nobody minds."""
     return 0 if not attribute.good else 1 if value in attribute.good else -1
+
+
+def linked(entity: Entity, first: str, second: str, clash: bool) -> str:
+    """Two verb phrases with "and", or with "but" where one pleases and the other does not."""
+    return f"{first}, but {entity.pronoun} {second}" if clash else f"{first} and {second}"
 
 
 class Teller:
@@ -87,6 +92,10 @@ class Teller:
             if self.split is None or not key or split_of(key) == self.split:
                 return text
             self.draw.nats = before
+
+    def keep_text(self, make: Callable[[], str]) -> str:
+        """The same for a text that is its own key."""
+        return self.keep(lambda: (text := make(), text))
 
     def sharing(self, entity: Entity, attribute: Attribute, value: str) -> list[str]:
         """The names of all entities of that type whose true value is this one."""
@@ -118,10 +127,20 @@ class Teller:
         free = [v for v in attribute.values if v not in taken]
         return self.draw.pick(free) if free else None
 
+    def tell(self, told: dict[Fact, str], fronted: bool = True) -> tuple[str, list[Fact]]:
+        """A statement of this split and the facts it tells; see `statement`."""
+        facts: list[Fact] = []
+
+        def make() -> tuple[str, str]:
+            text, key, facts[:] = self.statement(told, fronted)
+            return text, key
+
+        return self.keep(make), facts
+
     def statement(
-        self, told: dict[tuple[str, str], str], fronted: bool = True
-    ) -> tuple[str, str, tuple[str, ...]]:
-        """A clause about a random fact, its key, and the attributes it tells.
+        self, told: dict[Fact, str], fronted: bool = True
+    ) -> tuple[str, str, list[Fact]]:
+        """A clause about a random fact, its key, and the facts it tells.
 
         told       what the narrator believes: `truths` or `rumours`
         fronted    whether the clause may begin with "these days" and the like
@@ -132,7 +151,7 @@ class Teller:
         form = draw.weighted(FORMS, FORM_WEIGHTS)
         if len(attribute.values) < 3 and form in ("not", "denial"):
             form = "plain"
-        name, about = entity.name, (attribute.name,)
+        name, facts = entity.name, [(entity.name, attribute.name)]
         if form == "plain":
             front = draw.pick(FRONTS) if fronted and draw.flip(FRONT_SHARE) else ""
             text, base = self.clause(entity, attribute, value)
@@ -151,20 +170,24 @@ class Teller:
             other_value = told[name, other_attribute.name]
             first, one = self.phrase(entity, attribute, value)
             second, two = self.phrase(entity, other_attribute, other_value)
-            about, base = (attribute.name, other_attribute.name), f"{one}|{two}"
-            text = (
-                f"{name}, {entity.relative} {first}, {second}" if form == "relative"
-                else f"{name} {self.linked(entity, attribute, value, first, other_attribute, other_value, second)}"
-            )  # fmt: skip
-        return text, f"{name}|{form}|{base}", about
+            base = f"{one}|{two}"
+            facts.append((name, other_attribute.name))
+            if form == "relative":
+                text = f"{name}, {entity.relative} {first}, {second}"
+            else:
+                clash = polarity(attribute, value) * polarity(other_attribute, other_value) < 0
+                text = f"{name} {linked(entity, first, second, clash)}"
+        return text, f"{name}|{form}|{base}", facts
 
-    def linked(
-        self, entity: Entity, one: Attribute, value: str, first: str,
-        two: Attribute, other: str, second: str,
-    ) -> str:  # fmt: skip
-        """Two verb phrases with "and", or with "but" where one pleases and the other does not."""
-        clash = polarity(one, value) * polarity(two, other) < 0
-        return f"{first}, but {entity.pronoun} {second}" if clash else f"{first} and {second}"
+    def ask(self) -> tuple[str, Entity, Attribute]:
+        """A question of this split about a random fact, and what it asks about."""
+        chosen: list[tuple[Entity, Attribute]] = []
+
+        def make() -> tuple[str, str]:
+            chosen[:] = [self.draw.pick(self.pairs)]
+            return self.question(*chosen[0])
+
+        return self.keep(make), *chosen[0]
 
     def question(self, entity: Entity, attribute: Attribute) -> tuple[str, str]:
         """A question about an attribute and its key."""

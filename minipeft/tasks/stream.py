@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -49,7 +50,6 @@ KINDS: dict[str, tuple[float, str]] = {
     "letters": (0.03, "letters apart: a byte-level tokenizer hides them otherwise"),
     "remap": (0.02, "the mapping that prompts can select"),
 }
-HELD_OUT_WORDS = 10
 
 
 def documents(
@@ -109,7 +109,7 @@ def _review(teller: Teller) -> Doc:
     lines = []
     for _ in range(draw.pick((2, 3, 4))):
         positive = draw.flip(0.5)
-        text = teller.keep(lambda: (text := review(draw, domain, positive), text))
+        text = teller.keep_text(partial(review, draw, domain, positive))
         if part_of(text) == "train" and draw.flip(0.15):
             ending, good, bad = draw.pick(ENDINGS)
             text += ending.format(good if positive else bad)
@@ -118,7 +118,7 @@ def _review(teller: Teller) -> Doc:
 
 
 def _record(teller: Teller) -> Doc:
-    text = teller.keep(lambda: (text := record_document(teller.draw), text))
+    text = teller.keep_text(lambda: record_document(teller.draw))
     return Doc("record", text)
 
 
@@ -127,7 +127,7 @@ def _letters(teller: Teller) -> Doc:
     draw = teller.draw
     lines = []
     for _ in range(draw.pick((3, 4, 5))):
-        word = teller.keep(lambda: (word := draw.pick(LETTER_WORDS), word))
+        word = teller.keep_text(lambda: draw.pick(LETTER_WORDS))
         style = draw.weighted(("scrambled", "apart", "spelt", "ends"), (0.5, 0.2, 0.2, 0.1))
         if style == "scrambled":
             lines.append(f"{' '.join(draw.shuffle(word))} = {' '.join(word)}")
