@@ -275,15 +275,17 @@ def attention(q, k, v, *, heads, causal, mask=None, keep=None):
     Raises  ValueError if shapes disagree or C does not divide into H
     """
     _check_attention(q, k, v, heads, causal)
-    xp, scale = xp_of(q), 1 / math.sqrt(q.shape[2] // heads)
+    xp, C = xp_of(q), q.shape[2]
+    D = C // heads
+    scale = 1 / math.sqrt(D)
 
     def split(x: Array) -> Array:  # (B, T, C) -> (B, H, T, D), a view
-        return x.reshape(*x.shape[:2], heads, -1).swapaxes(1, 2)
+        return x.reshape(*x.shape[:2], heads, D).swapaxes(1, 2)
 
     def product(a: Array, b: Array) -> Array:  # (B, H, T, S) (B, H, S, D) -> (B, T, C)
-        out = xp.empty((a.shape[0], a.shape[2], heads, b.shape[3]), a.dtype)
+        out = xp.empty((a.shape[0], a.shape[2], heads, D), a.dtype)
         xp.matmul(a, b, out=out.swapaxes(1, 2))
-        return out.reshape(*out.shape[:2], -1)
+        return out.reshape(*out.shape[:2], C)
 
     q, k, v = split(q), split(k), split(v)
     p = q @ k.swapaxes(2, 3)  # (B, H, T, S)
@@ -379,10 +381,13 @@ def embedding_slow(w: Any, ids: Any) -> Tensor:
 def _check_labels(logits: Array, labels: Array, ignore: int) -> tuple[Array, Array, int]:
     """The rows that count, their labels, and how many there are."""
     xp, V = xp_of(logits), logits.shape[-1]
+    labels = xp.asarray(labels)
+    if labels.dtype.kind not in "iu":
+        raise TypeError(f"cross_entropy: labels must be integers, got {labels.dtype}")
     if logits.shape[:-1] != labels.shape:
         raise ValueError(f"cross_entropy: logits {logits.shape} need labels {logits.shape[:-1]}, "
                          f"got {labels.shape}")  # fmt: skip
-    flat = xp.asarray(labels).reshape(-1)
+    flat = labels.reshape(-1)
     rows = xp.flatnonzero(flat != ignore)
     kept = flat[rows]
     if len(rows) == 0:
@@ -403,7 +408,8 @@ def cross_entropy(logits, labels, *, ignore=-100, smoothing=0.0):
     Units   nats
     VJP     g (softmax - t) / N, 0 in ignored places
     Keeps   softmax of the rows that count
-    Raises  ValueError if no label counts, or one is outside [0, V)
+    Raises  ValueError if no label counts, or one is outside [0, V), TypeError for labels that
+            are not integers
     """
     rows, labels, n = _check_labels(logits, labels, ignore)
     xp, V, shape = xp_of(logits), logits.shape[-1], logits.shape

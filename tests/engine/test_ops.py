@@ -271,7 +271,7 @@ def test_every_op_has_a_case():
     assert offered <= set(NAMES), offered - set(NAMES)
 
 
-# -- scalars, dtypes, backends -------------------------------------------------------------------
+# -- scalars, dtypes, backends ------------------------------------------------------------------
 
 OPERATORS = {
     "+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b,
@@ -338,7 +338,7 @@ def test_runs_on_every_backend(backend):
             assert all(arrays.xp_of(t.grad) is backend for t in inputs)
 
 
-# -- shapes drawn at large -------------------------------------------------------------------------
+# -- shapes drawn at large ----------------------------------------------------------------------
 
 drawn = settings(max_examples=25, derandomize=True, deadline=None, database=None)
 SIDES = {"min_side": 1, "max_side": 3}
@@ -408,7 +408,7 @@ def test_unbroadcast_undoes_broadcasting(drawn_shapes):
     assert np.allclose((once * x).sum(), (g * x).sum(), rtol=1e-12, atol=1e-12)  # the adjoint
 
 
-# -- edges -----------------------------------------------------------------------------------------
+# -- edges --------------------------------------------------------------------------------------
 
 
 def test_repeated_indices_add_up():
