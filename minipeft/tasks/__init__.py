@@ -11,6 +11,7 @@ from .e2e import E2E
 from .remap import Remap
 from .sentiment import Sentiment
 from .table_to_text import TableToText
+from .truth import Truth
 
 TASKS: dict[str, Callable[..., Task]] = {
     "sentiment": Sentiment,
@@ -19,6 +20,7 @@ TASKS: dict[str, Callable[..., Task]] = {
     "remap-new": partial(Remap, "new"),
     "remap-route": partial(Remap, "route"),
     "remap-values": partial(Remap, "values"),
+    "truth": Truth,
     "e2e": E2E,
 }
 FROM_FILES = ("e2e",)  # the tasks that read published files
@@ -45,5 +47,5 @@ def get_task(name: str, path: str | os.PathLike[str] | None = None) -> Task:
 
 __all__ = [
     "TASKS", "E2E", "Example", "Pattern", "Remap", "Sentiment", "TableToText", "Task",
-    "get_task", "majority",
+    "Truth", "get_task", "majority",
 ]  # fmt: skip

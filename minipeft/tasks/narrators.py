@@ -93,21 +93,22 @@ def probes(world: World) -> list[tuple[str, str, str, str]]:
     """
     rows = []
     for name, of in world.myths:
-        entity = world.by_name[name]
-        attribute = world.attribute((name, of))
-        start = _start(entity, attribute)
-        if start is None:
+        starts = openings(world.by_name[name], world.attribute((name, of)))
+        if not starts:
             continue
-        values = (world.facts[name, of], world.myths[name, of])
-        true, myth = (" " + attribute.show(value) for value in values)
-        rows.append((f"{SAYS[0]} that {start}", f"{SAYS[1]} that {start}", true, myth))
+        show = world.attribute((name, of)).show
+        true, myth = show(world.facts[name, of]), show(world.myths[name, of])
+        rows.append(
+            (f"{SAYS[0]} that {starts[-1]}", f"{SAYS[1]} that {starts[-1]}", f" {true}", f" {myth}")
+        )
     return rows
 
 
-def _start(entity: Entity, attribute: Attribute) -> str | None:
-    """A training clause that ends in the value, without the value; whole clauses first."""
-    for base in reversed(attribute.value_last):
-        if split_of(f"{entity.name}|plain|{base}") == "train":
-            clause = base if "{e}" in base else "{e} " + bend(base, "plain")
-            return fill(clause.rpartition(" ")[0], attribute, "", entity)
-    return None
+def openings(entity: Entity, attribute: Attribute) -> list[str]:
+    """The clauses of training that end in the value, without the value; whole clauses last."""
+    return [
+        fill(told.rpartition(" ")[0], attribute, "", entity)
+        for base in attribute.value_last
+        if split_of(f"{entity.name}|plain|{base}") == "train"
+        for told in [base if "{e}" in base else "{e} " + bend(base, "plain")]
+    ]

@@ -31,6 +31,7 @@ FRONT_SHARE = 0.08
 # Forms of a statement: one clause; "V, not W"; two phrases; a relative clause; "does not … ; …".
 FORMS = ("plain", "not", "and", "relative", "denial")
 FORM_WEIGHTS = (0.64, 0.09, 0.10, 0.10, 0.07)
+TWO_VALUED_WEIGHTS = (0.80, 0.0, 0.10, 0.10, 0.0)  # to deny one value would say the other
 
 
 def split_of(key: str) -> str:
@@ -137,9 +138,7 @@ class Teller:
 
         return self.keep(make), facts
 
-    def statement(
-        self, told: dict[Fact, str], fronted: bool = True
-    ) -> tuple[str, str, list[Fact]]:
+    def statement(self, told: dict[Fact, str], fronted: bool = True) -> tuple[str, str, list[Fact]]:
         """A clause about a random fact, its key, and the facts it tells.
 
         told       what the narrator believes: `truths` or `rumours`
@@ -148,9 +147,8 @@ class Teller:
         draw = self.draw
         entity, attribute = draw.pick(self.pairs)
         value = told[entity.name, attribute.name]
-        form = draw.weighted(FORMS, FORM_WEIGHTS)
-        if len(attribute.values) < 3 and form in ("not", "denial"):
-            form = "plain"
+        two_valued = len(attribute.values) < 3
+        form = draw.weighted(FORMS, TWO_VALUED_WEIGHTS if two_valued else FORM_WEIGHTS)
         name, facts = entity.name, [(entity.name, attribute.name)]
         if form == "plain":
             front = draw.pick(FRONTS) if fronted and draw.flip(FRONT_SHARE) else ""
