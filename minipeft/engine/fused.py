@@ -10,12 +10,15 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from minipeft import backend
 from minipeft.backend import Array, xp_of
 from minipeft.engine import ops
 from minipeft.engine.op import op
 from minipeft.engine.tensor import Tensor
 
+SCORES = 1 << 18  # attention weights computed at a time on the CPU, so that they stay in cache
 MASKED = -1e30  # exp gives exactly 0; finite, so that a row with nothing to see is not NaN
 
 # -- linear -------------------------------------------------------------------------------------
@@ -235,18 +238,18 @@ def log_softmax_slow(x: Any, *, axis: int = -1) -> Tensor:
 # -- attention ----------------------------------------------------------------------------------
 
 
-def _mask_bias(p: Array, causal: bool, mask: Array | None) -> Array | None:
-    """0 where a query may look, MASKED elsewhere: broadcasts to p (B, H, T, S); or None."""
-    xp, (B, _, T, S) = xp_of(p), p.shape
+def _mask_bias(q: Array, S: int, causal: bool, mask: Array | None) -> Array | None:
+    """0 where a query may look, MASKED elsewhere.  -> (B, 1, T or 1, S), or None"""
+    xp, (B, T) = xp_of(q), q.shape[:2]
     bias = None
     if causal and T > 1:  # the last query sees all S keys, the one before it S - 1, …
-        bias = xp.triu(xp.full((T, S), MASKED, p.dtype), S - T + 1)[None, None]
+        bias = xp.triu(xp.full((T, S), MASKED, q.dtype), S - T + 1)[None, None]
     if mask is not None:
         if mask.shape != (B, S):
             raise ValueError(f"attention: mask must be (B, S) = {(B, S)}, got {mask.shape}")
-        padding = xp.where(xp.asarray(mask, dtype=bool), 0, MASKED).astype(p.dtype)
+        padding = xp.where(xp.asarray(mask, dtype=bool), 0, MASKED).astype(q.dtype)
         bias = padding[:, None, None, :] if bias is None else bias + padding[:, None, None, :]
-    return bias
+    return bias if bias is None else xp.broadcast_to(bias, (B, *bias.shape[1:]))
 
 
 def _check_attention(q: Array, k: Array, v: Array, heads: int, causal: bool) -> None:
@@ -282,39 +285,50 @@ def attention(q, k, v, *, heads, causal, mask=None, keep=None):
     def split(x: Array) -> Array:  # (B, T, C) -> (B, H, T, D), a view
         return x.reshape(*x.shape[:2], heads, D).swapaxes(1, 2)
 
-    def product(a: Array, b: Array) -> Array:  # (B, H, T, S) (B, H, S, D) -> (B, T, C)
-        out = xp.empty((a.shape[0], a.shape[2], heads, D), a.dtype)
-        xp.matmul(a, b, out=out.swapaxes(1, 2))
-        return out.reshape(*out.shape[:2], C)
-
-    q, k, v = split(q), split(k), split(v)
-    p = q @ k.swapaxes(2, 3)  # (B, H, T, S)
-    p *= scale
-    bias = _mask_bias(p, causal, mask)
-    if bias is not None:
-        p += bias
-    p -= p.max(axis=-1, keepdims=True)
-    xp.exp(p, out=p)
-    p /= p.sum(axis=-1, keepdims=True)
-    if mask is not None:
-        p *= bias == 0  # a query that sees nothing gets 0, not an average of what is hidden
-    y = product(p if keep is None else p * keep, v)
+    qh, kh, vh = split(q), split(k), split(v)
+    (B, T), S = q.shape[:2], k.shape[1]
+    n = max(1, SCORES // (heads * T * S)) if xp is np else B
+    parts = [slice(i, i + n) for i in range(0, B, n)]
+    bias = _mask_bias(q, S, causal, mask)
+    p = xp.empty((B, heads, T, S), q.dtype)
+    y = xp.empty((B, T, C), q.dtype)
+    for part in parts:
+        w = p[part]  # (n, H, T, S)
+        xp.matmul(qh[part], kh[part].swapaxes(2, 3), out=w)
+        w *= scale
+        if bias is not None:
+            w += bias[part]
+        w -= w.max(axis=-1, keepdims=True)
+        xp.exp(w, out=w)
+        w /= w.sum(axis=-1, keepdims=True)
+        if mask is not None:
+            w *= bias[part] == 0  # a query that sees nothing gets 0, not a mean of what is hidden
+        xp.matmul(w if keep is None else w * keep[part], vh[part], out=split(y)[part])
 
     def vjp(g: Array, needs: tuple[bool, ...]) -> tuple[Array | None, ...]:
-        g = split(g)
-        used = p if keep is None else p * keep
-        gv = product(used.swapaxes(2, 3), g) if needs[2] else None
-        if not (needs[0] or needs[1]):
-            return None, None, gv
-        ds = g @ v.swapaxes(2, 3)
-        if keep is not None:
-            ds *= keep
-        S = ds.shape[-1]
-        ds -= _row_dots(ds.reshape(-1, S), p.reshape(-1, S)).reshape(*ds.shape[:3], 1)
-        ds *= p
-        ds *= scale
-        gq = product(ds, k) if needs[0] else None
-        return gq, product(ds.swapaxes(2, 3), q) if needs[1] else None, gv
+        gh = split(g)
+        gq, gk, gv = (
+            xp.empty(x, p.dtype) if need else None
+            for x, need in zip(((B, T, C), (B, S, C), (B, S, C)), needs, strict=True)
+        )
+        for part in parts:
+            w = p[part]
+            if gv is not None:
+                used = w if keep is None else w * keep[part]
+                xp.matmul(used.swapaxes(2, 3), gh[part], out=split(gv)[part])
+            if gq is None and gk is None:
+                continue
+            ds = gh[part] @ vh[part].swapaxes(2, 3)
+            if keep is not None:
+                ds *= keep[part]
+            ds -= _row_dots(ds.reshape(-1, S), w.reshape(-1, S)).reshape(*ds.shape[:3], 1)
+            ds *= w
+            ds *= scale
+            if gq is not None:
+                xp.matmul(ds, kh[part], out=split(gq)[part])
+            if gk is not None:
+                xp.matmul(ds.swapaxes(2, 3), qh[part], out=split(gk)[part])
+        return gq, gk, gv
 
     return y, vjp
 
@@ -392,7 +406,7 @@ def _check_labels(logits: Array, labels: Array, ignore: int) -> tuple[Array, Arr
     kept = flat[rows]
     if len(rows) == 0:
         raise ValueError(f"cross_entropy: all {flat.size} labels are {ignore}, so no mean exists")
-    if isinstance(kept, backend.np.ndarray) and (int(kept.min()) < 0 or int(kept.max()) >= V):
+    if isinstance(kept, np.ndarray) and (int(kept.min()) < 0 or int(kept.max()) >= V):
         bad = int(kept.min()) if int(kept.min()) < 0 else int(kept.max())
         raise ValueError(f"cross_entropy: label {bad} is outside the {V} classes")
     return rows, kept, len(rows)

@@ -83,7 +83,7 @@ class GPT(Module):
             init="shape" has shapes and no values: it can be counted, not run
     """
 
-    kind = "gpt"
+    causal = True  # padding on the right needs no mask
 
     def __init__(
         self, config: GPTConfig, seed: int = 0, init: str = "normal", dtype: Any = np.float32

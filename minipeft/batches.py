@@ -1,0 +1,135 @@
+"""Strings to arrays: what a task gives, as the batches that a training step takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from minipeft.backend import Rng
+
+IGNORE = -100  # a label that does not count
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's data.
+
+    ids     (B, T) token ids, padded on the right
+    labels  (B, T): what should follow each id, IGNORE where nothing is learnt;
+            (B,) classes for a linear head
+    mask    (B, T) true where an id is real
+    """
+
+    ids: np.ndarray
+    labels: np.ndarray
+    mask: np.ndarray
+
+
+class Source(Protocol):
+    """Where batches come from: the batch of a step depends on (seed, step) alone."""
+
+    def batch(self, step: int, size: int, seed: int) -> Batch: ...
+
+
+def pad(rows: Sequence[Sequence[int]], fill: int) -> np.ndarray:
+    """Rows of ids to one array, padded on the right.  -> (B, T)"""
+    out = np.full((len(rows), max(len(r) for r in rows)), fill, dtype=np.int64)
+    for i, row in enumerate(rows):
+        out[i, : len(row)] = row
+    return out
+
+
+class TaskBatches:
+    """Batches of a task's examples, in a new random order every epoch.
+
+    The text is prompt + target + the end token; the loss is on the target and the end.
+    With head="linear" the text is the prompt, and the label its class.
+    """
+
+    def __init__(self, examples: Sequence[Any], tokenizer: Any, head: str, context: int) -> None:
+        if not examples:
+            raise ValueError("there is no example to train on")
+        prompts = tokenizer.encode_many([e.prompt for e in examples])
+        targets = tokenizer.encode_many([e.target for e in examples])
+        self.pad, self.linear = tokenizer.pad_id, head == "linear"
+        self.rows: list[tuple[list[int], list[int]]] = []
+        for example, prompt, target in zip(examples, prompts, targets, strict=True):
+            ids = prompt if self.linear else [*prompt, *target, tokenizer.end_id]
+            if not prompt or len(ids) > context:
+                raise ValueError(
+                    f"an example has {len(ids)} tokens, the context holds 1 to {context}: "
+                    f"{example.prompt[:60]!r} …"
+                )
+            if self.linear:
+                self.rows.append((ids, [example.label]))
+            else:
+                labels = [IGNORE] * (len(prompt) - 1) + ids[len(prompt) :]
+                self.rows.append((ids[:-1], labels))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, step: int, size: int, seed: int) -> Batch:
+        """The examples of a step: epochs follow one another without a gap."""
+        n = len(self.rows)
+        chosen: list[int] = []
+        at = step * size
+        while len(chosen) < size:
+            epoch, start = divmod(at + len(chosen), n)
+            order = Rng(seed, "epoch", epoch).permutation(n)
+            chosen += order[start : start + size - len(chosen)].tolist()
+        return self.collate(chosen)
+
+    def collate(self, chosen: Sequence[int]) -> Batch:
+        """The batch of the examples with these numbers."""
+        ids = pad([self.rows[i][0] for i in chosen], self.pad)
+        mask = pad([[1] * len(self.rows[i][0]) for i in chosen], 0) > 0
+        if self.linear:
+            labels = np.array([self.rows[i][1][0] for i in chosen])
+        else:
+            labels = pad([self.rows[i][1] for i in chosen], IGNORE)
+        return Batch(ids, labels, mask)
+
+
+class TokenBatches:
+    """Rows of running text for language modelling: every token is to be foretold.
+
+    Shapes  rows (N, T + 1) ids; `fill` marks padding at the end of a row
+    """
+
+    def __init__(self, rows: np.ndarray, fill: int) -> None:
+        self.rows, self.fill = rows, fill
+
+    @classmethod
+    def pack(cls, texts: Sequence[Sequence[int]], length: int, end: int, fill: int) -> TokenBatches:
+        """Put texts one after another, each with an end token, into rows of length + 1.
+
+        A row begins where a text begins, as a prompt does; what does not fit is cut off.
+        """
+        rows: list[list[int]] = []
+        row: list[int] = []
+        for ids in texts:
+            row += [*ids, end]
+            if len(row) > length:
+                rows.append(row[: length + 1])
+                row = []
+        if row or not rows:
+            rows.append(row + [fill] * (length + 1 - len(row)))
+        return cls(np.array(rows, dtype=np.int32), fill)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, step: int, size: int, seed: int) -> Batch:
+        n = len(self.rows)
+        at = np.arange(step * size, (step + 1) * size)
+        epochs = {int(e): Rng(seed, "epoch", int(e)).permutation(n) for e in np.unique(at // n)}
+        return self.collate([int(epochs[int(i) // n][int(i) % n]) for i in at])
+
+    def collate(self, chosen: Sequence[int]) -> Batch:
+        rows = self.rows[np.asarray(chosen)].astype(np.int64)
+        labels = np.where(rows[:, 1:] == self.fill, IGNORE, rows[:, 1:])
+        return Batch(rows[:, :-1], labels, rows[:, :-1] != self.fill)

@@ -1,0 +1,206 @@
+"""Sampling over a KV cache, and scoring of continuations.
+
+`score` is how a language model classifies: the class whose label words it finds likeliest
+after the prompt (a verbalizer), or the likeliest answer of a multiple choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from minipeft.backend import Rng, to_numpy, xp_of
+from minipeft.batches import pad
+from minipeft.engine import no_grad
+
+
+def generate(
+    model: Any,
+    prompt: str,
+    *,
+    max_tokens: int = 64,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
+    stop: str | None = None,
+) -> str:
+    """Continue a prompt until the end token, `stop`, or max_tokens.
+
+    temperature  0 takes the likeliest token; else logits are divided by it and sampled
+    top_k        sample among the k likeliest tokens only
+    top_p        sample among the likeliest tokens that together have probability p
+                 (Holtzman et al. 2020)
+    Returns  the new text, without the prompt and without `stop`
+    Raises   ValueError for an empty prompt, or one that does not fit into the context
+    """
+    return generate_many(
+        model, [prompt], max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
+        seed=seed, stop=stop,
+    )[0]  # fmt: skip
+
+
+def generate_many(
+    model: Any,
+    prompts: Sequence[str],
+    *,
+    batch: int = 32,
+    max_tokens: int = 64,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
+    stop: str | None = None,
+) -> list[str]:
+    """`generate` for many prompts, those of like length together; row i draws from (seed, i)."""
+    _check_sampling(max_tokens, temperature, top_k, top_p)
+    if model.config.head != "lm":
+        raise ValueError(f"generation needs a language model head, this model has {model.config.head!r}")
+    ids = [_prompt_ids(model, p, room=1) for p in prompts]
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    texts = [""] * len(ids)
+    for start in range(0, len(order), batch):
+        chosen = order[start : start + batch]
+        rngs = [Rng(seed, "generate", i) for i in chosen]
+        new = _decode(
+            model, [ids[i] for i in chosen], max_tokens, temperature, top_k, top_p, rngs, stop
+        )
+        for i, out in zip(chosen, new, strict=True):
+            text = model.tokenizer.decode(out)
+            texts[i] = text.split(stop)[0] if stop else text
+    return texts
+
+
+def _check_sampling(max_tokens: int, temperature: float, top_k: Any, top_p: Any) -> None:
+    if max_tokens < 1:
+        raise ValueError(f"max_tokens must be >= 1, got {max_tokens}")
+    if not temperature >= 0:
+        raise ValueError(f"temperature must be >= 0 (0 is greedy), got {temperature}")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k must be >= 1, got {top_k}")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_p must be in (0, 1], got {top_p}")
+
+
+def _prompt_ids(model: Any, prompt: str, room: int) -> list[int]:
+    """The prompt's ids, checked to leave room in the context."""
+    ids = model.tokenizer.encode(prompt)
+    if not ids:
+        raise ValueError("the prompt is empty: there is nothing to continue")
+    if len(ids) + room > model.config.context:
+        raise ValueError(f"the prompt has {len(ids)} tokens; with {room} more it does not fit into "
+                         f"the context of {model.config.context}: shorten it")  # fmt: skip
+    return ids
+
+
+def _decode(
+    model: Any, prompts: list[list[int]], max_tokens: int, temperature: float, top_k: int | None,
+    top_p: float | None, rngs: list[Rng], stop: str | None,
+) -> list[list[int]]:  # fmt: skip
+    """New ids per prompt. Prompts are padded on the left, so that all rows end together."""
+    xp = xp_of(model.parameters()[0].data)
+    width = max(len(p) for p in prompts)
+    ids = np.full((len(prompts), width), model.tokenizer.pad_id)
+    mask = np.zeros((len(prompts), width), bool)
+    for row, p in enumerate(prompts):
+        ids[row, width - len(p) :], mask[row, width - len(p) :] = p, True
+    positions = np.maximum(mask.cumsum(1) - 1, 0)
+    even = bool(mask.all())
+    out: list[list[int]] = [[] for _ in prompts]
+    live = np.ones(len(prompts), bool)
+    past, before = None, 0
+    with no_grad():
+        for _ in range(max_tokens):
+            logits, past = model(
+                xp.asarray(ids),
+                past=past,
+                mask=None if even else xp.asarray(mask),
+                positions=None if even else xp.asarray(positions) + before,
+                return_past=True,
+            )
+            if even is False and before == 0:  # virtual tokens in front shift the real ones
+                before = past[0][0].shape[1] - width
+            last = to_numpy(logits.data[:, -1]).astype(np.float64)
+            for row in np.flatnonzero(live):
+                token = _pick(last[row], temperature, top_k, top_p, rngs[row])
+                if token == model.tokenizer.end_id:
+                    live[row] = False
+                    continue
+                out[row].append(token)
+                if stop and stop in model.tokenizer.decode(out[row]):
+                    live[row] = False
+            if not live.any() or past[0][0].shape[1] >= model.config.context:
+                break
+            ids = np.array([[o[-1] if o else model.tokenizer.pad_id] for o in out])
+            mask = np.concatenate([mask, np.ones((len(out), 1), bool)], axis=1)
+            positions = positions[:, -1:] + 1
+    return out
+
+
+def _pick(logits: np.ndarray, temperature: float, top_k: Any, top_p: Any, rng: Rng) -> int:
+    """One token of the distribution that the settings leave.  logits (V,)"""
+    if temperature == 0:
+        return int(logits.argmax())
+    order = np.argsort(-logits, kind="stable")[:top_k]
+    p = np.exp((logits[order] - logits[order[0]]) / temperature)
+    p /= p.sum()
+    if top_p is not None:
+        p = p[: int(np.searchsorted(np.cumsum(p), top_p)) + 1]
+    return int(order[rng.weighted(p.tolist())])
+
+
+def score(
+    model: Any, prompt: str, continuations: Sequence[str], normalize: bool = False
+) -> list[float]:
+    """log p(continuation | prompt) of each, in nats; with normalize=True per token."""
+    return score_many(model, [(prompt, continuations)], normalize=normalize)[0]
+
+
+def score_many(
+    model: Any,
+    questions: Sequence[tuple[str, Sequence[str]]],
+    normalize: bool = False,
+    batch: int = 64,
+) -> list[list[float]]:
+    """`score` for many (prompt, continuations). One-token continuations share one forward pass."""
+    tokenizer, rows = model.tokenizer, []  # rows: (question, options or one option, prompt, ids)
+    scores = [[0.0] * len(options) for _, options in questions]
+    for q, (prompt, options) in enumerate(questions):
+        if not options or any(not o for o in options):
+            raise ValueError(f"score needs continuations that are not empty, got {list(options)!r}")
+        encoded = tokenizer.encode_many(list(options))
+        head = _prompt_ids(model, prompt, room=max(len(e) for e in encoded))
+        if all(len(e) == 1 for e in encoded):
+            rows.append((q, None, head, [e[0] for e in encoded]))
+        else:
+            rows += [(q, i, head, e) for i, e in enumerate(encoded)]
+    rows.sort(key=lambda r: len(r[2]) + len(r[3]))  # like lengths together: less padding
+    for start in range(0, len(rows), batch):
+        _score_rows(model, rows[start : start + batch], scores, normalize)
+    return scores
+
+
+def _score_rows(model: Any, rows: list, scores: list[list[float]], normalize: bool) -> None:
+    xp = xp_of(model.parameters()[0].data)
+    texts, where, picked = [], [], []  # picked: (question, option, ids to read off)
+    for r, (q, option, head, ids) in enumerate(rows):
+        texts.append(head if option is None else [*head, *ids[:-1]])
+        if option is None:
+            where.append((r, len(head) - 1))
+            picked.append([(q, i, token, 1) for i, token in enumerate(ids)])
+        else:
+            for k, token in enumerate(ids):
+                where.append((r, len(head) - 1 + k))
+                picked.append([(q, option, token, len(ids))])
+    at = tuple(xp.asarray(np.array(column)) for column in zip(*where, strict=True))
+    ids = pad(texts, model.tokenizer.pad_id)
+    mask = None if model.causal else xp.asarray(pad([[1] * len(t) for t in texts], 0) > 0)
+    with no_grad():
+        logits = to_numpy(model(xp.asarray(ids), mask=mask, at=at).data).astype(np.float64)
+    top = logits.max(axis=1, keepdims=True)
+    logp = logits - top - np.log(np.exp(logits - top).sum(axis=1, keepdims=True))
+    for line, wanted in zip(logp, picked, strict=True):
+        for q, option, token, length in wanted:
+            scores[q][option] += float(line[token]) / (length if normalize else 1)

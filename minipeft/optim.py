@@ -1,0 +1,184 @@
+"""Optimizers, gradient clipping and learning-rate schedules.
+
+An optimizer is built from (path, Parameter) pairs and updates their arrays in place. Weight
+decay touches matrices only: biases and norms, which have one axis, are left alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from minipeft.backend import Array, to_numpy, xp_of
+from minipeft.nn.module import Parameter
+
+CHUNK = 1 << 16  # elements updated at a time, so that the five passes stay in cache
+
+
+class Optimizer:
+    """What SGD and AdamW share: the parameters, their state arrays, and the step count.
+
+    Raises  ValueError if there is nothing to train, or a frozen parameter is among them
+    """
+
+    slots: tuple[str, ...] = ()  # names of the state arrays per parameter
+
+    def __init__(
+        self, params: Iterable[tuple[str, Parameter]], lr: float, decay: float = 0.0
+    ) -> None:
+        self.params = list(params)
+        if not self.params:
+            raise ValueError("the optimizer got no parameter: nothing trains")
+        frozen = [path for path, p in self.params if not p.requires_grad]
+        if frozen:
+            raise ValueError(f"the optimizer got frozen parameters: {', '.join(frozen[:5])}")
+        if not lr >= 0 or not decay >= 0:
+            raise ValueError(f"lr and decay must be >= 0, got lr={lr}, decay={decay}")
+        self.lr, self.decay, self.steps = lr, decay, 0
+        self.state = [
+            {slot: xp_of(p.data).zeros(p.shape, p.dtype) for slot in self.slots}
+            for _, p in self.params
+        ]
+
+    def step(self, lr: float | None = None) -> None:
+        """Update every parameter that has a gradient, then forget the gradients."""
+        self.steps += 1
+        for (_, p), state in zip(self.params, self.state, strict=True):
+            if p.grad is not None:
+                data = xp_of(p.data).ascontiguousarray(p.data)  # else reshape(-1) would copy
+                decay = self.decay if data.ndim > 1 else 0.0
+                flat = [a.reshape(-1) for a in (data, p.grad, *state.values())]
+                for i in range(0, data.size, CHUNK):
+                    self._update(self.lr if lr is None else lr, decay, *[a[i : i + CHUNK] for a in flat])
+                p.data = data  # counts the change
+            p.grad = None
+
+    def _update(self, lr: float, decay: float, w: Array, g: Array, *state: Array) -> None:
+        raise NotImplementedError
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The state as named arrays, for a checkpoint."""
+        named = zip(self.params, self.state, strict=True)
+        return {f"{k}:{path}": to_numpy(a) for (path, _), s in named for k, a in s.items()}
+
+    def load_arrays(self, arrays: dict[str, Any], steps: int) -> None:
+        """Go back to a saved state."""
+        self.steps = steps
+        for (path, _), state in zip(self.params, self.state, strict=True):
+            for slot, array in state.items():
+                array[...] = xp_of(array).asarray(arrays[f"{slot}:{path}"])
+
+
+class SGD(Optimizer):
+    """w ← w - lr u, u ← momentum u + g + decay w"""
+
+    slots = ("velocity",)
+
+    def __init__(
+        self,
+        params: Iterable[tuple[str, Parameter]],
+        lr: float,
+        momentum: float = 0.0,
+        decay: float = 0.0,
+    ) -> None:
+        super().__init__(params, lr, decay)
+        self.momentum = momentum
+
+    def _update(self, lr: float, decay: float, w: Array, g: Array, *state: Array) -> None:
+        (u,) = state
+        u *= self.momentum
+        u += g
+        if decay:
+            u += decay * w
+        w -= lr * u
+
+
+class AdamW(Optimizer):
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019, algorithm 2).
+
+    m ← β1 m + (1-β1) g;  v ← β2 v + (1-β2) g²
+    w ← w - lr decay w - lr m̂ / (sqrt(v̂) + eps),  m̂ = m/(1-β1ᵗ), v̂ = v/(1-β2ᵗ)
+    """
+
+    slots = ("m", "v")
+
+    def __init__(
+        self,
+        params: Iterable[tuple[str, Parameter]],
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        decay: float = 0.01,
+    ) -> None:
+        super().__init__(params, lr, decay)
+        self.betas, self.eps = betas, eps
+
+    def _update(self, lr: float, decay: float, w: Array, g: Array, *state: Array) -> None:
+        m, v = state
+        b1, b2 = self.betas
+        m *= b1
+        m += (1 - b1) * g
+        v *= b2
+        square = g * g
+        square *= 1 - b2
+        v += square
+        if decay:
+            w *= 1 - lr * decay
+        step = xp_of(v).sqrt(v)
+        step /= math.sqrt(1 - b2**self.steps)
+        step += self.eps
+        xp_of(v).divide(m, step, out=step)
+        step *= lr / (1 - b1**self.steps)
+        w -= step
+
+
+def clip_gradients(params: Sequence[tuple[str, Parameter]], max_norm: float) -> float:
+    """Scale all gradients down so that their joint norm is at most max_norm; returns the norm.
+
+    On a device the factor is computed there, and nan is returned without waiting for it.
+    """
+    if not max_norm > 0:
+        raise ValueError(f"max_norm must be > 0, got {max_norm}")
+    grads = [p.grad for _, p in params if p.grad is not None]
+    if not grads:
+        return 0.0
+    xp = xp_of(grads[0])
+    squares = [xp.vdot(g, g) for g in grads]
+    if xp is np:
+        norm = math.sqrt(math.fsum(float(s) for s in squares))
+        factor: Any = max_norm / norm if norm > max_norm else None
+    else:
+        norm = math.nan
+        factor = xp.minimum(max_norm / xp.sqrt(sum(squares)), 1.0)
+    if factor is not None:
+        for g in grads:
+            g *= factor
+    return norm
+
+
+SCHEDULES = ("constant", "linear", "cosine", "trapezoid")
+
+
+def schedule(name: str, step: int, total: int, warmup: float = 0.06) -> float:
+    """The share of the learning rate at a step of 0 … total-1.
+
+    It rises over the first `warmup` share of the steps, then stays (constant), falls to 0 in a
+    line (linear) or along half a cosine (cosine), or stays and falls in a line over the last
+    fifth (trapezoid).
+    """
+    if name not in SCHEDULES:
+        raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, got {name!r}")
+    rise = round(warmup * total)
+    if step < rise:
+        return (step + 1) / rise
+    done = (step - rise) / max(1, total - rise)  # 0 … 1
+    if name == "linear":
+        return 1 - done
+    if name == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * done))
+    if name == "trapezoid":
+        return min(1.0, (1 - done) / 0.2)
+    return 1.0
