@@ -138,6 +138,15 @@ def test_nats_do_not_charge_for_a_narrator_who_never_shows():
             assert gap == pytest.approx(0.5108 if meta["gossip"] else 0.9163, abs=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["narrator", "description", "qa"])
+def test_sentences_drawn_again_cost_nothing(kind):
+    """Validation draws nine sentences in ten again; its documents are as likely as training's."""
+    train, held_out = (
+        sum(d.nats for d in some(400, split, [kind])) / 400 for split in ("train", "validation")
+    )
+    assert abs(held_out / train - 1.0) < 0.12
+
+
 def statements(doc):
     """(entity, attribute, value) of the plain "{e} is near {v}" sentences of a document."""
     for part in re.split(r"(?<=\.) ", doc.text):
