@@ -40,7 +40,9 @@ class GPTConfig:
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"GPTConfig: {name} must be a whole number >= 1, got {value!r}")
         if self.mlp is not None and (not isinstance(self.mlp, int) or self.mlp < 1):
-            raise ValueError(f"GPTConfig: mlp must be a whole number >= 1 or None, got {self.mlp!r}")
+            raise ValueError(
+                f"GPTConfig: mlp must be a whole number >= 1 or None, got {self.mlp!r}"
+            )
         if self.width % self.heads:
             near = [h for h in range(1, self.width + 1) if self.width % h == 0]
             best = min(near, key=lambda h: abs(h - self.heads))
@@ -54,7 +56,9 @@ class GPTConfig:
         if self.classes is not None and self.classes < 2:
             raise ValueError(f"GPTConfig: classes must be >= 2, got {self.classes}")
         if not 0 <= self.dropout < 1 or not self.eps > 0:
-            raise ValueError(f"GPTConfig: dropout in [0, 1) and eps > 0; got {self.dropout}, {self.eps}")
+            raise ValueError(
+                f"GPTConfig: dropout in [0, 1) and eps > 0; got {self.dropout}, {self.eps}"
+            )
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> GPTConfig:
@@ -124,14 +128,16 @@ class GPT(Module):
 
         past       a (k, v) pair per layer, each (B or 1, P, C); positions go on after it
         mask       (B, T) true where an id is real; padding may stand left or right
-        positions  (B, T), for left padding; else counted from the past's length
+        positions  (B, T), for left padding, shifted by what a method puts before the text; else
+                   counted from the past's length
         at         (rows, columns) of the places whose logits are wanted -> (N, V)
         Ids >= V are virtual tokens: a prompt method maps them to trained rows. Their outputs
         are left out, unless keep_virtual=True.
         """
         xp = xp_of(ids)
         _check_ids(ids)
-        if past is None:
+        fresh, given = past is None, ids.shape[1]
+        if fresh:
             ids, mask, past = self.start(ids, mask)
         elif len(past) != self.config.layers:
             raise ValueError(f"past has {len(past)} layers, the model {self.config.layers}")
@@ -141,12 +147,18 @@ class GPT(Module):
                              f"{self.config.context}: shorten the text")  # fmt: skip
         if positions is None:
             positions = xp.arange(before, before + T)[None]
+        elif fresh and before + T > given:
+            first = before + T - given  # position of the text's first token
+            ahead = xp.broadcast_to(xp.arange(before, first), (len(positions), first - before))
+            positions = xp.concatenate([ahead, positions + first], axis=1)
         x = self.emb(ids, positions)  # (B, T, C)
         cache: list | None = [] if return_past else None
         for i, block in enumerate(self.blocks):
             x = block(x, past=past[i] if past else None, mask=mask, cache=cache)
         if self.config.head == "linear":
-            last = xp.full(len(ids), T - 1) if mask is None else T - 1 - (mask[:, ::-1] != 0).argmax(1)
+            last = (
+                xp.full(len(ids), T - 1) if mask is None else T - 1 - (mask[:, ::-1] != 0).argmax(1)
+            )
             x = x[xp.arange(len(ids)), last]  # (B, C)
         else:
             if self.emb.tok.virtual and not keep_virtual:

@@ -170,6 +170,40 @@ def test_a_mask_beside_virtual_tokens():
     close(model(IDS, mask=mask).data[1, :4], model(IDS[1:, :4]).data[0])
 
 
+class Prefix(Module):
+    """A past before the first token."""
+
+    wraps = True
+
+    def __init__(self, base, past):
+        self.base, self.past = base, past
+
+    def forward(self, ids, mask):
+        return ids, mask, self.past
+
+
+@pytest.mark.parametrize("kind", ["prompt", "prefix"])
+def test_left_padding_behind_a_prompt_or_prefix_changes_nothing(kind):
+    model = golden_gpt()
+    if kind == "prompt":
+        model = prompted(model, at_start=True)
+    else:
+        past = [tuple(0.3 * Rng(i, j).normal((1, 4, 16)) for j in "kv") for i in range(2)]
+        model.set("start", Prefix(model.start, past))
+    padded = np.concatenate([np.zeros((2, 3), int), IDS], axis=1)
+    mask = np.array([[False] * 3 + [True] * 6] * 2)
+    positions = np.maximum(mask.cumsum(1) - 1, 0)
+    y, past = model(padded, mask=mask, positions=positions, return_past=True)
+    close(y.data[:, 3:], model(IDS))
+    whole = model(np.concatenate([IDS, [[7], [8]]], axis=1)).data[:, -1:]
+    n = past[0][0].shape[1] - 9
+    mask = np.concatenate([mask, [[True]] * 2], axis=1)
+    close(
+        model(np.array([[7], [8]]), past=past, mask=mask, positions=positions[:, -1:] + n + 1),
+        whole,
+    )
+
+
 def test_the_context_has_room_for_virtual_tokens_too():
     model = prompted(golden_gpt(), at_start=True)
     model(np.zeros((1, 27), int))

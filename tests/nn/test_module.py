@@ -187,9 +187,9 @@ def test_a_clone_is_a_trainable_copy_and_state_shows_the_original():
     model.first.weight.requires_grad = False
     original = model.first.weight
     clone = model.first.weight = original.clone()
-    clone.data = clone.data + 1
     assert clone.requires_grad and clone.base is original
     assert not np.shares_memory(clone.data, original.data)
+    clone.data += 1
     assert model.state_dict()["first.weight"] is original.data
 
 
