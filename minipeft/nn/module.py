@@ -8,7 +8,7 @@ no component to the path: the part keeps its name, attached or not.
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -61,7 +61,8 @@ class Module:
     """A part of a model. Subclasses set Parameters and Modules and define `forward`."""
 
     wraps = False  # True for a wrapper, whose `base` keeps the path
-    handles: list[Any] = []  # what is attached; attach() gives every part of a model one list
+    added = False  # True for a part that a method added to the base model
+    handles: Sequence[Any] = ()  # what is attached; attach() gives every part of a model one list
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} has no forward")
@@ -95,13 +96,14 @@ class Module:
 
     def _places(self, prefix: str, added: bool) -> Iterator[Place]:
         lead = f"{prefix}." if prefix else ""
-        if self.wraps:
-            yield from vars(self)["base"]._places(prefix, added)
+        added = added or self.added
         for name, value in vars(self).items():
             if isinstance(value, Parameter):
-                yield Place(lead + name, value, self, name, added or self.wraps)
-            elif isinstance(value, Module) and not (self.wraps and name == "base"):
-                yield from value._places(lead + name, added or self.wraps)
+                yield Place(lead + name, value, self, name, added)
+            elif self.wraps and name == "base":
+                yield from value._places(prefix, False)
+            elif isinstance(value, Module):
+                yield from value._places(lead + name, added)
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """(path, Parameter), a shared one once, under its first path."""
@@ -133,15 +135,20 @@ class Module:
             part = found
         return part
 
-    def set(self, path: str, module: Module) -> None:
-        """Put another part at a path; a wrapper around the parent is seen through."""
+    def locate(self, path: str) -> tuple[Module, str]:
+        """The owner and the attribute where the part at a path stands; wrappers are seen through."""
         if not path:
-            raise ValueError("set() needs the path of a part; the whole model has none")
+            raise ValueError("the whole model stands in no other part: a path is needed")
         parent, _, name = path.rpartition(".")
         self.get(path)
         owner: Any = self.get(parent)
         while owner.wraps and name not in vars(owner):
             owner = owner.base
+        return owner, name
+
+    def set(self, path: str, module: Module) -> None:
+        """Put another part at a path."""
+        owner, name = self.locate(path)
         setattr(owner, name, module)
 
     # -- state -----------------------------------------------------------------------------------
@@ -230,7 +237,7 @@ class ModuleList(Module):
             setattr(self, str(i), module)
 
     def __len__(self) -> int:
-        return len(vars(self))
+        return sum(1 for _ in self.children())
 
     def __getitem__(self, i: int) -> Any:
         n = len(self)

@@ -67,6 +67,7 @@ def test_get_and_set_by_path():
 
 def test_module_list_is_a_sequence():
     parts = Pair().rest
+    parts.handles = []  # as attach() sets them
     assert len(parts) == 2 and list(parts) == [parts[0], parts[1]] and parts[-1] is parts[1]
     for i in (2, -3):
         with pytest.raises(IndexError, match=f"module {i} of 2"):
@@ -241,8 +242,8 @@ def test_repr_tells_the_size():
 
 def test_shape_only_arrays_have_no_memory_and_say_so():
     like = init.prototype(shape_only=True)
-    table = Embedding(50_000, 20_000, rng=Rng(0), like=like).weight
-    assert table.size == 10**9 and table.data.strides == (0, 0) and init.is_shape_only(table.data)
+    table = Embedding(5000, 2000, rng=Rng(0), like=like).weight
+    assert table.size == 10**7 and table.data.strides == (0, 0) and init.is_shape_only(table.data)
     assert init.is_shape_only(table.clone().data)
     assert not any(init.is_shape_only(a) for a in (np.zeros((3, 3)), np.zeros(1), np.zeros((1, 2))))
 
