@@ -45,6 +45,8 @@ def grad_check(
     for name, leaf in leaves:
         if leaf.dtype != np.float64:
             raise TypeError(f"grad_check needs float64, {name} is {leaf.dtype}")
+        if not leaf.requires_grad:
+            raise ValueError(f"{name}, shape {leaf.shape}, is frozen: pass only what trains")
         leaf.grad = None
     rng = Rng(seed, "grad_check")
     y = f(*args)

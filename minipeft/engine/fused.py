@@ -287,7 +287,7 @@ def attention(q, k, v, *, heads, causal, mask=None, keep=None):
 
     qh, kh, vh = split(q), split(k), split(v)
     (B, T), S = q.shape[:2], k.shape[1]
-    n = max(1, SCORES // (heads * T * S)) if xp is np else B
+    n = max(1, SCORES // max(1, heads * T * S) if xp is np else B)
     parts = [slice(i, i + n) for i in range(0, B, n)]
     bias = _mask_bias(q, S, causal, mask)
     p = xp.empty((B, heads, T, S), q.dtype)
@@ -301,7 +301,7 @@ def attention(q, k, v, *, heads, causal, mask=None, keep=None):
         w -= w.max(axis=-1, keepdims=True)
         xp.exp(w, out=w)
         w /= w.sum(axis=-1, keepdims=True)
-        if mask is not None:
+        if bias is not None and mask is not None:
             w *= bias[part] == 0  # a query that sees nothing gets 0, not a mean of what is hidden
         xp.matmul(w if keep is None else w * keep[part], vh[part], out=split(y)[part])
 

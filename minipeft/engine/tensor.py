@@ -390,8 +390,9 @@ def _walk(
 ) -> Iterator[tuple[Any, Array, bool]]:
     """Yield (leaf or wanted node, its gradient, whether the array is ours alone).
 
-    A VJP returns a new array or a view of the g it was given. A view is never written to: its
-    first sum makes a new array, which the walk owns, and later ones are added in place.
+    A VJP returns a new array or a view of the g it was given. Such a view, or one that repeats
+    its elements (stride 0), is never written to: its first sum makes a new array, which the walk
+    owns, and later ones are added in place.
     """
     xp = xp_of(y._data)
     if not y.requires_grad:
@@ -436,7 +437,7 @@ def _walk(
                 part = part.astype(parent.dtype)
             key = id(parent)
             if key not in sums:
-                sums[key] = (part, not xp.may_share_memory(part, g))
+                sums[key] = (part, 0 not in part.strides and not xp.may_share_memory(part, g))
             elif sums[key][1]:
                 total = sums[key][0]
                 total += part

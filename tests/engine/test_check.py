@@ -190,6 +190,12 @@ def test_float32_is_refused():
         grad_check(lambda x: x * 1.0, X, params=[Parameter(np.float32([1]))])
 
 
+def test_a_frozen_parameter_is_refused():
+    frozen = Parameter(normal("p", 4), requires_grad=False)
+    with pytest.raises(ValueError, match=r"parameter 0, shape \(4,\), is frozen"):
+        grad_check(lambda x: x * frozen, X, params=[frozen])
+
+
 def test_nothing_to_check_is_refused():
     with pytest.raises(ValueError, match="nothing to check"):
         grad_check(lambda i: Tensor([1.0]), np.array([1, 2]))

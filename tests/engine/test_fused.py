@@ -280,6 +280,20 @@ def test_softmax_is_a_distribution_and_does_not_overflow():
     assert np.isfinite(x.grad).all()
 
 
+@pytest.mark.parametrize("case", [c for c in CASES if c.name.startswith("attention")])
+def test_attention_in_parts_is_the_whole(case, monkeypatch):
+    def run():
+        inputs = tensors(case)
+        y = case.fast(*inputs, **case.settings)
+        y.backward(cotangent(y))
+        return [y.data, *[t.grad for t in inputs]]
+
+    whole = run()
+    monkeypatch.setattr(fused, "SCORES", 1)  # one row of the batch at a time
+    for a, b in zip(run(), whole, strict=True):
+        assert np.abs(a - b).max() <= 1e-14
+
+
 def test_attention_sees_no_later_key():
     q, k, v = (normal(name, 1, 4, 4) for name in "qkv")
     before = fused.attention(q, k, v, heads=2, causal=True).data
@@ -434,3 +448,4 @@ def test_an_empty_batch_goes_through():
     assert fused.layer_norm(empty, np.ones(4), np.ones(4)).shape == (0, 4)
     assert fused.gelu(empty).shape == fused.softmax(empty).shape == (0, 4)
     assert fused.attention(Q[:0], Q[:0], Q[:0], heads=2, causal=True).shape == (0, 3, 4)
+    assert fused.attention(Q[:, :0], Q, Q, heads=2, causal=True).shape == (2, 0, 4)

@@ -431,6 +431,13 @@ def test_equal_maxima_share_the_gradient():
     assert (a.grad == 2).all() and (b.grad == 0).all()
 
 
+def test_relu_and_abs_have_gradient_0_at_0():
+    for name in ("relu", "abs"):
+        x = Tensor([0.0, 2.0], requires_grad=True)
+        getattr(x, name)().sum().backward()
+        assert (x.grad == [0, 1]).all()
+
+
 def test_clip_passes_no_gradient_where_it_cut():
     x = Tensor([-2.0, 0.0, 2.0], requires_grad=True)
     x.clip(-1.0, 1.0).sum().backward()

@@ -197,6 +197,22 @@ def test_wide_sums_are_added_in_place_on_arrays_of_their_own():
     assert (a.grad == [3, 30]).all() and (b.grad == [2, 20]).all() and (g == [1, 10]).all()
 
 
+def test_a_vjp_may_return_a_view_that_repeats_its_elements():
+    @op
+    def mean(x):
+        n = x.size
+        return x.mean(), (lambda g: np.broadcast_to(g / n, (n,)),)
+
+    a = leaf(1.0, 3.0)
+    mean(a).backward()
+    a.grad *= 2  # an array like any other
+    assert (a.grad == 1).all()
+    b = leaf(1.0, 3.0)
+    c = b * 1.0
+    (mean(c) + mean(c) + mean(c)).backward()
+    assert (b.grad == 1.5).all()
+
+
 def test_clipping_one_gradient_leaves_the_other():
     for joined in (lambda a, b: a + b, lambda a, b: ops.stack([a, b]), lambda a, b: a - b):
         a, b = leaf(1.0, 2.0), leaf(3.0, 4.0)
