@@ -57,7 +57,9 @@ def generate_many(
     """`generate` for many prompts, those of like length together; row i draws from (seed, i)."""
     _check_sampling(max_tokens, temperature, top_k, top_p)
     if model.config.head != "lm":
-        raise ValueError(f"generation needs a language model head, this model has {model.config.head!r}")
+        raise ValueError(
+            f"generation needs a language model head, this model has {model.config.head!r}"
+        )
     ids = [_prompt_ids(model, p, room=1) for p in prompts]
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     texts = [""] * len(ids)

@@ -52,7 +52,9 @@ class Optimizer:
                 decay = self.decay if data.ndim > 1 else 0.0
                 flat = [a.reshape(-1) for a in (data, p.grad, *state.values())]
                 for i in range(0, data.size, CHUNK):
-                    self._update(self.lr if lr is None else lr, decay, *[a[i : i + CHUNK] for a in flat])
+                    self._update(
+                        self.lr if lr is None else lr, decay, *[a[i : i + CHUNK] for a in flat]
+                    )
                 p.data = data  # counts the change
             p.grad = None
 

@@ -13,7 +13,9 @@ class Progress:
     out     where to print; stdout by default, None for silence
     """
 
-    def __init__(self, name: str, total: int, out: TextIO | None = None, quiet: bool = False) -> None:
+    def __init__(
+        self, name: str, total: int, out: TextIO | None = None, quiet: bool = False
+    ) -> None:
         self.name, self.total, self.quiet = name, total, quiet
         self.out = sys.stdout if out is None else out
         self.begin = self.last = time.monotonic()

@@ -23,6 +23,8 @@ from minipeft.nn import Module
 from minipeft.optim import SGD, AdamW, Optimizer, clip_gradients, schedule
 from minipeft.progress import Progress
 
+WATCHED = 10  # first steps whose gradient norms an adapter's report shows
+
 
 @dataclass
 class History:
@@ -48,7 +50,9 @@ def tune_malloc() -> bool:
         return False
     libc = ctypes.CDLL("libc.so.6")
     mmap_threshold, trim_threshold = -3, -1  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD of malloc.h
-    return bool(libc.mallopt(mmap_threshold, 1 << 30) and libc.mallopt(trim_threshold, (1 << 31) - 1))
+    return bool(
+        libc.mallopt(mmap_threshold, 1 << 30) and libc.mallopt(trim_threshold, (1 << 31) - 1)
+    )
 
 
 def loss_of(model: Any, batch: Batch, smoothing: float = 0.0) -> Tensor:
@@ -57,7 +61,9 @@ def loss_of(model: Any, batch: Batch, smoothing: float = 0.0) -> Tensor:
     ids = xp.asarray(batch.ids)
     mask = xp.asarray(batch.mask) if batch.labels.ndim == 1 or not model.causal else None
     if batch.labels.ndim == 1:
-        return fused.cross_entropy(model(ids, mask=mask), xp.asarray(batch.labels), smoothing=smoothing)
+        return fused.cross_entropy(
+            model(ids, mask=mask), xp.asarray(batch.labels), smoothing=smoothing
+        )
     counts = batch.labels != IGNORE
     if counts.all():
         return fused.cross_entropy(
@@ -120,10 +126,14 @@ def fit(
         if not handles:
             raise ValueError("fit needs lr=: no method is attached whose default could be taken")
         lr = handles[-1].method.lr
-    source: Source = task if hasattr(task, "batch") else task_batches(model, task, "train", n, pattern)
+    source: Source = (
+        task if hasattr(task, "batch") else task_batches(model, task, "train", n, pattern)
+    )
     params = trainable(model)
     if not params:
-        raise ValueError("nothing in the model trains: attach a method first, e.g. attach(model, LoRA())")
+        raise ValueError(
+            "nothing in the model trains: attach a method first, e.g. attach(model, LoRA())"
+        )
     opt = _optimizer(optimizer, params, lr, decay)
     history = History()
     first = 0
@@ -149,6 +159,9 @@ def fit(
             del loss
         if step == first:
             _check_reached(params)
+        if step - first < WATCHED:
+            for handle in handles:
+                handle.observe()
         if clip is not None:
             clip_gradients(params, clip)
         opt.step(rate)
@@ -250,7 +263,9 @@ def _resume(path: Path, settings: dict[str, Any], opt: Optimizer, history: Histo
         raise CheckpointError(f"{path} holds the state of other parameters: {', '.join(odd)}")
     for name, p in opt.params:
         if arrays[f"w:{name}"].shape != p.shape:
-            raise CheckpointError(f"{path}: {name} must be {p.shape}, is {arrays[f'w:{name}'].shape}")
+            raise CheckpointError(
+                f"{path}: {name} must be {p.shape}, is {arrays[f'w:{name}'].shape}"
+            )
     for name, p in opt.params:
         p.data = xp_of(p.data).asarray(arrays[f"w:{name}"])
     opt.load_arrays(arrays, int(facts["steps"]))
@@ -295,10 +310,15 @@ def evaluate(
     else:
         texts = generate_many(model, [e.prompt for e in examples], batch=batch)
         references = [list(e.references or (e.target,)) for e in examples]
-        texts, references = [t.strip() for t in texts], [[r.strip() for r in rs] for rs in references]
+        texts, references = (
+            [t.strip() for t in texts],
+            [[r.strip() for r in rs] for rs in references],
+        )
         result["bleu"] = metrics.bleu(texts, references)
         result["rouge_l"] = metrics.rouge_l(texts, references)
-        result["exact"] = 100.0 * sum(t in r for t, r in zip(texts, references, strict=True)) / len(texts)
+        result["exact"] = (
+            100.0 * sum(t in r for t, r in zip(texts, references, strict=True)) / len(texts)
+        )
     return result
 
 

@@ -21,7 +21,9 @@ def prototype(dtype: Any = np.float32, shape_only: bool = False) -> Array:
 
 def is_shape_only(array: Array) -> bool:
     """True for an array that has a shape but no memory."""
-    return array.size > 1 and not any(s for s, n in zip(array.strides, array.shape) if n > 1)
+    return array.size > 1 and not any(
+        s for s, n in zip(array.strides, array.shape, strict=False) if n > 1
+    )
 
 
 def _make(shape: tuple[int, ...], like: Array, draw: Any) -> Array:

@@ -36,6 +36,13 @@ class Linear(Module):
         self.weight = weight  # a given one is tied to another place
         self.bias = Parameter(init.zeros((d_out,), like)) if bias else None
 
+    @classmethod
+    def of(cls, weight: Parameter, bias: Parameter | None) -> Linear:
+        """A Linear on given Parameters."""
+        made = cls.__new__(cls)
+        made.weight, made.bias = weight, bias
+        return made
+
     @property
     def d_in(self) -> int:
         return self.weight.shape[1]

@@ -272,13 +272,19 @@ class Summary:
         ]
         share = 100 * self.trainable / self.total if self.total else 0.0
         total = f"{sum(r[4] for r in self.rows):,}"
-        return [*cells, ("total", "", f"{self.total:,}", f"{self.trainable:,} ({share:.2f} %)", total)]
+        return [
+            *cells,
+            ("total", "", f"{self.total:,}", f"{self.trainable:,} ({share:.2f} %)", total),
+        ]
 
     def __str__(self) -> str:
         rows = [self.head, *self._cells()]
         widths = [max(len(r[i]) for r in rows) for i in range(5)]
         return "\n".join(
-            "  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths)))
+            "  ".join(
+                c.ljust(w) if i < 2 else c.rjust(w)
+                for i, (c, w) in enumerate(zip(r, widths, strict=False))
+            )
             for r in rows
         )
 

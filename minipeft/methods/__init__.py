@@ -1,0 +1,71 @@
+"""Every method by name, and the way to put one, or a saved one, on a model."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+
+from minipeft.checkpoint import CheckpointError
+from minipeft.methods import adapter_file
+from minipeft.methods.attached import Attached, attach
+from minipeft.methods.base import Method, NotMergeable, Where, Wrapper
+from minipeft.methods.bitfit import BitFit
+from minipeft.methods.full import Full
+from minipeft.methods.lora import LoRA
+from minipeft.methods.topk import TopK
+from minipeft.nn import Module
+
+METHODS: dict[str, type[Method]] = {
+    "full": Full,
+    "topk": TopK,
+    "bitfit": BitFit,
+    "lora": LoRA,
+}
+
+
+def get_method(name: str) -> type[Method]:
+    """The class of a method's name; an unknown one is an error that names the nearest."""
+    if name not in METHODS:
+        near = difflib.get_close_matches(name, METHODS, 1, 0)[0]
+        raise ValueError(f"no method {name!r}; nearest is {near!r}, all: {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+def load_adapter(
+    model: Module, path: str | Path, methods: Mapping[str, type[Method]] = METHODS
+) -> Attached:
+    """Attach what a file holds: its method with its fields, and its trained arrays.
+
+    methods  where the file's method is looked up; give your own dict for your own methods
+    Raises   CheckpointError if the file is damaged, or was made for another base or method
+    """
+    arrays, metadata = adapter_file.read(path)
+    name = metadata["method"]
+    if name not in methods:
+        raise CheckpointError(f"{path} holds a {name!r} adapter; known are {', '.join(methods)}")
+    handle = attach(model, adapter_file.method_of(path, methods[name], metadata["fields"]))
+    try:
+        adapter_file.check_base(handle, path, metadata)
+        adapter_file.take(handle, path, arrays)
+    except BaseException:
+        handle.detach()
+        raise
+    return handle
+
+
+__all__ = [
+    "METHODS",
+    "Attached",
+    "BitFit",
+    "Full",
+    "LoRA",
+    "Method",
+    "NotMergeable",
+    "TopK",
+    "Where",
+    "Wrapper",
+    "attach",
+    "get_method",
+    "load_adapter",
+]

@@ -1,0 +1,123 @@
+"""An adapter in a file: what trains, the method's state and fields, and whose base it needs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from minipeft.backend import to_numpy, xp_of
+from minipeft.checkpoint import CheckpointError, fingerprint, load_arrays, save_arrays
+
+if TYPE_CHECKING:
+    from minipeft.methods.attached import Attached
+
+FORMAT, VERSION = "minipeft-adapter", "1"
+STATE = "state:"  # in front of the names of arrays that do not train
+
+
+def save(at: Attached, path: str | Path) -> None:
+    """Write an adapter, whole or not at all."""
+    arrays = {name: to_numpy(p.data) for name, p in at.trainable()}
+    arrays |= {STATE + name: a for name, a in at.method.state(at).items()}
+    metadata = {
+        "format": FORMAT,
+        "version": VERSION,
+        "method": at.method.name,
+        "fields": json.dumps(dataclasses.asdict(at.method)),
+        "over": json.dumps(at.over()),
+        "base": fingerprint(at.model.state_dict()),
+    }
+    save_arrays(path, arrays, metadata)
+
+
+def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays and metadata of an adapter file, checked to be one; `fields` as a dict."""
+    arrays, metadata = load_arrays(path)
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is no adapter of minipeft: format={metadata.get('format')!r}. "
+                              "A model is read with load_model")  # fmt: skip
+    if metadata.get("version") != VERSION:
+        raise CheckpointError(f"{path} has adapter version {metadata.get('version')!r}, "
+                              f"wanted {VERSION!r}")  # fmt: skip
+    missing = [k for k in ("method", "fields", "over", "base") if k not in metadata]
+    if missing:
+        raise CheckpointError(f"{path} lacks the metadata {', '.join(missing)}")
+    try:
+        fields, over = json.loads(metadata["fields"]), json.loads(metadata["over"])
+    except ValueError as error:
+        raise CheckpointError(f"{path} has metadata that is no JSON: {error}") from error
+    if not isinstance(fields, dict) or not isinstance(over, list):
+        raise CheckpointError(f"{path}: fields must be an object and over a list")
+    return arrays, {**metadata, "fields": fields, "over": over}
+
+
+def method_of(path: str | Path, kind: Any, fields: dict[str, Any]) -> Any:
+    """The method that a file was saved with."""
+    try:
+        return kind.from_fields(fields)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} has settings that {kind.__name__} refuses: {error}"
+        ) from error
+
+
+def load(at: Attached, path: str | Path) -> None:
+    """Put a saved adapter into a handle, or change nothing."""
+    arrays, metadata = read(path)
+    if metadata["method"] != at.method.name:
+        raise CheckpointError(f"{path} holds a {metadata['method']!r} adapter, this handle is of "
+                              f"{at.method.name!r}. load_adapter(model, path) attaches the right "
+                              "one")  # fmt: skip
+    check_base(at, path, metadata)
+    saved, old = method_of(path, type(at.method), metadata["fields"]), at.method
+    here, there = dataclasses.asdict(old), dataclasses.asdict(saved)
+    odd = [f"{k} is {here[k]!r} here, {there[k]!r} there"
+           for k in here if k != "seed" and here[k] != there[k]]  # fmt: skip
+    if odd:
+        raise CheckpointError(f"{path} was saved with other settings: {'; '.join(odd)}")
+    if saved == old:
+        take(at, path, arrays)
+        return
+    at.rebuild(saved)  # another seed: what was drawn and not saved must be drawn from it
+    try:
+        take(at, path, arrays)
+    except BaseException:
+        at.rebuild(old)
+        raise
+
+
+def check_base(at: Attached, path: str | Path, metadata: dict[str, Any]) -> None:
+    """Refuse an adapter that was trained on another base, or over other methods."""
+    if metadata["base"] != fingerprint(at.model.state_dict()):
+        raise CheckpointError(f"{path} was trained on another base model: the fingerprint of its "
+                              "weights is not this one's")  # fmt: skip
+    if metadata["over"] != at.over():
+        raise CheckpointError(f"{path} was trained over the methods {metadata['over']}, here they are "
+                              f"{at.over()}")  # fmt: skip
+
+
+def take(at: Attached, path: str | Path, arrays: dict[str, np.ndarray]) -> None:
+    """Check every array, then put all of them in."""
+    own = dict(at.trainable())
+    saved = {k: a for k, a in arrays.items() if not k.startswith(STATE)}
+    state = {k.removeprefix(STATE): a for k, a in arrays.items() if k.startswith(STATE)}
+    wanted = at.method.state(at)
+    trouble = [f"{k} is missing" for k in own if k not in saved]
+    trouble += [f"{k} is unexpected" for k in saved if k not in own]
+    trouble += [f"state {k} is missing" for k in wanted if k not in state]
+    trouble += [f"state {k} is unexpected" for k in state if k not in wanted]
+    for k, p in own.items():
+        if k in saved and saved[k].shape != p.shape:
+            trouble.append(f"{k} must have shape {p.shape}, has {saved[k].shape}")
+        elif k in saved and saved[k].dtype.kind != "f":
+            trouble.append(f"{k} must hold floats, has {saved[k].dtype}")
+    if trouble:
+        raise CheckpointError(f"{path} does not fit: " + "; ".join(trouble[:6]))
+    if state:
+        at.method.load_state(at, state)
+    for k, p in own.items():
+        p.data = xp_of(p.data).array(saved[k], dtype=p.dtype)

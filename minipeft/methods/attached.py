@@ -1,0 +1,299 @@
+"""attach, and the handle that it gives: what was changed, what trains, and the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from minipeft.backend import Array, Rng, xp_of
+from minipeft.engine import Tensor, context
+from minipeft.methods import adapter_file
+from minipeft.methods.base import Method, Recompute, Shared, Where, Wrapper
+from minipeft.methods.merge import MergeReport, merge
+from minipeft.methods.report import AdapterReport
+from minipeft.methods.targets import layer_of, match
+from minipeft.nn import Module, Parameter, init
+
+MISSING = object()
+KEPT = "merged, with its base kept"
+_NUMBERS = count()
+
+
+def attach(model: Module, method: Method) -> Attached:
+    """Freeze a model and put a method on it; `with attach(…) as a:` detaches at the end.
+
+    Raises  TypeError for a path (load_adapter loads) or a class; ValueError if nothing matches,
+            with the names that exist
+    """
+    if isinstance(method, (str, Path)):
+        raise TypeError(f"attach takes a method, got {str(method)!r}; a saved adapter is attached "
+                        "with load_adapter(model, path)")  # fmt: skip
+    if not isinstance(method, Method):
+        got = method.__name__ if isinstance(method, type) else type(method).__name__
+        raise TypeError(f"attach takes a method such as LoRA(r=8), got {got}; "
+                        "a class needs its brackets")  # fmt: skip
+    if not isinstance(model, Module):
+        raise TypeError(f"attach takes a model, got {type(model).__name__}")
+    handle = Attached(model, method)
+    handles = model.handles if isinstance(model.handles, list) else []
+    for _, part in model.named_modules():
+        part.handles = handles
+    handles.append(handle)
+    return handle
+
+
+class Attached:
+    """A method on a model. It prints what trains; it saves, loads, merges and detaches.
+
+    wrappers   path -> the Wrapper that stands there
+    clones     path -> the trainable copy of a selected parameter
+    whole      path -> the same, of parts that are trained whole (a new head)
+    reparams   (path, frozen Parameter, how it is computed)
+    """
+
+    def __init__(self, model: Module, method: Method) -> None:
+        self.model, self.method = model, method
+        self.number = next(_NUMBERS)  # later handles have larger ones
+        self.ended = ""  # why the handle can do no more
+        self.flags = [(p, p.requires_grad) for p in model.parameters()]
+        self.build()
+
+    # -- building and undoing ---------------------------------------------------------------------
+
+    def build(self) -> None:
+        """Freeze everything, then wrap, select and recompute; all or nothing."""
+        self.wrappers: dict[str, Wrapper] = {}
+        self.clones: dict[str, Parameter] = {}
+        self.whole: dict[str, Parameter] = {}
+        self.reparams: list[tuple[str, Parameter, Recompute]] = []
+        self.shared, self.slot = Shared(), ""
+        self.changes: list[tuple[Module, str, Any]] = []
+        for p, _ in self.flags:
+            p.requires_grad = False
+        try:
+            self._wrap()
+            self._choose()
+            self._place_shared()
+        except BaseException:
+            self.undo()
+            raise
+        self.start = {path: init.copy(p.data) for path, p in self.trainable()}
+        self.gradients: dict[str, list[float]] = {}
+
+    def swap(self, owner: Module, name: str, new: Any) -> None:
+        """Set an attribute and remember what stood there."""
+        self.changes.append((owner, name, vars(owner).get(name, MISSING)))
+        setattr(owner, name, new)
+
+    def undo(self) -> None:
+        """Put back whatever was swapped, last first: the very objects, no arithmetic."""
+        while self.changes:
+            owner, name, old = self.changes.pop()
+            if old is MISSING:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, old)
+        for p, trained in self.flags:
+            p.requires_grad = trained
+
+    def _wrap(self) -> None:
+        if not self.method.uses("wrap"):
+            return
+        parts = dict(self.model.named_modules())
+        for path in match(self.model, getattr(self.method, "targets", ())):
+            wrapper = self.method.wrap(path, parts[path], self._where(path))
+            if wrapper is not None:
+                wrapper.owner = self
+                self.swap(*self.model.locate(path), wrapper)
+                self.wrappers[path] = wrapper
+
+    def _choose(self) -> None:
+        """Clone what is selected or trained whole; note what is recomputed."""
+        method, parts = self.method, dict(self.model.named_modules())
+        seen: set[int] = set()
+        for place in list(self.model.places()):
+            path, p = place.path, place.parameter
+            if place.added or id(p) in seen:
+                continue
+            seen.add(id(p))
+            part = path.rpartition(".")[0]
+            if part in parts and method.whole(part, parts[part]):
+                self.whole[path] = self._clone(p)
+            elif method.uses("select") and method.select(path, p, self._where(path)):
+                self.clones[path] = self._clone(p)
+            elif method.uses("reparam"):
+                compute = method.reparam(path, p, self._where(path))
+                if compute is not None:
+                    self.reparams.append((path, p, compute))
+        if not (self.wrappers or self.clones or self.reparams):
+            raise ValueError(f"{method} changes nothing in this model: no part of it fits")
+
+    def _clone(self, p: Parameter) -> Parameter:
+        """Put a trainable copy wherever a parameter stands, ties included."""
+        clone = p.clone()
+        for place in list(self.model.places()):
+            if place.parameter is p:
+                self.swap(place.owner, place.name, clone)
+        return clone
+
+    def _where(self, path: str) -> Where:
+        config = getattr(self.model, "config", None)
+        rng = Rng(getattr(self.method, "seed", 0), self.method.name, path)
+        return Where(rng, layer_of(path), getattr(config, "layers", 0), config, self._share)
+
+    def _share(self, name: str, make: Callable[[], Array]) -> Parameter:
+        """The one Parameter of that name; made on the first call."""
+        if name not in vars(self.shared):
+            setattr(self.shared, name, Parameter(make()))
+        return vars(self.shared)[name]
+
+    def _place_shared(self) -> None:
+        """Shared parameters that stand in no wrapper get a place at the root."""
+        placed = {id(own.parameter) for w in self.wrappers.values() for own in w.own_places()}
+        for name, p in list(vars(self.shared).items()):
+            if id(p) in placed:
+                delattr(self.shared, name)
+        if vars(self.shared):
+            self.slot = self.method.name
+            while hasattr(self.model, self.slot):
+                self.slot += "_"
+            self.swap(self.model, self.slot, self.shared)
+
+    # -- the forward pass and the step ------------------------------------------------------------
+
+    def open_forward(self, values: dict[int, Tensor]) -> None:
+        """Say what stands for which Parameter in the pass that begins."""
+        if self in context().off:
+            for clone in (*self.clones.values(), *self.whole.values()):
+                assert clone.base is not None
+                values[id(clone)] = clone.base
+            return
+        self.method.before_forward(self)
+        for _, p, compute in self.reparams:
+            values[id(p)] = compute(values.get(id(p), p))
+
+    def extra_loss(self) -> Tensor | None:
+        """The method's penalty, or None."""
+        return self.method.extra_loss(self)
+
+    def observe(self) -> None:
+        """Note the norms of the gradients; fit calls it before its first steps."""
+        for path, p in self.trainable():
+            norm = 0.0 if p.grad is None else float(xp_of(p.grad).linalg.norm(p.grad.reshape(-1)))
+            self.gradients.setdefault(path, []).append(norm)
+
+    def after_step(self, step: int, total: int) -> None:
+        """Called by fit after each optimizer step."""
+        self.method.after_step(self, step, total)
+
+    # -- what trains ------------------------------------------------------------------------------
+
+    def trainable(self) -> Iterator[tuple[str, Parameter]]:
+        """(path, Parameter) of all that trains and is saved, shared ones once."""
+        seen: set[int] = set()
+        for path, wrapper in self.wrappers.items():
+            for place in wrapper.own_places():
+                if place.parameter.requires_grad and id(place.parameter) not in seen:
+                    seen.add(id(place.parameter))
+                    yield f"{path}.{place.path}", place.parameter
+        for name, p in vars(self.shared).items():
+            if p.requires_grad:
+                yield f"{self.slot}.{name}", p
+        yield from self.clones.items()
+        yield from self.whole.items()
+
+    def count(self) -> int:
+        """Trainable numbers, a freshly made head left out, as papers count."""
+        return sum(p.size for path, p in self.trainable() if path not in self.whole)
+
+    def count_head(self) -> int:
+        """Trainable numbers of what is trained whole: a freshly made head."""
+        return sum(p.size for p in self.whole.values())
+
+    def over(self) -> list[str]:
+        """Names of the methods that were attached before this one."""
+        handles = list(self.model.handles)
+        before = handles[: handles.index(self)] if self in handles else handles
+        return [h.method.name for h in before]
+
+    def report(self) -> AdapterReport:
+        """Counts, and gradient and update norms of what trains, with the never-moved list."""
+        return AdapterReport(self)
+
+    # -- saving, merging, detaching ---------------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Write what trains, the method's state and fields, and a fingerprint of the base."""
+        self._need_live("save")
+        adapter_file.save(self, path)
+
+    def load(self, path: str | Path) -> None:
+        """Take over a saved adapter of the same method and base, or change nothing.
+
+        Raises  CheckpointError for another method, other settings (the seed may differ), another
+                base, missing, unexpected or misshapen arrays, NaN, or a damaged file
+        """
+        self._need_live("load")
+        adapter_file.load(self, path)
+
+    def rebuild(self, method: Method) -> None:
+        """Attach again with other fields: what is drawn and not saved is drawn anew."""
+        self.undo()
+        self.method = method
+        self.build()
+        for _, part in self.model.named_modules():
+            part.handles = self.model.handles
+
+    def merge(self, *, keep: bool = False, untie: bool = False) -> MergeReport:
+        """Turn the adapter into plain weights, all of it or nothing; the handle ends.
+
+        keep    hold the base, so that detach() can still put it back
+        untie   allow a merge at one end of a tie, which parts the two ends
+        Returns per part, the error of W and of the output beside what rounding explains
+        Raises  NotMergeable that says which part cannot and why; the model is as it was
+        """
+        self._need_live("merge")
+        report = merge(self, untie)
+        if not keep:
+            self.changes = []
+        self._end(KEPT if keep else "merged")
+        return report
+
+    def detach(self) -> None:
+        """Put the base back, bit for bit; what was attached last goes first."""
+        if self.ended != KEPT:
+            self._need_live("detach")
+        later = [h for h in self.model.handles if h.number > self.number]
+        if later:
+            raise RuntimeError(f"{self.method.name!r} was attached before {later[-1].method.name!r}: "
+                               "what was attached last is detached first")  # fmt: skip
+        self.undo()
+        self._end("detached")
+
+    def _need_live(self, verb: str) -> None:
+        if self.ended:
+            hint = (
+                "; merge(keep=True) holds the base for a later detach()" if verb == "detach" else ""
+            )
+            raise RuntimeError(f"cannot {verb}: this adapter was {self.ended} before{hint}")
+
+    def _end(self, why: str) -> None:
+        self.ended = why
+        if self in self.model.handles:
+            self.model.handles.remove(self)  # type: ignore[attr-defined]
+
+    def __enter__(self) -> Attached:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if not self.ended:
+            self.detach()
+
+    def __repr__(self) -> str:
+        total = sum(p.size for p, _ in self.flags)
+        head = f" + {self.count_head():,} of a new head" if self.whole else ""
+        share = 100 * self.count() / total
+        end = f", {self.ended}" if self.ended else ""
+        return f"Attached({self.method}: {self.count():,}{head} of {total:,} train, {share:.3f} %{end})"

@@ -1,0 +1,172 @@
+"""What a method is: a small dataclass that wraps, selects or recomputes nodes of a model."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from minipeft.backend import Array, Rng
+from minipeft.engine import Tensor, context
+from minipeft.nn import Module, Parameter, Place
+
+if TYPE_CHECKING:
+    from minipeft.methods.attached import Attached
+
+Recompute = Callable[[Tensor], Tensor]
+
+
+class NotMergeable(ValueError):
+    """Why a method, or a part of it, cannot become plain weights."""
+
+
+@dataclass(frozen=True)
+class Where:
+    """What a method may know about the place that it changes."""
+
+    rng: Rng  # this place's own random stream, named by the method's seed and the path
+    layer: int | None  # number of the block, None outside the blocks
+    layers: int  # how many blocks there are
+    config: Any  # the model's sizes
+    shared: Callable[[str, Callable[[], Array]], Parameter]  # (name, make): one for many places
+
+
+@dataclass(frozen=True)
+class Method:
+    """Hyperparameters, in the paper's letters, and the hooks that change a model.
+
+    A subclass overrides `wrap` (for the parts that its `targets` name), `select` or `reparam`,
+    and what else it needs. `at` is the handle that attach() made: it holds the wrappers.
+    """
+
+    name: ClassVar[str]
+    compose: ClassVar[str]  # "parameter", "function" or "input"
+    gradient: ClassVar[str] = "exact"  # or "surrogate": not the derivative of the forward pass
+    identity: ClassVar[str] = ""  # why attaching changes the output; "" where it does not
+    lr: ClassVar[float] = 1e-3  # the default of fit, chosen by a sweep on validation data
+
+    def wrap(self, path: str, module: Module, where: Where) -> Wrapper | None:
+        """The Wrapper to put around a part that `targets` names, or None."""
+        return None
+
+    def select(self, path: str, parameter: Parameter, where: Where) -> bool:
+        """Whether one of the base's own parameters trains."""
+        return False
+
+    def reparam(self, path: str, parameter: Parameter, where: Where) -> Recompute | None:
+        """How a parameter is computed, once per forward pass, from its frozen value."""
+        return None
+
+    def before_forward(self, at: Attached) -> None:
+        """Called when a forward pass begins."""
+
+    def extra_loss(self, at: Attached) -> Tensor | None:
+        """A penalty that fit adds to the loss."""
+        return None
+
+    def after_step(self, at: Attached, step: int, total: int) -> None:
+        """Called by fit after each optimizer step: schedules, re-masking."""
+
+    def measure(self, at: Attached, batches: Sequence[Any]) -> None:
+        """Look at data first; the user calls it before fit, for methods that need it."""
+
+    def state(self, at: Attached) -> dict[str, np.ndarray]:
+        """Arrays that are saved though they do not train."""
+        return {}
+
+    def load_state(self, at: Attached, state: dict[str, np.ndarray]) -> None:
+        """Take back what `state` gave."""
+
+    def whole(self, path: str, module: Module) -> bool:
+        """Whether a part is trained whole and saved beside the rest: a freshly made head."""
+        return bool(getattr(module, "new", False))
+
+    def uses(self, hook: str) -> bool:
+        """Whether the subclass defines a hook."""
+        return getattr(type(self), hook) is not getattr(Method, hook)
+
+    @classmethod
+    def from_fields(cls, values: dict[str, Any]) -> Method:
+        """A method from plain values, as JSON or a command line gives them.
+
+        Raises  ValueError that names an unknown field's nearest, or a value of a wrong type
+        """
+        known = {f.name: f for f in dataclasses.fields(cls)}
+        for key in values:
+            if key not in known:
+                near = difflib.get_close_matches(key, known, 1, 0)
+                hint = f"; nearest is {near[0]!r}, all: {', '.join(known)}" if known else ""
+                raise ValueError(f"{cls.__name__} has no setting {key!r}{hint}")
+        return cls(**{k: _coerce(cls, known[k], v) for k, v in values.items()})
+
+
+def _coerce(cls: type, field: dataclasses.Field[Any], value: Any) -> Any:
+    """A value of a field's declared type, from text where needed."""
+    kinds = str(field.type)
+    text = isinstance(value, str)
+    try:
+        if value is None or (text and value.lower() == "none"):
+            if "None" in kinds:
+                return None
+        elif "tuple" in kinds and (isinstance(value, list) or (text and "," in value)):
+            return tuple(value.split(",") if text else value)
+        elif "bool" in kinds:
+            if str(value).lower() in ("true", "1", "yes"):
+                return True
+            if str(value).lower() in ("false", "0", "no"):
+                return False
+        elif "int" in kinds and "float" not in kinds and float(value) == int(float(value)):
+            return int(float(value))
+        elif "float" in kinds:
+            return float(value)
+        elif "str" in kinds:
+            return str(value)
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(f"{cls.__name__}: {field.name} must be {kinds}, got {value!r}")
+
+
+class Wrapper(Module):
+    """A part around a frozen one. Its path is that of the part it holds as `base`.
+
+    What the wrapper lacks (weight, d_in, …) is looked up in the base.
+    """
+
+    wraps = True
+    added = True
+    owner: Any = None  # the handle that put it there
+
+    def __init__(self, base: Module) -> None:
+        self.base = base
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.owner is not None and self.owner in context().off:
+            return self.base(*args, **kwargs)
+        return super().__call__(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "base":
+            raise AttributeError(name)
+        return getattr(self.base, name)
+
+    def own_places(self) -> Iterator[Place]:
+        """Where the wrapper's own Parameters stand, those of its base left out."""
+        for name, value in vars(self).items():
+            if isinstance(value, Parameter):
+                yield Place(name, value, self, name, True)
+            elif isinstance(value, Module) and name != "base":
+                yield from value._places(name, True)
+
+    def merged(self) -> Module:
+        """A plain module that computes the same."""
+        raise NotMergeable(f"{type(self).__name__} has no dense equivalent")
+
+
+class Shared(Module):
+    """Parameters that a method keeps for the whole model; they stand at its root."""
+
+    added = True

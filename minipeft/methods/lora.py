@@ -1,0 +1,116 @@
+"""LoRA: a low-rank product beside a frozen weight.
+
+Paper    Hu et al. 2021, eq. 3: h = W0 x + (alpha/r) B A x
+Kind     parameter composition
+Touches  Linear modules matching `targets` (default q_proj, v_proj)
+Adds     r * (d_in + d_out) per module; A ~ N(0, 1/d_in), B = 0, so it starts as the identity
+Merges   W0 + (alpha/r) B A
+Saves    A, B
+Differs  the paper leaves A's variance open; init="peft" and "gaussian" are those of PEFT.
+         `fused` parts share one A, as an adapter on a joint q, k, v matrix does
+Lecture  08_lora                        Homework none yet
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from minipeft.backend import dropout_factors, xp_of
+from minipeft.engine import Tensor, context, fused
+from minipeft.methods.base import Method, NotMergeable, Where, Wrapper
+from minipeft.nn import Linear, Module, Parameter, init
+
+
+@dataclass(frozen=True)
+class LoRA(Method):
+    """A low-rank update of Linear parts.
+
+    r        rank
+    alpha    the update is scaled by alpha / r; with rslora=True by alpha / sqrt(r)
+    targets  which Linear parts
+    fused    leaf names of parts of one module that share one A (and its dropout mask)
+    dropout  of the branch's input
+    init     of A: "normal" N(0, 1/d_in), "peft" U(±1/sqrt(d_in)), "gaussian" N(0, 1/r²)
+    """
+
+    name: ClassVar[str] = "lora"
+    compose: ClassVar[str] = "parameter"
+    lr: ClassVar[float] = 5e-3
+
+    r: int = 8
+    alpha: float = 16.0
+    targets: str | tuple[str, ...] = ("q_proj", "v_proj")
+    fused: tuple[str, ...] = ()
+    rslora: bool = False
+    dropout: float = 0.0
+    init: str = "normal"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.r, bool) or not isinstance(self.r, int) or self.r < 1:
+            raise ValueError(f"LoRA: r must be a whole number >= 1, got {self.r!r}")
+        if not math.isfinite(self.alpha):
+            raise ValueError(f"LoRA: alpha must be finite, got {self.alpha!r}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"LoRA: dropout must be in [0, 1), got {self.dropout}")
+        if self.init not in ("normal", "peft", "gaussian"):
+            raise ValueError(
+                f"LoRA: init must be 'normal', 'peft' or 'gaussian', got {self.init!r}"
+            )
+
+    @property
+    def scale(self) -> float:
+        """s, by which B A is multiplied."""
+        return self.alpha / (math.sqrt(self.r) if self.rslora else self.r)
+
+    def wrap(self, path: str, module: Module, where: Where) -> LoRALinear:
+        weight = getattr(module, "weight", None)
+        if not (isinstance(module, Linear) or hasattr(module, "d_out")) or weight is None:
+            raise ValueError(f"LoRA: {path} is a {type(module).__name__}; it must be a Linear")
+        d_out, d_in = weight.shape
+        if self.r > min(d_in, d_out):
+            raise ValueError(f"LoRA: r = {self.r} is above the rank of {path}, whose weight is "
+                             f"{d_out} x {d_in}: at most {min(d_in, d_out)}")  # fmt: skip
+        parent, _, leaf = path.rpartition(".")
+        group = parent if leaf in self.fused else path
+
+        def draw() -> Any:
+            like, shape = weight.data, (self.r, d_in)
+            rng = where.rng if group == path else where.rng.spawn("fused")
+            if self.init == "peft":
+                return init.uniform(shape, like, rng, 1 / math.sqrt(d_in))
+            std = 1 / math.sqrt(d_in) if self.init == "normal" else 1 / self.r
+            return init.normal(shape, like, rng, std)
+
+        A = where.shared(group.replace(".", "_"), draw)
+        B = Parameter(init.zeros((d_out, self.r), weight.data))
+        return LoRALinear(module, A, B, self.scale, self.dropout, group)
+
+
+class LoRALinear(Wrapper):
+    """y = W0 x + b + s B A x.  Shapes  x (..., d_in) -> (..., d_out), A (r, d_in), B (d_out, r)"""
+
+    def __init__(
+        self, base: Module, A: Parameter, B: Parameter, scale: float, dropout: float, group: str
+    ) -> None:
+        super().__init__(base)
+        self.A, self.B, self.scale = A, B, scale
+        self.dropout, self.group = dropout, group
+
+    def forward(self, x: Tensor) -> Tensor:
+        rng, inner = context().rng, x
+        if rng is not None and self.dropout:  # parts that share A draw the same mask
+            mask = dropout_factors(rng.spawn(self.group), x.shape, self.dropout, x.data)
+            inner = x * mask
+        down = fused.linear(inner, self.A) * self.scale  # (..., r)
+        return self.base(x) + fused.linear(down, self.B)
+
+    def merged(self) -> Linear:
+        weight = self.base.weight.data
+        if weight.dtype.itemsize < 4:
+            raise NotMergeable(f"a weight stored as {weight.dtype} would round B A away")
+        whole = weight + self.scale * (self.B.data @ self.A.data)
+        bias = None if self.base.bias is None else Parameter(self.base.bias.data)
+        return Linear.of(Parameter(xp_of(whole).asarray(whole, dtype=weight.dtype)), bias)

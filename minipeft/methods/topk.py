@@ -1,0 +1,48 @@
+"""Top-K: train the last k blocks, freeze all below.
+
+Paper    none: the classic baseline; FT-Top2 in Li & Liang 2021, table 1, has k = 2
+Kind     parameter composition
+Touches  every parameter of blocks L - k … L - 1; with ln_f=True also the final norm
+Adds     k * (12 * d * d + 13 * d) + ln_f * 2 * d per model; none is new
+Merges   the trained values are the weights
+Saves    the parameters of the k blocks
+Differs  a tied head stays frozen: training it would train the embedding at the bottom too
+Lecture  none yet                       Homework none yet
+
+Nothing below block L - k trains, so backward stops there and no activation below is kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from minipeft.methods.base import Method, Where
+from minipeft.nn import Parameter
+
+
+@dataclass(frozen=True)
+class TopK(Method):
+    """Train the last k blocks.
+
+    k     how many blocks
+    ln_f  train the final norm too
+    """
+
+    name: ClassVar[str] = "topk"
+    compose: ClassVar[str] = "parameter"
+    lr: ClassVar[float] = 1e-3
+
+    k: int = 2
+    ln_f: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
+            raise ValueError(f"TopK: k must be a whole number >= 1, got {self.k!r}")
+
+    def select(self, path: str, parameter: Parameter, where: Where) -> bool:
+        if self.k > where.layers:
+            raise ValueError(f"TopK: k = {self.k} is more than the model's {where.layers} blocks")
+        if where.layer is None:
+            return self.ln_f and path.startswith("ln_f.")
+        return where.layer >= where.layers - self.k
