@@ -55,23 +55,41 @@ def fill(shapes, start=0):
     return arrays
 
 
+def parts(module):
+    """Our paths of a module of GPT-2: one, or the three of c_attn."""
+    path = module.removeprefix("transformer.")
+    for old, new in {"wte": "emb.tok", "wpe": "emb.pos", "h.": "blocks."}.items():
+        path = new + path.removeprefix(old) if path.startswith(old) else path
+    names = {"attn.c_proj": "attn.o_proj", "mlp.c_fc": "mlp.fc_in", "mlp.c_proj": "mlp.fc_out"}
+    for old, new in names.items():
+        path = path.replace(old, new)
+    return [path.replace("c_attn", f"{x}_proj") for x in "qkv"] if "c_attn" in path else [path]
+
+
 def ours(arrays):
     """The arrays of a GPT-2 file by the paths of a GPT: (out, in), q, k and v apart."""
-    names = {"attn.c_proj": "attn.o_proj", "mlp.c_fc": "mlp.fc_in", "mlp.c_proj": "mlp.fc_out"}
     state = {}
     for name, array in arrays.items():
-        path, _, kind = name.removeprefix("transformer.").rpartition(".")
-        for old, new in {"wte": "emb.tok", "wpe": "emb.pos", "h.": "blocks."}.items():
-            path = new + path.removeprefix(old) if path.startswith(old) else path
-        if path.endswith("c_attn"):
-            for part, rows in zip("qkv", np.split(array.T, 3), strict=True):
-                state[f"{path.removesuffix('c_attn')}{part}_proj.{kind}"] = rows
-            continue
-        for old, new in names.items():
-            path = path.replace(old, new)
-        matrix = kind == "weight" and path.endswith(tuple(names.values()))
-        state[f"{path}.{kind}"] = array.T if matrix else array
+        module, _, kind = name.rpartition(".")
+        paths = parts(module)
+        rows = array.T if kind == "weight" and module.endswith(CONV1D) else array
+        for path, part in zip(paths, np.split(rows, len(paths)), strict=True):
+            state[f"{path}.{kind}"] = part
     return state
+
+
+def our_lora(arrays):
+    """The arrays of a PEFT LoRA file by the paths of our LoRA with q, k and v fused."""
+    values = {}
+    for name, array in arrays.items():
+        module, _, kind = name.removeprefix("base_model.model.").partition(".lora_")
+        paths = parts(module)
+        if kind == "A.weight":
+            values[f"{paths[0]}.A"] = array
+        else:
+            for path, rows in zip(paths, np.split(array, len(paths)), strict=True):
+                values[f"{path}.B"] = rows
+    return values
 
 
 def golden_gpt(**changes):

@@ -26,7 +26,7 @@ class Pair(Module):
 class Doubled(Module):
     """A wrapper with a Parameter of its own."""
 
-    wraps = True
+    wraps = added = True
 
     def __init__(self, base):
         self.base = base
@@ -61,7 +61,7 @@ def test_get_and_set_by_path():
         model.get("last.weight")
     with pytest.raises(KeyError, match="no part 'rest.7': ModuleList has 0, 1, not '7'"):
         model.set("rest.7", Linear(4, 4))
-    with pytest.raises(ValueError, match="needs the path of a part"):
+    with pytest.raises(ValueError, match="a path is needed"):
         model.set("", Linear(4, 4))
 
 
@@ -87,9 +87,18 @@ def test_a_wrapper_adds_nothing_to_paths_or_state():
     assert list(state) == list(before) and state["first.weight"] is weight.data
 
 
+def test_parts_that_a_method_added_are_not_the_base():
+    model = Module()
+    model.part, model.more = Doubled(Linear(4, 4)), Linear(2, 2)
+    model.more.added = True
+    assert list(model.state_dict()) == ["part.weight", "part.bias"]
+    assert [p.added for p in model.places()] == [False, False, True, True, True]
+
+
 def test_set_sees_through_a_wrapper_around_the_parent():
     model = Module()
     model.pair = Doubled(Pair())
+    assert model.locate("pair.first") == (model.pair.base, "first")
     new = Linear(3, 4)
     model.set("pair.first", new)
     assert model.pair.base.first is new and model.get("pair.first") is new
