@@ -17,7 +17,7 @@ PUBLIC = {  # name -> the module it lives in
     "no_grad": "minipeft.engine",
     "grad_check": "minipeft.engine",
     "load_model": "minipeft.checkpoint",
-    "attach": "minipeft.methods.base",
+    "attach": "minipeft.methods",
     "load_adapter": "minipeft.methods",
     "METHODS": "minipeft.methods",
     "Full": "minipeft.methods.full",
