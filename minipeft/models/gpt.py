@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import difflib
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from minipeft.backend import Array, Rng, is_array, xp_of
+from minipeft.backend import Array, Rng, xp_of
 from minipeft.engine import Tensor
+from minipeft.models.config import Config, check_ids, real_only
 from minipeft.nn import Block, Dropout, Embedding, LayerNorm, Linear, Module, ModuleList, Start
 from minipeft.nn.init import prototype
 
 
 @dataclass(frozen=True)
-class GPTConfig:
+class GPTConfig(Config):
     """Sizes of a GPT. Unknown and inconsistent fields are refused.
 
     head    "lm": logits over the vocabulary, tied to the embedding;
             "linear": `classes` logits from the last real token, a new layer without bias
     mlp     width inside the MLP; 4 * width by default
     """
+
+    head_kinds = ("lm", "linear")
 
     vocab: int
     context: int
@@ -33,49 +35,6 @@ class GPTConfig:
     classes: int | None = None
     dropout: float = 0.0
     eps: float = 1e-5
-
-    def __post_init__(self) -> None:
-        for name in ("vocab", "context", "width", "layers", "heads"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"GPTConfig: {name} must be a whole number >= 1, got {value!r}")
-        if self.mlp is not None and (not isinstance(self.mlp, int) or self.mlp < 1):
-            raise ValueError(
-                f"GPTConfig: mlp must be a whole number >= 1 or None, got {self.mlp!r}"
-            )
-        if self.width % self.heads:
-            near = [h for h in range(1, self.width + 1) if self.width % h == 0]
-            best = min(near, key=lambda h: abs(h - self.heads))
-            raise ValueError(f"GPTConfig: width {self.width} does not divide into {self.heads} "
-                             f"heads; the nearest number that fits is {best}")  # fmt: skip
-        if self.head not in ("lm", "linear"):
-            raise ValueError(f"GPTConfig: head must be 'lm' or 'linear', got {self.head!r}")
-        if (self.head == "linear") != (self.classes is not None):
-            raise ValueError("GPTConfig: classes goes with head='linear', and only with it; "
-                             f"got head={self.head!r}, classes={self.classes!r}")  # fmt: skip
-        if self.classes is not None and self.classes < 2:
-            raise ValueError(f"GPTConfig: classes must be >= 2, got {self.classes}")
-        if not 0 <= self.dropout < 1 or not self.eps > 0:
-            raise ValueError(
-                f"GPTConfig: dropout in [0, 1) and eps > 0; got {self.dropout}, {self.eps}"
-            )
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> GPTConfig:
-        """A config from plain values; an unknown field is an error that names the nearest."""
-        known = [f.name for f in fields(cls)]
-        for name in values:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, 1, 0)
-                raise ValueError(f"GPTConfig has no field {name!r}; nearest is {near[0]!r}, all: "
-                                 + ", ".join(known))  # fmt: skip
-        missing = [n for n in known[:5] if n not in values]
-        if missing:
-            raise ValueError(f"GPTConfig needs {', '.join(missing)}")
-        return cls(**values)
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 class GPT(Module):
@@ -135,7 +94,7 @@ class GPT(Module):
         are left out, unless keep_virtual=True.
         """
         xp = xp_of(ids)
-        _check_ids(ids)
+        check_ids(ids)
         fresh, given = past is None, ids.shape[1]
         if fresh:
             ids, mask, past = self.start(ids, mask)
@@ -162,7 +121,7 @@ class GPT(Module):
             x = x[xp.arange(len(ids)), last]  # (B, C)
         else:
             if self.emb.tok.virtual and not keep_virtual:
-                x = _real_only(x, ids, self.config.vocab)
+                x = real_only(x, ids, self.config.vocab)
             if at is not None:
                 x = x[at]  # (N, C)
         logits = self.head(self.ln_f(x))
@@ -179,24 +138,3 @@ class Embeddings(Module):
 
     def forward(self, ids: Array, positions: Array) -> Tensor:
         return self.drop(self.tok(ids) + self.pos(positions))
-
-
-def _check_ids(ids: Any) -> None:
-    if not is_array(ids):
-        raise TypeError(f"ids must be an integer array (B, T), got {type(ids).__name__}")
-    if ids.dtype.kind not in "iu":
-        raise TypeError(f"ids must be integers, got {ids.dtype}")
-    if ids.ndim != 2 or 0 in ids.shape:
-        raise ValueError(f"ids must be (B, T) with at least one token, got shape {ids.shape}")
-
-
-def _real_only(x: Tensor, ids: Array, vocab: int) -> Tensor:
-    """Leave the places of virtual tokens out.  (B, T, C) -> (B, T - n, C)"""
-    real = ids < vocab
-    counts = real.sum(1)
-    if int(counts.min()) != int(counts.max()):
-        raise ValueError("rows of a batch must hold the same number of virtual tokens; "
-                         f"got {(~real).sum(1).tolist()}")  # fmt: skip
-    rows, columns = real.nonzero()
-    shape = (len(ids), -1)
-    return x[rows.reshape(shape), columns.reshape(shape)]

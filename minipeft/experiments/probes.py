@@ -1,0 +1,87 @@
+"""What a base model must have learnt of its world, measured on the frozen base."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from minipeft.batches import pad
+from minipeft.engine import no_grad
+from minipeft.generate import generate_many, score_many
+from minipeft.tasks.narrators import probes
+from minipeft.tasks.stream import KINDS, documents
+from minipeft.tasks.world import World
+
+
+def against_generator(model: Any, docs: int = 1500, seed: int = 1) -> dict[str, dict[str, float]]:
+    """Nats per token of the model and of the text's own generator, on the same held-out strings.
+
+    Only documents whose string determines the generator's choices are counted. They stand among
+    others, as in pretraining, and the choice of their kind is charged to the generator too.
+    Returns  kind (and "all") -> model, generator, ratio, tokens
+    """
+    tokenizer, context = model.tokenizer, model.config.context
+    sums: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(3))
+    rows: list[list[int]] = []
+    spans: list[list[tuple[str, float, int, int]]] = []  # per row: kind, nats, first, last
+    row: list[int] = []
+    marks: list[tuple[str, float, int, int]] = []
+    for doc in islice(documents(World(0), seed, split="validation"), docs):
+        ids = [*tokenizer.encode(doc.text), tokenizer.end_id]
+        if len(row) + len(ids) > context:
+            if marks:
+                rows.append(row)
+                spans.append(marks)
+            row, marks = [], []
+        if row and doc.nats is not None:  # the first of a row has nothing before it to go on
+            marks.append((doc.kind, doc.nats, len(row), len(row) + len(ids)))
+        row += ids[:context]
+    for start in range(0, len(rows), 16):
+        ids = pad(rows[start : start + 16], tokenizer.pad_id)
+        with no_grad():
+            logits = model(ids).data.astype(np.float64)
+        logits -= logits.max(axis=-1, keepdims=True)
+        logp = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))  # (B, T, V)
+        for i, marks in enumerate(spans[start : start + 16]):
+            for kind, nats, first, last in marks:
+                at = np.arange(first - 1, last - 1)
+                cost = -float(logp[i, at, ids[i, first:last]].sum())
+                own = nats - math.log(KINDS[kind][0])
+                for key in (kind, "all"):
+                    sums[key] += (cost, own, last - first)
+    return {
+        kind: {
+            "model": float(cost / n),
+            "generator": float(own / n),
+            "ratio": float(cost / own),
+            "tokens": float(n),
+        }
+        for kind, (cost, own, n) in sorted(sums.items())
+    }
+
+
+def markers(model: Any) -> dict[str, float]:
+    """How often the true value is preferred after "The town register says", the myth after
+    "People say", over all (entity, attribute) pairs that have a myth, in percent.
+    """
+    pairs = probes(World(0))
+    register = score_many(model, [(p, (true, myth)) for p, _, true, myth in pairs])
+    people = score_many(model, [(p, (true, myth)) for _, p, true, myth in pairs])
+    return {
+        "pairs": float(len(pairs)),
+        "register": 100 * float(np.mean([a > b for a, b in register])),
+        "people": 100 * float(np.mean([b > a for a, b in people])),
+    }
+
+
+def samples(model: Any, n: int = 2) -> dict[str, list[str]]:
+    """Continuations of a few openings, for a reader's eye."""
+    openings = ["The town register says that", "People say that", "Question: What", "The soup was"]
+    texts = generate_many(
+        model, [o for o in openings for _ in range(n)], max_tokens=60, temperature=0.8, seed=1
+    )
+    return {o: texts[i * n : (i + 1) * n] for i, o in enumerate(openings)}

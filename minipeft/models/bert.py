@@ -1,0 +1,140 @@
+"""BERT: a post-norm encoder with segment embeddings, as bert-base is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from minipeft.backend import Array, Rng, xp_of
+from minipeft.engine import Tensor, fused
+from minipeft.models.config import Config, check_ids, real_only
+from minipeft.nn import Block, Dropout, Embedding, LayerNorm, Linear, Module, ModuleList, Start
+from minipeft.nn.init import prototype
+
+
+@dataclass(frozen=True)
+class BERTConfig(Config):
+    """Sizes of a BERT. Unknown and inconsistent fields are refused.
+
+    head      "mlm": logits over the vocabulary at every place, tied to the embedding;
+              "linear": `classes` logits from the pooled first place
+    segments  how many kinds of text a row may hold
+    """
+
+    head_kinds = ("mlm", "linear")
+
+    vocab: int
+    context: int
+    width: int
+    layers: int
+    heads: int
+    mlp: int | None = None
+    segments: int = 2
+    head: str = "mlm"
+    classes: int | None = None
+    dropout: float = 0.0
+    eps: float = 1e-12
+
+
+class BERT(Module):
+    """An encoder that fills in masked words (Devlin et al. 2019).
+
+    x = ln(emb.tok[ids] + emb.pos[0…T-1] + emb.seg[segments]); x = block(x) for each
+    mlm: ln(gelu(W x)) emb.tokᵀ + b; linear: head(tanh(pooler(x[0])))
+    Shapes  ids (B, T) integers -> (B, T, V), or (B, classes) with head="linear"
+    Init    N(0, 0.02²), biases 0, norms (1, 0); init="shape" has shapes and no values
+    """
+
+    causal = False
+
+    def __init__(
+        self, config: BERTConfig, seed: int = 0, init: str = "normal", dtype: Any = np.float32
+    ) -> None:
+        if init not in ("normal", "shape"):
+            raise ValueError(f"init must be 'normal' or 'shape', got {init!r}")
+        like, rng = prototype(dtype, shape_only=init == "shape"), Rng(seed, "bert")
+        c = self.config = config
+        self.start = Start()
+        self.emb = Embeddings(c, rng, like)
+        self.blocks = ModuleList(
+            [
+                Block(
+                    c.width, c.heads, c.mlp or 4 * c.width, layers=c.layers, causal=False,
+                    norm="post", activation="gelu_erf", eps=c.eps, dropout=c.dropout, rng=rng,
+                    like=like,
+                )
+                for _ in range(c.layers)
+            ]
+        )  # fmt: skip
+        if c.head == "mlm":
+            self.mlm = Transform(c, rng, like)
+            self.head = Linear(c.width, c.vocab, like=like, weight=self.emb.tok.weight)
+        else:
+            self.pooler = Linear(c.width, c.width, rng=rng, like=like)
+            self.drop = Dropout(c.dropout)
+            self.head = Linear(c.width, c.classes or 0, rng=rng, like=like)
+            self.head.new = True
+
+    def forward(
+        self,
+        ids: Array,
+        segments: Array | None = None,
+        mask: Array | None = None,
+        positions: Array | None = None,
+        at: Any = None,
+        past: Any = None,
+        keep_virtual: bool = False,
+    ) -> Tensor:
+        """Logits. mask (B, T) is true where an id is real; segments (B, T) are 0 by default.
+
+        at    (rows, columns) of the places whose logits are wanted -> (N, V)
+        past  a (k, v) pair per layer, in front of everything; positions go on after it
+        Ids >= V are virtual tokens, whose outputs are left out unless keep_virtual=True.
+        """
+        xp = xp_of(ids)
+        check_ids(ids)
+        if past is None:
+            ids, mask, past = self.start(ids, mask)
+        before, T = past[0][0].shape[1] if past else 0, ids.shape[1]
+        if before + T > self.config.context:
+            raise ValueError(f"{before + T} tokens do not fit into the context of "
+                             f"{self.config.context}: shorten the text")  # fmt: skip
+        if positions is None:
+            positions = xp.arange(before, before + T)[None]
+        if segments is None:
+            segments = xp.zeros_like(ids)
+        x = self.emb(ids, positions, segments)  # (B, T, C)
+        for i, block in enumerate(self.blocks):
+            x = block(x, past=past[i] if past else None, mask=mask)
+        if self.emb.tok.virtual and not keep_virtual:
+            x = real_only(x, ids, self.config.vocab)
+        if self.config.head == "linear":
+            return self.head(self.drop(self.pooler(x[:, 0]).tanh()))
+        return self.head(self.mlm(x if at is None else x[at]))
+
+
+class Embeddings(Module):
+    """Token, place and segment, summed and normed.  ids (B, T) -> (B, T, C)"""
+
+    def __init__(self, c: BERTConfig, rng: Rng, like: Array) -> None:
+        self.tok = Embedding(c.vocab, c.width, rng=rng, like=like)
+        self.pos = Embedding(c.context, c.width, rng=rng, like=like)
+        self.seg = Embedding(c.segments, c.width, rng=rng, like=like)
+        self.ln = LayerNorm(c.width, eps=c.eps, like=like)
+        self.drop = Dropout(c.dropout)
+
+    def forward(self, ids: Array, positions: Array, segments: Array) -> Tensor:
+        return self.drop(self.ln(self.tok(ids) + self.pos(positions) + self.seg(segments)))
+
+
+class Transform(Module):
+    """What stands between the last block and the masked-word head.  (..., C) -> (..., C)"""
+
+    def __init__(self, c: BERTConfig, rng: Rng, like: Array) -> None:
+        self.fc = Linear(c.width, c.width, rng=rng, like=like)
+        self.ln = LayerNorm(c.width, eps=c.eps, like=like)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.ln(fused.gelu_erf(self.fc(x)))

@@ -1,0 +1,93 @@
+"""What all model configs check, and what all text models do with ids."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import Any, ClassVar, Self
+
+from minipeft.backend import Array, is_array
+from minipeft.engine import Tensor
+
+
+@dataclass(frozen=True)
+class Config:
+    """The base of all configs: sizes are whole numbers, heads divide the width, classes go with
+    head="linear", and with nothing else.
+    """
+
+    head_kinds: ClassVar[tuple[str, ...]] = ("linear",)
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type == "int" and (type(value) is not int or value < 1):
+                raise ValueError(
+                    f"{name}: {field.name} must be a whole number >= 1, got {value!r}"
+                )
+        width, heads = self.value("width"), self.value("heads")
+        for part in ("mlp", "head_width"):
+            size = self.value(part)
+            if size is not None and (type(size) is not int or size < 1):
+                raise ValueError(f"{name}: {part} must be a whole number >= 1 or None, got {size!r}")
+        if width % heads and self.value("head_width") is None:
+            near = [h for h in range(1, width + 1) if width % h == 0]
+            best = min(near, key=lambda h: abs(h - heads))
+            raise ValueError(f"{name}: width {width} does not divide into {heads} heads; the "
+                             f"nearest number that fits is {best}")  # fmt: skip
+        head, classes = self.value("head", "linear"), self.value("classes")
+        if head not in self.head_kinds:
+            kinds = " or ".join(repr(k) for k in self.head_kinds)
+            raise ValueError(f"{name}: head must be {kinds}, got {head!r}")
+        if (head == "linear") != (classes is not None):
+            raise ValueError(f"{name}: classes goes with head='linear', and only with it; "
+                             f"got head={head!r}, classes={classes!r}")  # fmt: skip
+        if classes is not None and (type(classes) is not int or classes < 2):
+            raise ValueError(f"{name}: classes must be >= 2, got {classes!r}")
+        dropout, eps = self.value("dropout"), self.value("eps")
+        if not 0 <= dropout < 1 or not eps > 0:
+            raise ValueError(f"{name}: dropout in [0, 1) and eps > 0; got {dropout}, {eps}")
+
+    def value(self, field: str, default: Any = None) -> Any:
+        """A field that not every config has."""
+        return getattr(self, field, default)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """A config from plain values; an unknown field is an error that names the nearest."""
+        known = {f.name: f for f in fields(cls)}
+        for name in values:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1, 0)
+                raise ValueError(f"{cls.__name__} has no field {name!r}; nearest is {near[0]!r}, "
+                                 f"all: {', '.join(known)}")  # fmt: skip
+        missing = [n for n, f in known.items() if f.default is MISSING and n not in values]
+        if missing:
+            raise ValueError(f"{cls.__name__} needs {', '.join(missing)}")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def check_ids(ids: Any) -> None:
+    """Raise unless ids is an integer array (B, T) with something in it."""
+    if not is_array(ids):
+        raise TypeError(f"ids must be an integer array (B, T), got {type(ids).__name__}")
+    if ids.dtype.kind not in "iu":
+        raise TypeError(f"ids must be integers, got {ids.dtype}")
+    if ids.ndim != 2 or 0 in ids.shape:
+        raise ValueError(f"ids must be (B, T) with at least one token, got shape {ids.shape}")
+
+
+def real_only(x: Tensor, ids: Array, vocab: int) -> Tensor:
+    """Leave the places of virtual tokens out.  (B, T, C) -> (B, T - n, C)"""
+    real = ids < vocab
+    counts = real.sum(1)
+    if int(counts.min()) != int(counts.max()):
+        raise ValueError("rows of a batch must hold the same number of virtual tokens; "
+                         f"got {(~real).sum(1).tolist()}")  # fmt: skip
+    rows, columns = real.nonzero()
+    shape = (len(ids), -1)
+    return x[rows.reshape(shape), columns.reshape(shape)]
