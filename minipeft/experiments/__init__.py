@@ -1,0 +1,13 @@
+"""The claims of the course as runs over seeds; their results are committed in data/results.
+
+python -m minipeft.experiments lora_matrices --fast
+"""
+
+from minipeft.experiments import learning_rates, lora
+from minipeft.experiments.runner import Difference, Experiment, Results, difference, results
+
+EXPERIMENTS: dict[str, Experiment] = {
+    experiment.name: experiment for experiment in (*learning_rates.EXPERIMENTS, *lora.EXPERIMENTS)
+}
+
+__all__ = ["EXPERIMENTS", "Difference", "Experiment", "Results", "difference", "results"]

@@ -1,0 +1,65 @@
+"""Where each method's default learning rate comes from: one small sweep, the same for all."""
+
+from __future__ import annotations
+
+from minipeft.experiments.runner import Experiment, Outcome, Results, Settings, base
+from minipeft.methods import METHODS, attach
+from minipeft.tasks import get_task
+from minipeft.train import evaluate, fit
+
+TASK = "sentiment"
+RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+STEPS = (60, 180)
+SEEDS = (0, 1)
+VALIDATION = 400  # examples
+
+
+def _settings(fast: bool) -> list[Settings]:
+    if fast:
+        return [{"method": m, "lr": RATES[2], "steps": 4, "seed": 0} for m in METHODS]
+    return [
+        {"method": method, "lr": lr, "steps": steps, "seed": seed}
+        for method in METHODS
+        for lr in RATES
+        for steps in STEPS
+        for seed in SEEDS
+    ]
+
+
+def sweep(settings: Settings) -> Outcome:
+    """Train a method with its default settings; its score on validation data."""
+    kind, seed = METHODS[settings["method"]], settings["seed"]
+    method = kind.from_fields({"seed": seed} if hasattr(kind, "seed") else {})
+    task = get_task(TASK)
+    with attach(base(), method):
+        history = fit(
+            base(), task, steps=settings["steps"], lr=settings["lr"], seed=seed, quiet=True
+        )
+        score = evaluate(base(), task, "validation", n=VALIDATION)
+    return {
+        "accuracy": score["accuracy"],
+        "loss": score["loss"],
+        "step_seconds": sum(history.seconds) / len(history.seconds),
+    }
+
+
+def best(found: Results, method: str) -> float:
+    """The rate with the best mean accuracy over steps and seeds; the lower loss decides a draw."""
+    tried = sorted({r["settings"]["lr"] for r in found.runs if r["settings"]["method"] == method})
+    return max(
+        tried,
+        key=lambda lr: (
+            round(found.mean("accuracy", method=method, lr=lr), 2),
+            -found.mean("loss", method=method, lr=lr),
+        ),
+    )
+
+
+EXPERIMENTS = (
+    Experiment(
+        "learning_rates",
+        "Which learning rate does each method want? Every method gets the same trials.",
+        _settings,
+        sweep,
+    ),
+)
