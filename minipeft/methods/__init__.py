@@ -44,10 +44,12 @@ def load_adapter(
     name = metadata["method"]
     if name not in methods:
         raise CheckpointError(f"{path} holds a {name!r} adapter; known are {', '.join(methods)}")
-    handle = attach(model, adapter_file.method_of(path, methods[name], metadata["fields"]))
+    method = adapter_file.method_of(path, methods[name], metadata["fields"])
+    over = [h.method.name for h in model.handles]
+    adapter_file.check_base(model, method, over, path, metadata)
+    handle = attach(model, method)
     try:
-        adapter_file.check_base(handle, path, metadata)
-        adapter_file.take(handle, path, arrays)
+        adapter_file.put(handle, adapter_file.checked(handle, path, arrays))
     except BaseException:
         handle.detach()
         raise

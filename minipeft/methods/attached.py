@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from minipeft.methods.merge import MergeReport, merge
 from minipeft.methods.report import AdapterReport
 from minipeft.methods.targets import layer_of, match
 from minipeft.nn import Module, Parameter, init
+from minipeft.nn.module import original, standing
 
 MISSING = object()
 KEPT = "merged, with its base kept"
@@ -24,8 +27,10 @@ _NUMBERS = count()
 def attach(model: Module, method: Method) -> Attached:
     """Freeze a model and put a method on it; `with attach(…) as a:` detaches at the end.
 
+    Everything that trained before is frozen, an earlier method's parameters too, until this one
+    is detached or merged.
     Raises  TypeError for a path (load_adapter loads) or a class; ValueError if nothing matches,
-            with the names that exist
+            with the names that exist, or if the same method is attached already
     """
     if isinstance(method, (str, Path)):
         raise TypeError(f"attach takes a method, got {str(method)!r}; a saved adapter is attached "
@@ -36,12 +41,32 @@ def attach(model: Module, method: Method) -> Attached:
                         "a class needs its brackets")  # fmt: skip
     if not isinstance(model, Module):
         raise TypeError(f"attach takes a model, got {type(model).__name__}")
+    if any(h.method == method for h in model.handles):
+        raise ValueError(f"{method} is attached to this model already: detach() it first")
     handle = Attached(model, method)
-    handles = model.handles if isinstance(model.handles, list) else []
-    for _, part in model.named_modules():
-        part.handles = handles
-    handles.append(handle)
+    model.handles.append(handle)  # type: ignore[attr-defined]
     return handle
+
+
+@dataclass
+class Change:
+    """What a handle put at `owner.name`, and what stood there before."""
+
+    owner: Module
+    name: str
+    old: Any
+    new: Any
+
+    def stands(self) -> Any:
+        """What is there now."""
+        return vars(self.owner).get(self.name, MISSING)
+
+    def put(self, value: Any) -> None:
+        """Set the attribute, or take it away."""
+        if value is MISSING:
+            delattr(self.owner, self.name)
+        else:
+            setattr(self.owner, self.name, value)
 
 
 class Attached:
@@ -58,6 +83,10 @@ class Attached:
         self.number = next(_NUMBERS)  # later handles have larger ones
         self.ended = ""  # why the handle can do no more
         self.flags = [(p, p.requires_grad) for p in model.parameters()]
+        base = [original(place.parameter) for place in model.places() if not place.added]
+        self.total = sum({id(p): p.size for p in base}.values())  # of the base, ties once
+        if not isinstance(model.handles, list):
+            model.handles = []
         self.build()
 
     # -- building and undoing ---------------------------------------------------------------------
@@ -69,7 +98,7 @@ class Attached:
         self.whole: dict[str, Parameter] = {}
         self.reparams: list[tuple[str, Parameter, Recompute]] = []
         self.shared, self.slot = Shared(), ""
-        self.changes: list[tuple[Module, str, Any]] = []
+        self.changes: list[Change] = []
         for p, _ in self.flags:
             p.requires_grad = False
         try:
@@ -79,24 +108,40 @@ class Attached:
         except BaseException:
             self.undo()
             raise
-        self.start = {path: init.copy(p.data) for path, p in self.trainable()}
+        self._spread()
+        self.trained = dict(self._trained())
+        # where a clone began, its base remembers
+        self.start = {n: init.copy(p.data) for n, p in self.trained.items() if p.base is None}
         self.gradients: dict[str, list[float]] = {}
 
     def swap(self, owner: Module, name: str, new: Any) -> None:
         """Set an attribute and remember what stood there."""
-        self.changes.append((owner, name, vars(owner).get(name, MISSING)))
-        setattr(owner, name, new)
+        change = Change(owner, name, vars(owner).get(name, MISSING), new)
+        self.changes.append(change)
+        change.put(new)
 
     def undo(self) -> None:
         """Put back whatever was swapped, last first: the very objects, no arithmetic."""
-        while self.changes:
-            owner, name, old = self.changes.pop()
-            if old is MISSING:
-                delattr(owner, name)
-            else:
-                setattr(owner, name, old)
+        for change in reversed(self.changes):
+            change.put(change.old)
         for p, trained in self.flags:
             p.requires_grad = trained
+
+    def redo(self) -> None:
+        """Take an undo back."""
+        for p, _ in self.flags:
+            p.requires_grad = False
+        for change in self.changes:
+            change.put(change.new)
+
+    def later(self) -> list[Attached]:
+        """The handles that were attached after this one."""
+        return [h for h in self.model.handles if h.number > self.number]
+
+    def _spread(self) -> None:
+        """Every part knows the handles, so that it may be called alone."""
+        for _, part in self.model.named_modules():
+            part.handles = self.model.handles
 
     def _wrap(self) -> None:
         if not self.method.uses("wrap"):
@@ -120,9 +165,9 @@ class Attached:
             seen.add(id(p))
             part = path.rpartition(".")[0]
             if part in parts and method.whole(part, parts[part]):
-                self.whole[path] = self._clone(p)
+                self.whole[path] = self._clone(path, p)
             elif method.uses("select") and method.select(path, p, self._where(path)):
-                self.clones[path] = self._clone(p)
+                self.clones[path] = self._clone(path, p)
             elif method.uses("reparam"):
                 compute = method.reparam(path, p, self._where(path))
                 if compute is not None:
@@ -130,12 +175,16 @@ class Attached:
         if not (self.wrappers or self.clones or self.reparams):
             raise ValueError(f"{method} changes nothing in this model: no part of it fits")
 
-    def _clone(self, p: Parameter) -> Parameter:
+    def _clone(self, path: str, p: Parameter) -> Parameter:
         """Put a trainable copy wherever a parameter stands, ties included."""
+        for h in self.model.handles:
+            if any(p is computed for _, computed, _ in h.reparams):
+                other = h.method.name
+                raise ValueError(f"{self.method.name!r} would train {path}, which {other!r} "
+                                 f"computes: merge or detach {other!r} first")  # fmt: skip
         clone = p.clone()
-        for place in list(self.model.places()):
-            if place.parameter is p:
-                self.swap(place.owner, place.name, clone)
+        for owner, name in standing(self.model, p):
+            self.swap(owner, name, clone)
         return clone
 
     def _where(self, path: str) -> Where:
@@ -161,6 +210,20 @@ class Attached:
                 self.slot += "_"
             self.swap(self.model, self.slot, self.shared)
 
+    def _trained(self) -> Iterator[tuple[str, Parameter]]:
+        """(path, Parameter) of all that this handle trains, shared ones once."""
+        seen: set[int] = set()
+        for path, wrapper in self.wrappers.items():
+            for place in wrapper.own_places():
+                if place.parameter.requires_grad and id(place.parameter) not in seen:
+                    seen.add(id(place.parameter))
+                    yield f"{path}.{place.path}", place.parameter
+        for name, p in vars(self.shared).items():
+            if p.requires_grad:
+                yield f"{self.slot}.{name}", p
+        yield from self.clones.items()
+        yield from self.whole.items()
+
     # -- the forward pass and the step ------------------------------------------------------------
 
     def open_forward(self, values: dict[int, Tensor]) -> None:
@@ -181,6 +244,8 @@ class Attached:
     def observe(self) -> None:
         """Note the norms of the gradients; fit calls it before its first steps."""
         for path, p in self.trainable():
+            if not p.requires_grad:  # a later method froze it
+                continue
             norm = 0.0 if p.grad is None else float(xp_of(p.grad).linalg.norm(p.grad.reshape(-1)))
             self.gradients.setdefault(path, []).append(norm)
 
@@ -191,18 +256,8 @@ class Attached:
     # -- what trains ------------------------------------------------------------------------------
 
     def trainable(self) -> Iterator[tuple[str, Parameter]]:
-        """(path, Parameter) of all that trains and is saved, shared ones once."""
-        seen: set[int] = set()
-        for path, wrapper in self.wrappers.items():
-            for place in wrapper.own_places():
-                if place.parameter.requires_grad and id(place.parameter) not in seen:
-                    seen.add(id(place.parameter))
-                    yield f"{path}.{place.path}", place.parameter
-        for name, p in vars(self.shared).items():
-            if p.requires_grad:
-                yield f"{self.slot}.{name}", p
-        yield from self.clones.items()
-        yield from self.whole.items()
+        """(path, Parameter) of all that this handle trains and saves, shared ones once."""
+        yield from self.trained.items()
 
     def count(self) -> int:
         """Trainable numbers, a freshly made head left out, as papers count."""
@@ -238,13 +293,30 @@ class Attached:
         self._need_live("load")
         adapter_file.load(self, path)
 
-    def rebuild(self, method: Method) -> None:
-        """Attach again with other fields: what is drawn and not saved is drawn anew."""
+    @contextmanager
+    def rebuilt(self, method: Method) -> Iterator[None]:
+        """Attach again with other fields: what is drawn and not saved is drawn anew.
+
+        If the block raises, everything is as it was, down to the objects.
+        """
+        if self.later():
+            raise RuntimeError(f"{self.method.name!r} cannot be drawn anew: detach what was "
+                               "attached later first")  # fmt: skip
+        before = dict(vars(self))
         self.undo()
-        self.method = method
-        self.build()
-        for _, part in self.model.named_modules():
-            part.handles = self.model.handles
+        try:
+            self.method = method
+            self.build()
+            try:
+                yield
+            except BaseException:
+                self.undo()
+                raise
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            self.redo()
+            raise
 
     def merge(self, *, keep: bool = False, untie: bool = False) -> MergeReport:
         """Turn the adapter into plain weights, all of it or nothing; the handle ends.
@@ -265,10 +337,16 @@ class Attached:
         """Put the base back, bit for bit; what was attached last goes first."""
         if self.ended != KEPT:
             self._need_live("detach")
-        later = [h for h in self.model.handles if h.number > self.number]
+        later = self.later()
         if later:
-            raise RuntimeError(f"{self.method.name!r} was attached before {later[-1].method.name!r}: "
-                               "what was attached last is detached first")  # fmt: skip
+            raise RuntimeError(f"{self.method.name!r} was attached before "
+                               f"{later[-1].method.name!r}: what was attached last is detached "
+                               "first")  # fmt: skip
+        for change in self.changes:
+            if change.stands() is not change.new:
+                raise RuntimeError(f"cannot detach {self.method.name!r}: {change.name!r} was set "
+                                   "to something else since; a merge of a later adapter is "
+                                   "undone first")  # fmt: skip
         self.undo()
         self._end("detached")
 
@@ -283,6 +361,7 @@ class Attached:
         self.ended = why
         if self in self.model.handles:
             self.model.handles.remove(self)  # type: ignore[attr-defined]
+        self._spread()
 
     def __enter__(self) -> Attached:
         return self
@@ -292,8 +371,8 @@ class Attached:
             self.detach()
 
     def __repr__(self) -> str:
-        total = sum(p.size for p, _ in self.flags)
         head = f" + {self.count_head():,} of a new head" if self.whole else ""
-        share = 100 * self.count() / total
+        share = 100 * self.count() / self.total
         end = f", {self.ended}" if self.ended else ""
-        return f"Attached({self.method}: {self.count():,}{head} of {total:,} train, {share:.3f} %{end})"
+        return (f"Attached({self.method}: {self.count():,}{head} of {self.total:,} train, "
+                f"{share:.3f} %{end})")  # fmt: skip

@@ -49,6 +49,11 @@ class Method:
     identity: ClassVar[str] = ""  # why attaching changes the output; "" where it does not
     lr: ClassVar[float] = 1e-3  # the default of fit, chosen by a sweep on validation data
 
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):  # a list would not equal the tuple that is loaded
+            if isinstance(getattr(self, f.name), list):
+                object.__setattr__(self, f.name, tuple(getattr(self, f.name)))
+
     def wrap(self, path: str, module: Module, where: Where) -> Wrapper | None:
         """The Wrapper to put around a part that `targets` names, or None."""
         return None
@@ -79,7 +84,7 @@ class Method:
         return {}
 
     def load_state(self, at: Attached, state: dict[str, np.ndarray]) -> None:
-        """Take back what `state` gave."""
+        """Take back what `state` gave, all of it or nothing; shapes and kinds are checked."""
 
     def whole(self, path: str, module: Module) -> bool:
         """Whether a part is trained whole and saved beside the rest: a freshly made head."""
@@ -106,28 +111,27 @@ class Method:
 
 def _coerce(cls: type, field: dataclasses.Field[Any], value: Any) -> Any:
     """A value of a field's declared type, from text where needed."""
-    kinds = str(field.type)
-    text = isinstance(value, str)
+    kinds = [kind.partition("[")[0].strip() for kind in str(field.type).split("|")]
+    text, flag = isinstance(value, str), isinstance(value, bool)
+    words = str(value).lower()
+    several = isinstance(value, (list, tuple)) or (text and ("," in value or "str" not in kinds))
     try:
-        if value is None or (text and value.lower() == "none"):
+        if value is None or (text and words == "none"):
             if "None" in kinds:
                 return None
-        elif "tuple" in kinds and (isinstance(value, list) or (text and "," in value)):
-            return tuple(value.split(",") if text else value)
-        elif "bool" in kinds:
-            if str(value).lower() in ("true", "1", "yes"):
-                return True
-            if str(value).lower() in ("false", "0", "no"):
-                return False
-        elif "int" in kinds and "float" not in kinds and float(value) == int(float(value)):
+        elif "tuple" in kinds and several:
+            return tuple(v for v in (value.split(",") if text else value) if v != "")
+        elif "bool" in kinds and words in ("true", "1", "yes", "false", "0", "no"):
+            return words in ("true", "1", "yes")
+        elif "int" in kinds and not flag and float(value) == int(float(value)):
             return int(float(value))
-        elif "float" in kinds:
+        elif "float" in kinds and not flag:
             return float(value)
-        elif "str" in kinds:
-            return str(value)
-    except (TypeError, ValueError):
+        elif "str" in kinds and text:
+            return value
+    except (TypeError, ValueError, OverflowError):
         pass
-    raise ValueError(f"{cls.__name__}: {field.name} must be {kinds}, got {value!r}")
+    raise ValueError(f"{cls.__name__}: {field.name} must be {field.type}, got {value!r}")
 
 
 class Wrapper(Module):
@@ -141,7 +145,7 @@ class Wrapper(Module):
     owner: Any = None  # the handle that put it there
 
     def __init__(self, base: Module) -> None:
-        self.base = base
+        self.base: Any = base
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.owner is not None and self.owner in context().off:

@@ -6,7 +6,7 @@ Touches  every bias, those of the norms included; terms="qm": of q_proj and fc_i
 Adds     11 * d * L + d per model; none is new
 Merges   the trained values are the weights
 Saves    the biases
-Differs  nothing; a key's bias has no effect (softmax cancels it), so it gets no gradient
+Differs  nothing; a key's bias has no effect (softmax cancels it): its gradient is rounding noise
 Lecture  none yet                       Homework none yet
 """
 
@@ -33,6 +33,7 @@ class BitFit(Method):
     terms: str = "all"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.terms not in ("all", "qm"):
             raise ValueError(f"BitFit: terms must be 'all' or 'qm', got {self.terms!r}")
 

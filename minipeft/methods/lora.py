@@ -17,9 +17,10 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from minipeft.backend import dropout_factors, xp_of
+from minipeft.backend import Rng, dropout_factors, xp_of
 from minipeft.engine import Tensor, context, fused
 from minipeft.methods.base import Method, NotMergeable, Where, Wrapper
+from minipeft.methods.targets import is_linear
 from minipeft.nn import Linear, Module, Parameter, init
 
 
@@ -49,6 +50,7 @@ class LoRA(Method):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if isinstance(self.r, bool) or not isinstance(self.r, int) or self.r < 1:
             raise ValueError(f"LoRA: r must be a whole number >= 1, got {self.r!r}")
         if not math.isfinite(self.alpha):
@@ -59,6 +61,8 @@ class LoRA(Method):
             raise ValueError(
                 f"LoRA: init must be 'normal', 'peft' or 'gaussian', got {self.init!r}"
             )
+        if not isinstance(self.fused, tuple):
+            raise ValueError(f"LoRA: fused must be a tuple of leaf names, got {self.fused!r}")
 
     @property
     def scale(self) -> float:
@@ -67,7 +71,7 @@ class LoRA(Method):
 
     def wrap(self, path: str, module: Module, where: Where) -> LoRALinear:
         weight = getattr(module, "weight", None)
-        if not (isinstance(module, Linear) or hasattr(module, "d_out")) or weight is None:
+        if weight is None or not is_linear(module):
             raise ValueError(f"LoRA: {path} is a {type(module).__name__}; it must be a Linear")
         d_out, d_in = weight.shape
         if self.r > min(d_in, d_out):
@@ -75,18 +79,19 @@ class LoRA(Method):
                              f"{d_out} x {d_in}: at most {min(d_in, d_out)}")  # fmt: skip
         parent, _, leaf = path.rpartition(".")
         group = parent if leaf in self.fused else path
-
-        def draw() -> Any:
-            like, shape = weight.data, (self.r, d_in)
-            rng = where.rng if group == path else where.rng.spawn("fused")
-            if self.init == "peft":
-                return init.uniform(shape, like, rng, 1 / math.sqrt(d_in))
-            std = 1 / math.sqrt(d_in) if self.init == "normal" else 1 / self.r
-            return init.normal(shape, like, rng, std)
-
-        A = where.shared(group.replace(".", "_"), draw)
+        A = where.shared(group.replace(".", "_"), lambda: self._draw(d_in, weight.data, where.rng))
+        if A.shape[1] != d_in:
+            raise ValueError(f"LoRA: {path} has d_in = {d_in} and cannot share the A of {parent}, "
+                             f"{A.shape}: fused parts read the same input")  # fmt: skip
         B = Parameter(init.zeros((d_out, self.r), weight.data))
         return LoRALinear(module, A, B, self.scale, self.dropout, group)
+
+    def _draw(self, d_in: int, like: Any, rng: Rng) -> Any:
+        """A at its start.  (r, d_in)"""
+        if self.init == "peft":
+            return init.uniform((self.r, d_in), like, rng, 1 / math.sqrt(d_in))
+        std = 1 / math.sqrt(d_in) if self.init == "normal" else 1 / self.r
+        return init.normal((self.r, d_in), like, rng, std)
 
 
 class LoRALinear(Wrapper):
@@ -112,5 +117,5 @@ class LoRALinear(Wrapper):
         if weight.dtype.itemsize < 4:
             raise NotMergeable(f"a weight stored as {weight.dtype} would round B A away")
         whole = weight + self.scale * (self.B.data @ self.A.data)
-        bias = None if self.base.bias is None else Parameter(self.base.bias.data)
+        bias = None if self.base.bias is None else Parameter(init.copy(self.base.bias.data))
         return Linear.of(Parameter(xp_of(whole).asarray(whole, dtype=weight.dtype)), bias)

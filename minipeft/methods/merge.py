@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import html
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from minipeft.backend import Rng, xp_of
 from minipeft.engine import Tensor, no_grad
 from minipeft.methods.base import NotMergeable, Wrapper
 from minipeft.nn import Linear, Module, Parameter
+from minipeft.nn.module import original, standing
 
 if TYPE_CHECKING:
     from minipeft.methods.attached import Attached
@@ -22,49 +24,109 @@ ROWS = 16  # of random inputs on which merged and unmerged parts are compared
 def merge(at: Attached, untie: bool) -> MergeReport:
     """Put plain parts in place of an adapter's wrappers, clones and computed parameters."""
     if at.method.compose == "input":
-        raise NotMergeable(f"{at.method.name!r} changes the input, not the weights: there is nothing "
-                           "to merge it into")  # fmt: skip
-    new = {path: _plain(at, path, wrapper, untie) for path, wrapper in at.wrappers.items()}
-    report = MergeReport([_compare(path, at.wrappers[path], part) for path, part in new.items()])
-    alone = list(at.model.handles) == [at]
-    trained = {id(p): flag for p, flag in at.flags}
-    for path, part in new.items():
-        old = at.wrappers[path]
-        for p in part.parameters():
-            p.requires_grad = alone
-        owner, name = at.model.locate(path)
-        while vars(owner)[name] is not old:  # a later method's wrapper stands around it
-            owner, name = vars(owner)[name], "base"
-        at.swap(owner, name, part)
-    for clone in (*at.clones.values(), *at.whole.values()):
-        assert clone.base is not None
-        clone.requires_grad = alone and trained[id(clone.base)]
-        fixed = Parameter(clone.data, clone.requires_grad)
-        _swap_everywhere(at, clone, fixed)
+        raise NotMergeable(f"{at.method.name!r} changes the input, not the weights: there is "
+                           "nothing to merge it into")  # fmt: skip
+    _check_order(at)
+    at.method.before_forward(at)
+    parts = {path: _plain(at, path, wrapper, untie) for path, wrapper in at.wrappers.items()}
+    clones = at.clones | at.whole
+    plain = {path: Parameter(clone.data) for path, clone in clones.items()}
     with no_grad():
-        computed = [(p, compute(p)) for _, p, compute in at.reparams]
-    for p, value in computed:
-        _swap_everywhere(at, p, Parameter(value.data.copy(), alone and trained[id(p)]))
+        values = [compute(p).data for _, p, compute in at.reparams]
+    computed = [Parameter(xp_of(v).array(v)) for v in values]
+    for path, p in [*plain.items(), *zip([r[0] for r in at.reparams], computed, strict=True)]:
+        _check_finite(path, p)
+    report = MergeReport([_compare(path, at.wrappers[path], part) for path, part in parts.items()])
+
+    pairs = list(_pairs(at, parts))  # (new Parameter, old one); nothing is refused from here on
+    for path, part in parts.items():
+        _replace(at, at.wrappers[path], part)
+    for path, clone in clones.items():
+        pairs.append((plain[path], clone))
+        _replace(at, clone, plain[path])
+    for (_, p, _), fixed in zip(at.reparams, computed, strict=True):
+        pairs.append((fixed, p))
+        for owner, name in standing(at.model, p):
+            at.swap(owner, name, fixed)
+        _replace_below(at, p, fixed)
     if at.slot:
+        at.changes = [c for c in at.changes if c.new is not at.shared]
         delattr(at.model, at.slot)
-        at.changes.append((at.model, at.slot, at.shared))
-    if alone:
-        for p, flag in at.flags:
-            p.requires_grad = flag
+    _pass_flags_on(at, pairs)
     return report
 
 
-def _swap_everywhere(at: Attached, old: Parameter, new: Parameter) -> None:
-    for place in list(at.model.places()):
-        if place.parameter is old:
-            at.swap(place.owner, place.name, new)
+def _check_order(at: Attached) -> None:
+    """Where two methods touch the same thing, one of them must be merged first."""
+    for path, wrapper in at.wrappers.items():
+        below = wrapper.base
+        if isinstance(below, Wrapper):
+            under = below.owner.method.name
+            raise NotMergeable(
+                f"{path} has {under!r} under {at.method.name!r}: merge {under!r} first"
+            )
+    mine = {id(p): path for path, w in at.wrappers.items() for p in w.base.parameters()}
+    lower = {id(c.base): path for path, c in (at.clones | at.whole).items()}
+    lower |= {id(p): path for path, p, _ in at.reparams}
+    for h in at.model.handles:
+        if h is at:
+            continue
+        theirs = [*h.clones.values(), *h.whole.values(), *(p for _, p, _ in h.reparams)]
+        met = mine | lower if h.number < at.number else mine
+        for p in theirs:
+            if id(p) in met:
+                other = h.method.name
+                raise NotMergeable(
+                    f"{met[id(p)]} is changed by {other!r} too: merge {other!r} first"
+                )
+
+
+def _replace(at: Attached, old: Any, new: Any) -> None:
+    """Put `new` wherever `old` stands, and wherever a later handle would put it back."""
+    for owner, name in standing(at.model, old):
+        setattr(owner, name, new)
+    for h in [at, *at.later()]:
+        for change in h.changes:
+            change.old = new if change.old is old else change.old
+            change.new = new if change.new is old else change.new
+    if isinstance(old, Parameter):
+        _replace_below(at, old, new)
+
+
+def _replace_below(at: Attached, old: Parameter, new: Parameter) -> None:
+    """Later handles that clone a Parameter, or compute from it, go on from the new one."""
+    for h in at.later():
+        h.reparams = [(path, new if p is old else p, fn) for path, p, fn in h.reparams]
+        for clone in (*h.clones.values(), *h.whole.values()):
+            clone.base = new if clone.base is old else clone.base
+
+
+def _pairs(at: Attached, parts: dict[str, Module]) -> Iterator[tuple[Parameter, Parameter]]:
+    """Each Parameter of the merged parts, with the one whose place it takes."""
+    for path, part in parts.items():
+        old = dict(at.wrappers[path].base.named_parameters())
+        for name, p in part.named_parameters():
+            yield p, old[name] if name in old else next(iter(old.values()))
+
+
+def _pass_flags_on(at: Attached, pairs: list[tuple[Parameter, Parameter]]) -> None:
+    """What trained before a method was attached trains after it, in its merged form."""
+    for h in at.model.handles:
+        if h.number <= at.number:
+            flags = {id(p): flag for p, flag in h.flags}
+            h.flags += [(p, flags.get(id(old), flags.get(id(original(old)), False)))
+                        for p, old in pairs]  # fmt: skip
+    later = at.later()
+    if later:  # which restores them at its own end
+        mine = {id(p): flag for p, flag in at.flags}
+        rest = [(p, flag) for p, flag in later[0].flags if id(p) not in mine]
+        later[0].flags = [*at.flags, *rest]
+    for p, flag in at.flags:
+        p.requires_grad = flag and not later
 
 
 def _plain(at: Attached, path: str, wrapper: Wrapper, untie: bool) -> Module:
     """The merged part, or an error that names the path."""
-    if isinstance(vars(wrapper)["base"], Wrapper):
-        under = vars(wrapper)["base"].owner.method.name
-        raise NotMergeable(f"{path} has {under!r} under {at.method.name!r}: merge {under!r} first")
     tied = _tied_with(at.model, path, wrapper)
     if tied and not untie:
         raise NotMergeable(f"{path} shares its weight with {tied}: merging one end parts the two. "
@@ -74,14 +136,18 @@ def _plain(at: Attached, path: str, wrapper: Wrapper, untie: bool) -> Module:
     except NotMergeable as error:
         raise NotMergeable(f"{path}: {error}") from None
     for p in part.parameters():
-        if not bool(xp_of(p.data).isfinite(p.data).all()):
-            raise NotMergeable(f"{path}: the merged weight has NaN or infinite values")
+        _check_finite(path, p)
     return part
+
+
+def _check_finite(path: str, p: Parameter) -> None:
+    if not bool(xp_of(p.data).isfinite(p.data).all()):
+        raise NotMergeable(f"{path}: the merged weight has NaN or infinite values")
 
 
 def _tied_with(model: Module, path: str, wrapper: Wrapper) -> str:
     """The path of another place of one of the wrapped part's Parameters, or ""."""
-    own = {id(p) for p in vars(wrapper)["base"].parameters()}
+    own = {id(p) for p in wrapper.base.parameters()}
     for place in model.places():
         if id(place.parameter) in own and place.path.rpartition(".")[0] != path:
             return place.path
@@ -122,7 +188,7 @@ def _in_float64(module: Any) -> Any:
 
 
 class MergeReport:
-    """Rows (a dict per part) that print as text and as HTML; `worst` is the largest output error."""
+    """Rows (a dict per part) that print as text and as HTML; `worst` is the largest error of y."""
 
     columns = (
         ("path", "part"),

@@ -21,13 +21,14 @@ class AdapterReport:
 
     def __init__(self, at: Attached) -> None:
         self.title = repr(at)
-        self.total = sum(p.size for p, _ in at.flags)
+        self.total = at.total
         self.count, self.count_head = at.count(), at.count_head()
         self.steps = max((len(g) for g in at.gradients.values()), default=0)
         self.rows: list[dict[str, Any]] = []
         for path, p in at.trainable():
             seen = at.gradients.get(path, [])
-            moved = float(xp_of(p.data).linalg.norm((p.data - at.start[path]).reshape(-1)))
+            before = at.start[path] if p.base is None else p.base.data
+            moved = float(xp_of(p.data).linalg.norm((p.data - before).reshape(-1)))
             self.rows.append(
                 {
                     "path": path,

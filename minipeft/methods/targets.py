@@ -34,7 +34,7 @@ def match(model: Module, targets: Targets) -> list[str]:
 
 def _fits(entry: str, path: str, module: Module) -> bool:
     if entry == "all-linear":
-        return path.rpartition(".")[2] != "head" and _is_linear(module)
+        return path.rpartition(".")[2] != "head" and is_linear(module)
     if entry.startswith("re:"):
         try:
             return re.fullmatch(entry[3:], path) is not None
@@ -46,7 +46,8 @@ def _fits(entry: str, path: str, module: Module) -> bool:
     )
 
 
-def _is_linear(module: Module) -> bool:
+def is_linear(module: Module) -> bool:
+    """Whether a part is a Linear, under whatever wraps it."""
     while module.wraps:
         module = vars(module)["base"]
     return isinstance(module, Linear)

@@ -37,6 +37,7 @@ class TopK(Method):
     ln_f: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
             raise ValueError(f"TopK: k must be a whole number >= 1, got {self.k!r}")
 

@@ -136,7 +136,7 @@ class Module:
         return part
 
     def locate(self, path: str) -> tuple[Module, str]:
-        """The owner and the attribute where the part at a path stands; wrappers are seen through."""
+        """The owner and the attribute where the part at a path stands, wrappers seen through."""
         if not path:
             raise ValueError("the whole model stands in no other part: a path is needed")
         parent, _, name = path.rpartition(".")
@@ -158,13 +158,13 @@ class Module:
         state: dict[str, np.ndarray] = {}
         seen: set[int] = set()
         for place in self.places():
-            original = _original(place.parameter)
-            if place.added or id(original) in seen:
+            base = original(place.parameter)
+            if place.added or id(base) in seen:
                 continue
-            seen.add(id(original))
-            if init.is_shape_only(original.data):
+            seen.add(id(base))
+            if init.is_shape_only(base.data):
                 raise RuntimeError(f"{place.path} has a shape but no values: nothing to save")
-            state[place.path] = to_numpy(original.data)
+            state[place.path] = to_numpy(base.data)
         return state
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
@@ -176,8 +176,11 @@ class Module:
         if self.handles:
             raise RuntimeError("load_state_dict on a model with a method attached: detach it first")
         own = dict(self.named_parameters())
-        trouble = [f"  wrong shape  {n}: wanted {own[n].shape}, got {state[n].shape}"
-                   for n in own if n in state and own[n].shape != tuple(state[n].shape)]  # fmt: skip
+        trouble = [
+            f"  wrong shape  {n}: wanted {own[n].shape}, got {state[n].shape}"
+            for n in own
+            if n in state and own[n].shape != tuple(state[n].shape)
+        ]
         if strict:
             trouble += [f"  missing      {n}" for n in own if n not in state]
             trouble += [f"  unexpected   {n}" for n in state if n not in own]
@@ -202,11 +205,22 @@ class Module:
         return f"{type(self).__name__}({self.num_parameters():,} parameters)"
 
 
-def _original(parameter: Parameter) -> Parameter:
+def original(parameter: Parameter) -> Parameter:
     """The base model's own Parameter behind any clones."""
     while parameter.base is not None:
         parameter = parameter.base
     return parameter
+
+
+def standing(module: Module, thing: Module | Parameter) -> list[tuple[Module, str]]:
+    """Every (owner, name) at which a part or a Parameter stands, in wrappers too."""
+    found: list[tuple[Module, str]] = []
+    for name, value in vars(module).items():
+        if value is thing:
+            found.append((module, name))
+        elif isinstance(value, Module):
+            found += standing(value, thing)
+    return found
 
 
 @contextmanager
