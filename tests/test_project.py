@@ -35,6 +35,8 @@ LAYERS = {  # a part -> the parts of minipeft that it may import, besides itself
     "train": "backend batches engine nn optim checkpoint generate metrics progress",
     "pretrain": "batches files text checkpoint models tasks train",
     "doctor": "backend files text checkpoint",
+    "lectures": "progress",
+    "compare": "backend batches engine methods checkpoint doctor pretrain progress tasks train",
 }  # cli, experiments, __init__ and __main__ stand on top and may import everything
 
 

@@ -1,0 +1,127 @@
+"""The plots of the course: each takes plain numbers, draws on an Axes, and returns it.
+
+Colours are Okabe and Ito's, which the colour-blind can tell apart; every series has its own
+marker too, so that a figure reads without colour. matplotlib is imported on first use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "h")
+STYLE: dict[str, Any] = {  # lectures/style.mplstyle says the same
+    "figure.figsize": (6.4, 3.8),
+    "figure.dpi": 100,
+    "savefig.dpi": 110,
+    "savefig.bbox": "tight",
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 6,
+    "legend.frameon": False,
+    "image.cmap": "cividis",
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The look of the course inside a `with`."""
+    import matplotlib
+    from cycler import cycler
+
+    look: Any = STYLE | {"axes.prop_cycle": cycler(color=COLOURS)}
+    with matplotlib.rc_context(look):
+        yield
+
+
+def axes(ax: Any = None) -> Any:
+    """The Axes given, or one of a new figure; no window is needed."""
+    if ax is not None:
+        return ax
+    from matplotlib.figure import Figure
+
+    with style():
+        return Figure(layout="constrained").subplots()
+
+
+def mark(i: int) -> dict[str, str]:
+    """Colour and marker of the i-th series; no two of the first 88 are alike."""
+    return {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+
+
+def save(ax: Any, path: str | Path) -> Path:
+    """Write the figure that an Axes is in; the kind of file goes by its ending."""
+    with style():
+        ax.figure.savefig(path)
+    return Path(path)
+
+
+def lines(series: Mapping[str, tuple[Sequence[float], Any]], ax: Any = None, **labels: str) -> Any:
+    """Curves with a band of one standard deviation.
+
+    series  name -> (x, y): y is (len(x),), or (runs, len(x)) for a mean with its band
+    labels  xlabel, ylabel, title, xscale, yscale: what Axes.set takes
+    """
+    ax = axes(ax)
+    for i, (name, (x, y)) in enumerate(series.items()):
+        runs = np.atleast_2d(np.asarray(y, dtype=np.float64))  # (runs, points)
+        mean = runs.mean(axis=0)
+        ax.plot(x, mean, label=name, **mark(i), markevery=max(1, len(mean) // 12))
+        if len(runs) > 1:
+            spread = runs.std(axis=0, ddof=1)
+            ax.fill_between(x, mean - spread, mean + spread, color=mark(i)["color"], alpha=0.15)
+    if len(series) > 1:
+        ax.legend()
+    ax.set(**labels)
+    return ax
+
+
+def heat(
+    matrix: Any, rows: Sequence[Any], columns: Sequence[Any], ax: Any = None, **labels: str
+) -> Any:
+    """A matrix as colours, with its numbers written in while they are few (up to 12 x 12)."""
+    values = np.asarray(matrix, dtype=np.float64)
+    ax = axes(ax)
+    with style():
+        image = ax.imshow(values, aspect="auto")
+    ax.grid(False)
+    ax.set_xticks(range(len(columns)), [str(c) for c in columns])
+    ax.set_yticks(range(len(rows)), [str(r) for r in rows])
+    if max(values.shape) <= 12:
+        middle = (values.min() + values.max()) / 2
+        for (i, j), value in np.ndenumerate(values):
+            colour = "black" if value > middle else "white"
+            ax.text(j, i, f"{value:.2g}", ha="center", va="center", color=colour, fontsize=8)
+    ax.figure.colorbar(image, ax=ax)
+    ax.set(**labels)
+    return ax
+
+
+def tradeoff(rows: Sequence[Mapping[str, Any]], ax: Any = None, metric: str = "score") -> Any:
+    """Score against trainable parameters, one marker a method, as `compare` returns them.
+
+    The row without trainable parameters, the frozen base, is a dashed line.
+    """
+    ax = axes(ax)
+    trained = [r for r in rows if r["trainable"]]
+    for i, row in enumerate(trained):
+        ax.errorbar(
+            row["trainable"], row["score_mean"], yerr=row["score_std"], linestyle="none",
+            capsize=3, label=row["method"], **mark(i),
+        )  # fmt: skip
+    for row in rows:
+        if not row["trainable"]:
+            ax.axhline(row["score_mean"], color="grey", linestyle="--", label=row["method"])
+    ax.set(xscale="log", xlabel="trainable parameters", ylabel=metric)
+    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return ax
