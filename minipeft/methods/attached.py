@@ -97,7 +97,8 @@ class Attached:
         self.clones: dict[str, Parameter] = {}
         self.whole: dict[str, Parameter] = {}
         self.reparams: list[tuple[str, Parameter, Recompute]] = []
-        self.shared, self.slot = Shared(), ""
+        self.shared: dict[str, Parameter] = {}  # name -> one Parameter for many places
+        self.root, self.slot = Shared(), ""  # where those stand that no wrapper holds
         self.changes: list[Change] = []
         for p, _ in self.flags:
             p.requires_grad = False
@@ -194,21 +195,21 @@ class Attached:
 
     def _share(self, name: str, make: Callable[[], Array]) -> Parameter:
         """The one Parameter of that name; made on the first call."""
-        if name not in vars(self.shared):
-            setattr(self.shared, name, Parameter(make()))
-        return vars(self.shared)[name]
+        if name not in self.shared:
+            self.shared[name] = Parameter(make())
+        return self.shared[name]
 
     def _place_shared(self) -> None:
         """Shared parameters that stand in no wrapper get a place at the root."""
         placed = {id(own.parameter) for w in self.wrappers.values() for own in w.own_places()}
-        for name, p in list(vars(self.shared).items()):
-            if id(p) in placed:
-                delattr(self.shared, name)
-        if vars(self.shared):
+        self.shared = {name: p for name, p in self.shared.items() if id(p) not in placed}
+        if self.shared:
             self.slot = self.method.name
             while hasattr(self.model, self.slot):
                 self.slot += "_"
-            self.swap(self.model, self.slot, self.shared)
+            for name, p in self.shared.items():
+                setattr(self.root, name, p)
+            self.swap(self.model, self.slot, self.root)
 
     def _trained(self) -> Iterator[tuple[str, Parameter]]:
         """(path, Parameter) of all that this handle trains, shared ones once."""
@@ -218,7 +219,7 @@ class Attached:
                 if place.parameter.requires_grad and id(place.parameter) not in seen:
                     seen.add(id(place.parameter))
                     yield f"{path}.{place.path}", place.parameter
-        for name, p in vars(self.shared).items():
+        for name, p in self.shared.items():
             if p.requires_grad:
                 yield f"{self.slot}.{name}", p
         yield from self.clones.items()

@@ -109,8 +109,7 @@ class LoRALinear(Wrapper):
         if rng is not None and self.dropout:  # parts that share A draw the same mask
             mask = dropout_factors(rng.spawn(self.group), x.shape, self.dropout, x.data)
             inner = x * mask
-        down = fused.linear(inner, self.A) * self.scale  # (..., r)
-        return self.base(x) + fused.linear(down, self.B)
+        return fused.add_low_rank(self.base(x), inner, self.A, self.B, scale=self.scale)
 
     def merged(self) -> Linear:
         weight = self.base.weight.data

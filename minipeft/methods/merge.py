@@ -50,7 +50,7 @@ def merge(at: Attached, untie: bool) -> MergeReport:
             at.swap(owner, name, fixed)
         _replace_below(at, p, fixed)
     if at.slot:
-        at.changes = [c for c in at.changes if c.new is not at.shared]
+        at.changes = [c for c in at.changes if c.new is not at.root]
         delattr(at.model, at.slot)
     _pass_flags_on(at, pairs)
     return report

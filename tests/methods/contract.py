@@ -1,0 +1,449 @@
+"""The contract of methods: one list of checks, run over every method.
+
+A check takes a Case. All but the first give every trained array random values of O(0.3), so that
+nothing passes because B = 0, or because the same seed draws the same again. The base is random
+too: its biases are not 0 and its norms' weights not 1.
+"""
+
+import ast
+import dataclasses
+import inspect
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+from minipeft.backend import Rng, to_numpy, xp_of
+from minipeft.batches import Batch
+from minipeft.checkpoint import load_arrays
+from minipeft.engine import grad_check, no_grad, running
+from minipeft.generate import generate
+from minipeft.methods import METHODS, BitFit, LoRA, TopK, Wrapper, attach, load_adapter
+from minipeft.models import GPT, GPTConfig
+from minipeft.train import fit, loss_of
+from tests.methods.throwaway import THROWAWAY
+
+CONFIG = GPTConfig(vocab=11, context=8, width=8, layers=2, heads=2)
+QKV = ("q_proj", "k_proj", "v_proj")
+CLOSE = 1e-12  # of max |y|, in float64
+LEARNT, TIED = 0.3, 0.03  # nats by which training must beat lr = 0, and shuffled labels
+
+
+@dataclass(frozen=True)
+class Case:
+    """A method, the array library, and a count where the docstring's holds for other settings."""
+
+    method: Any
+    adds: str = ""
+    xp: Any = np
+
+    def model(self, dtype=np.float64, seed=0, head_seed=0, **changes):
+        """A base whose every parameter is random of O(0.3)."""
+        model = GPT(dataclasses.replace(CONFIG, **changes), dtype=dtype)
+        for path, p in model.named_parameters():
+            rng = Rng(head_seed if path.startswith("head") else seed, path)
+            norm = ".ln_" in f".{path}" and path.endswith("weight")
+            p.data = self.xp.asarray(0.3 * rng.normal(p.shape) + norm, dtype=dtype)
+        return model
+
+    def attached(self, dtype=np.float64, **changes):
+        """A base, the handle on it, and random trained values."""
+        model = self.model(dtype, **changes)
+        handle = attach(model, self.method)
+        randomize(handle)
+        return model, handle
+
+    def other(self):
+        """The same settings with another seed, if the method has one."""
+        return dataclasses.replace(self.method, seed=1) if hasattr(self.method, "seed") else None
+
+    def ids(self, seed=0, rows=2):
+        return self.xp.asarray(Rng(seed, "ids").integers(0, CONFIG.vocab, (rows, CONFIG.context)))
+
+
+SETTINGS = {  # what suits the tiny model; a method without an entry is checked with its defaults
+    "topk": {"": Case(TopK(k=1)), "ln_f": Case(TopK(k=1, ln_f=True))},
+    "bitfit": {"": Case(BitFit()), "qm": Case(BitFit(terms="qm"), "5 * d * L per model")},
+    "lora": {
+        "": Case(LoRA(r=2, alpha=3.0)),
+        "all-linear": Case(LoRA(r=3, alpha=1.0, targets="all-linear", rslora=True, init="peft")),
+        "fused": Case(
+            LoRA(r=2, alpha=3.0, targets=QKV, fused=QKV, init="gaussian"), "r * 4 * d * L per model"
+        ),
+        "dropout": Case(LoRA(r=2, alpha=3.0, targets=("fc_in", "o_proj"), dropout=0.2)),
+    },
+}
+CASES = {
+    f"{name}-{setting}".rstrip("-"): case
+    for name, method in {**METHODS, **THROWAWAY}.items()
+    for setting, case in SETTINGS.get(name, {"": Case(method())}).items()
+}
+
+
+def randomize(handle, seed=7):
+    """Random values of O(0.3) in all that trains, and a state that a step has changed."""
+    for path, p in handle.trainable():
+        x = 0.3 * Rng(seed, path).normal(p.shape)
+        p.data = xp_of(p.data).asarray(x, dtype=p.dtype)
+    handle.after_step(0, 2)
+
+
+def run(model, ids, **settings):
+    """The output's array, with nothing recorded."""
+    with no_grad():
+        return to_numpy(model(ids, **settings).data)
+
+
+def same(a, b):
+    """Equal bit for bit."""
+    a, b = to_numpy(a), to_numpy(b)
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+
+
+def snapshot(model):
+    """What detach must bring back: every part and Parameter, the same objects, flags and bytes."""
+    parts = [(path, part) for path, part in model.named_modules()]
+    flags = [(x.path, x.parameter, x.parameter.requires_grad) for x in model.places()]
+    arrays = [(x.parameter.data, to_numpy(x.parameter.data).tobytes()) for x in model.places()]
+    return parts, flags, arrays
+
+
+def assert_restored(model, before):
+    parts, flags, arrays = before
+    for (path, old), (_, new) in zip(parts, model.named_modules(), strict=True):
+        assert new is old, path
+    for (path, old, flag), x, (array, raw) in zip(flags, model.places(), arrays, strict=True):
+        assert x.parameter is old and x.path == path and not x.added, path
+        assert old.requires_grad == flag, path
+        assert old.data is array and to_numpy(array).tobytes() == raw, path
+
+
+class Next:
+    """Batches to learn from: what follows a token is a function of it; `shuffled` cuts the tie."""
+
+    def __init__(self, shuffled=False, classes=None):
+        self.shuffled, self.classes = shuffled, classes
+
+    def batch(self, step, size, seed):
+        ids = Rng(seed, "next", step).integers(0, CONFIG.vocab, (size, CONFIG.context))
+        if self.classes is None:
+            labels = ids % 3
+        else:
+            labels = ids[:, -1] % self.classes
+        if self.shuffled:
+            order = Rng(seed, "order", step).permutation(labels.size)
+            labels = labels.reshape(-1)[order].reshape(labels.shape)
+        return Batch(ids, labels, np.ones(ids.shape, bool))
+
+
+class Letters:
+    """A tokenizer of single letters."""
+
+    pad_id, end_id = 0, CONFIG.vocab - 1
+
+    def encode(self, text):
+        return [ord(c) - ord("a") for c in text]
+
+    def decode(self, ids):
+        return "".join(chr(ord("a") + i) for i in ids)
+
+
+# --- the checks --------------------------------------------------------------------------------
+
+
+def starts_as_the_identity(case, _):
+    for dtype in (np.float32, np.float64):
+        model = case.model(dtype)
+        before = run(model, case.ids())
+        attach(model, case.method)
+        after = run(model, case.ids())
+        assert after.dtype == dtype
+        assert same(after, before) == (not case.method.identity)
+
+
+def only_what_trains_gets_gradients(case, _):
+    model = case.model()
+    base = [x.parameter for x in model.places()]
+    handle = attach(model, case.method)
+    randomize(handle)
+    model(case.ids()).sum().backward()
+    trained = {id(p) for _, p in handle.trainable()}
+    assert trained and not trained & {id(p) for p in base}
+    for place in model.places():
+        p = place.parameter
+        assert p.requires_grad == (id(p) in trained), place.path
+        assert (p.grad is not None) == (id(p) in trained), place.path
+    assert all(p.grad is None for p in base)
+    assert {id(p) for p in model.parameters()} >= trained
+
+
+def every_trained_array_matters(case, _):
+    model, handle = case.attached()
+    y = run(model, case.ids())
+    for path, p in handle.trainable():
+        kept = p.data
+        p.data = kept + case.xp.asarray(0.1 * Rng(1, path).normal(p.shape))
+        change = abs(run(model, case.ids()) - y).max()
+        p.data = kept
+        if path.endswith("k_proj.bias"):  # softmax does not see it
+            assert change < CLOSE * abs(y).max(), path
+        else:
+            assert change > 1e-6, path
+    assert same(run(model, case.ids()), y)
+
+
+def training_leaves_the_base_alone(case, _):
+    model = case.model(np.float32)
+    before, state = snapshot(model), model.state_dict()
+    handle = attach(model, case.method)
+    randomize(handle)
+    start = {path: to_numpy(p.data).copy() for path, p in handle.trainable()}
+    fit(model, Next(), steps=3, lr=0.01, batch=4, decay=0.1, quiet=True)
+    fit(model, Next(), steps=3, lr=0.01, batch=4, decay=0.1, optimizer="sgd", quiet=True)
+    assert all(not same(p.data, start[path]) for path, p in handle.trainable())
+    assert all(to_numpy(array).tobytes() == raw for array, raw in before[2])
+    assert model.state_dict().keys() == state.keys()
+    assert all(same(a, state[path]) for path, a in model.state_dict().items())
+
+
+def gradients_are_right(case, _):
+    model, handle = case.attached()
+    params = [p for _, p in handle.trainable()]
+    assert case.method.gradient == "exact"
+    assert grad_check(lambda: model(case.ids()), params=params) < 1e-8
+    if handle.extra_loss() is not None:
+        assert grad_check(handle.extra_loss, params=params) < 1e-8
+
+
+def the_loss_falls(case, _):
+    held = Next().batch(0, 64, seed=99)
+
+    def after(lr, shuffled):
+        model = case.model(np.float32)
+        attach(model, case.method)
+        fit(model, Next(shuffled), steps=60, lr=lr, batch=8, quiet=True)
+        with no_grad():
+            return loss_of(model, held).item()
+
+    trained = after(0.03, False)
+    assert trained < after(0.0, False) - LEARNT
+    assert trained < after(0.03, True) - TIED
+
+
+def the_count_is_the_docstring_s(case, _):
+    for model in (case.model(), GPT(CONFIG, init="shape")):
+        handle = attach(model, case.method)
+        assert handle.count() == stated_count(handle, case.adds)
+        assert handle.count() == sum(p.size for _, p in handle.trainable())
+        assert f"{handle.count():,}" in repr(handle)
+
+
+def a_file_holds_all(case, tmp_path):
+    file = tmp_path / "adapter.safetensors"
+    model, handle = case.attached()
+    y = run(model, case.ids())
+    handle.save(file)
+    fresh = case.model()
+    second = attach(fresh, case.other() or case.method)
+    assert not same(run(fresh, case.ids()), y)
+    second.load(file)
+    assert same(run(fresh, case.ids()), y) and second.method == case.method
+    alone = case.model()
+    third = load_adapter(alone, file, {**METHODS, **THROWAWAY})
+    assert same(run(alone, case.ids()), y) and third.method == case.method
+    third.detach()
+    assert same(run(alone, case.ids()), run(case.model(), case.ids()))
+    arrays, _ = load_arrays(file)
+    state = {f"state:{name}" for name in handle.method.state(handle)}
+    assert set(arrays) == {path for path, _ in handle.trainable()} | state
+
+
+def merged_weights_do_the_same(case, _):
+    for dtype, close in ((np.float64, CLOSE), (np.float32, 2e-5)):
+        model, handle = case.attached(dtype)
+        base = run(case.model(dtype), case.ids())
+        y = run(model, case.ids())
+        report = handle.merge()
+        merged = run(model, case.ids())
+        assert abs(merged - y).max() <= close * abs(y).max()
+        assert abs(merged - base).max() > 1e-3 * abs(y).max()
+        assert not any(isinstance(part, Wrapper) for _, part in model.named_modules())
+        assert not any(x.added or x.parameter.base is not None for x in model.places())
+        assert not model.handles and all(p.requires_grad for p in model.parameters())
+        assert {r["path"] for r in report.rows} == set(handle.wrappers)
+        plain = case.model(dtype)
+        plain.load_state_dict(model.state_dict())
+        assert same(run(plain, case.ids()), merged)
+        with pytest.raises(RuntimeError, match=r"merged before; merge\(keep=True\)"):
+            handle.detach()
+
+
+def a_kept_base_comes_back(case, _):
+    model = case.model()
+    before = snapshot(model)
+    handle = attach(model, case.method)
+    randomize(handle)
+    y = run(model, case.ids())
+    handle.merge(keep=True)
+    held = [array for array, _ in before[2]]
+    new = [p for p in model.parameters() if not any(p is old for _, old, _ in before[1])]
+    assert new and not any(case.xp.shares_memory(p.data, a) for p in new for a in held)
+    assert abs(run(model, case.ids()) - y).max() <= CLOSE * abs(y).max()
+    handle.detach()
+    assert_restored(model, before)
+
+
+def detach_restores_the_base(case, _):
+    model = case.model(np.float32)
+    before, y = snapshot(model), run(model, case.ids())
+    for _ in range(2):
+        with attach(model, case.method) as handle:
+            randomize(handle)
+            assert not same(run(model, case.ids()), y)
+            fit(model, Next(), steps=1, lr=0.1, batch=2, quiet=True)
+        assert_restored(model, before)
+        assert same(run(model, case.ids()), y)
+
+
+def a_wrong_target_is_refused(case, _):
+    model = case.model()
+    before = snapshot(model)
+    if not hasattr(case.method, "targets"):
+        return
+    with pytest.raises(ValueError, match="'q_porj' matches no part.*Did you mean 'q_proj'"):
+        attach(model, dataclasses.replace(case.method, targets=("fc_in", "q_porj")))
+    assert_restored(model, before)
+    attach(model, case.method)
+
+
+def generation_and_no_grad_see_the_method(case, _):
+    model, handle = case.attached()
+    ids = case.ids()
+    y = model(ids)
+    assert y.requires_grad and same(run(model, ids), y.data)
+    with no_grad():
+        _, past = model(ids[:, :5], return_past=True)
+        rest = to_numpy(model(ids[:, 5:], past=past).data)
+    assert abs(rest - to_numpy(y.data)[:, 5:]).max() < 1e-10 * abs(y.data).max()
+    assert not same(run(model, ids), run(case.model(), ids))
+    model.tokenizer = Letters()
+    text = generate(model, "abc", max_tokens=4)
+    expected = "abc"
+    while len(expected) < 7:
+        row = case.xp.asarray([Letters().encode(expected)])
+        last = int(run(model, row)[0, -1].argmax())
+        if last == Letters.end_id:
+            break
+        expected += Letters().decode([last])
+    assert "abc" + text == expected
+    randomize(handle, seed=8)
+    assert not same(run(model, ids), y.data)
+
+
+def a_new_head_trains_beside(case, tmp_path):
+    shape = {"head": "linear", "classes": 3}
+    model, handle = case.attached(**shape)
+    count, d = handle.count(), CONFIG.width
+    assert handle.count_head() == 3 * d and count == stated_count(handle, case.adds)
+    start = to_numpy(model.head.weight.data).copy()
+    fit(model, Next(classes=3), steps=2, lr=0.01, batch=4, quiet=True)
+    assert not same(model.head.weight.data, start)
+    y = run(model, case.ids())
+    handle.save(tmp_path / "a")
+    assert "head.weight" in load_arrays(tmp_path / "a")[0]
+    other = case.model(head_seed=1, **shape)  # a new head is no part of the base
+    load_adapter(other, tmp_path / "a", {**METHODS, **THROWAWAY})
+    assert same(run(other, case.ids()), y)
+    handle.merge()
+    assert abs(run(model, case.ids()) - y).max() <= CLOSE * abs(y).max()
+
+
+def it_can_be_turned_off(case, _):
+    for shape in ({}, {"head": "linear", "classes": 3}):
+        model, handle = case.attached(**shape)
+        with running(off=[handle]):
+            assert same(run(model, case.ids()), run(case.model(**shape), case.ids()))
+        assert not same(run(model, case.ids()), run(case.model(**shape), case.ids()))
+
+
+def a_report_tells_what_moved(case, _):
+    model = case.model(np.float32)
+    handle = attach(model, case.method)
+    assert set(handle.report().never_moved) == {path for path, _ in handle.trainable()}
+    assert "No step was watched" in str(handle.report())
+    fit(model, Next(), steps=2, lr=0.01, batch=4, quiet=True)
+    report = handle.report()
+    assert not report.never_moved and report.steps == 2 and report.count == handle.count()
+    assert all(row["gradient"] is not None for row in report.rows)
+    assert "Everything that trains has moved" in report._repr_html_()
+
+
+CHECKS = [
+    starts_as_the_identity,
+    only_what_trains_gets_gradients,
+    every_trained_array_matters,
+    training_leaves_the_base_alone,
+    gradients_are_right,
+    the_loss_falls,
+    the_count_is_the_docstring_s,
+    a_file_holds_all,
+    merged_weights_do_the_same,
+    a_kept_base_comes_back,
+    detach_restores_the_base,
+    a_wrong_target_is_refused,
+    generation_and_no_grad_see_the_method,
+    a_new_head_trains_beside,
+    it_can_be_turned_off,
+    a_report_tells_what_moved,
+]
+
+
+# --- what a docstring says that a method adds --------------------------------------------------
+
+
+def fields_of(kind):
+    """The nine fields of a method file's docstring, as a dict, in their order."""
+    found, last = {}, ""
+    for line in (inspect.getdoc(kind) or "").splitlines():
+        for part in line.split("  ") if line.startswith("Lecture ") else [line]:
+            word, _, rest = part.strip().partition(" ")
+            if not part.startswith(" ") and word in FIELDS and word not in found:
+                found[word], last = rest.strip(), word
+            elif last:
+                found[last] += f" {part.strip()}".rstrip()
+    return found
+
+
+FIELDS = "Paper Kind Touches Adds Merges Saves Differs Lecture Homework".split()
+
+
+def stated_count(handle, adds=""):
+    """What stands before `per` in a method's Adds, with this model's sizes and its own fields."""
+    method, config = handle.method, handle.model.config
+    module = sys.modules[type(method).__module__]
+    adds = adds or fields_of(type(method) if type(method) in THROWAWAY.values() else module)["Adds"]
+    formula, _, rest = adds.partition(" per ")
+    names = {"d": config.width, "L": config.layers, "V": config.vocab, "T": config.context}
+    names |= {f.name: getattr(method, f.name) for f in dataclasses.fields(method)}
+    if rest.startswith("model"):
+        return evaluated(formula, names)
+    assert rest.startswith("module"), adds
+    shapes = [w.weight.shape for w in handle.wrappers.values()]
+    return sum(evaluated(formula, names | {"d_in": n, "d_out": m}) for m, n in shapes)
+
+
+def evaluated(formula, names):
+    """The value of + - * and ** over names and whole numbers."""
+    signs = {ast.Add: "__add__", ast.Sub: "__sub__", ast.Mult: "__mul__", ast.Pow: "__pow__"}
+
+    def value(node):
+        if isinstance(node, ast.BinOp):
+            return getattr(value(node.left), signs[type(node.op)])(value(node.right))
+        if isinstance(node, ast.Name):
+            return int(names[node.id])
+        assert isinstance(node, ast.Constant) and type(node.value) is int, ast.dump(node)
+        return node.value
+
+    return value(ast.parse(formula.strip(), mode="eval").body)
