@@ -55,6 +55,8 @@ CASES = [
     Case("linear of a batch", (normal("x", 2, 3, 4), W, B_)),
     Case("linear of a strided batch", (normal("x", 3, 2, 4).swapaxes(0, 1), W, B_)),
     Case("linear of one", (normal("x", 1, 1), normal("w", 1, 1), normal("b", 1))),
+    *[Case(f"add_low_rank {shape}", (normal("y", *shape, 5), normal("x", *shape, 4),
+           normal("a", 2, 4), normal("b", 5, 2)), {"scale": 1.5}) for shape in ((), (3,), (2, 3))],
     Case("layer_norm", (normal("x", 3, 4), normal("w", 4), normal("b", 4))),
     Case("layer_norm of a vector", (normal("x", 5), normal("w", 5), normal("b", 5))),
     Case("layer_norm of a batch", (normal("x", 2, 1, 4), normal("w", 4), normal("b", 4)),
@@ -368,8 +370,9 @@ def test_cross_entropy_is_the_mean_surprise():
     smooth = fused.cross_entropy(logits, np.array([0, 2]), smoothing=0.3).item()
     uniform = -np.log(p).mean()
     assert abs(smooth - (0.7 * loss + 0.3 * uniform)) <= 1e-14
-    only = fused.cross_entropy(logits, np.array([0, -100])).item()
-    assert abs(only + math.log(0.7)) <= 1e-14
+    for labels, ignore in (([0, -100], -100), ([0, 2], 2), ([0, 7], 7)):
+        only = fused.cross_entropy(logits, np.array(labels), ignore=ignore).item()
+        assert abs(only + math.log(0.7)) <= 1e-14
 
 
 def test_ignored_places_get_no_gradient():

@@ -235,9 +235,10 @@ def test_cotangents():
         (a * 2).backward(np.ones(3))
     (a * 2).backward(Tensor([1.0, 2.0]))
     assert (a.grad == [2, 4]).all() and a.grad.dtype == np.float64
-    b = leaf(1.0)
-    b.backward()  # a leaf is its own gradient
-    assert b.grad == 1
+    b, g = leaf(1.0), np.array([3.0])
+    b.backward(g)  # a leaf is its own gradient
+    b.grad *= 2
+    assert b.grad == 6 and g == 3
 
 
 def test_detach_is_a_new_leaf_on_the_same_array():
@@ -287,7 +288,7 @@ def test_running_sets_the_context_and_puts_it_back():
         assert context().rng is rng and context().off == (handle,)
         with running():
             assert context().rng is None and context().off == ()
-        assert context().rng is rng
+        assert context().rng is rng and context().off == (handle,)
     assert context().rng is None and context().off == ()
     with pytest.raises(ZeroDivisionError), running(rng=rng):
         raise ZeroDivisionError
