@@ -125,3 +125,27 @@ def tradeoff(rows: Sequence[Mapping[str, Any]], ax: Any = None, metric: str = "s
     ax.set(xscale="log", xlabel="trainable parameters", ylabel=metric)
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return ax
+
+
+def bars(groups: Mapping[str, Mapping[str, Sequence[float]]], ax: Any = None, **labels: str) -> Any:
+    """Bars side by side, with one standard deviation where there are several runs.
+
+    groups  name of the bars -> category -> the runs' values; every group has the same categories
+    """
+    ax = axes(ax)
+    width = 0.8 / len(groups)
+    for i, (name, values) in enumerate(groups.items()):
+        runs = [np.atleast_1d(np.asarray(v, dtype=np.float64)) for v in values.values()]
+        at = np.arange(len(runs)) + (i - (len(groups) - 1) / 2) * width
+        spread = [r.std(ddof=1) if len(r) > 1 else 0.0 for r in runs]
+        ax.bar(
+            at, [r.mean() for r in runs], width, yerr=spread if any(spread) else None, capsize=2,
+            color=COLOURS[i % len(COLOURS)], hatch=("", "//", "..", "xx")[i % 4], alpha=0.85,
+            edgecolor="white", label=name,
+        )  # fmt: skip
+        ax.set_xticks(range(len(runs)), list(values))
+    ax.grid(False, axis="x")
+    if len(groups) > 1:
+        ax.legend()
+    ax.set(**labels)
+    return ax
