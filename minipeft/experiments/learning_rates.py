@@ -9,7 +9,7 @@ from minipeft.train import evaluate, fit
 
 TASK = "sentiment"
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
-STEPS = (60, 180)
+STEPS = (60, 150)
 SEEDS = (0, 1)
 VALIDATION = 400  # examples
 
