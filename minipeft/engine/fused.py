@@ -54,6 +54,44 @@ def linear_slow(x: Any, w: Any, b: Any = None) -> Tensor:
     return y if b is None else y + b
 
 
+@op
+def add_low_rank(y, x, a, b, *, scale):
+    """A low-rank map of x, added to what another path made of x.
+
+    out = y + s (x aᵀ) bᵀ                               Hu et al. 2021, eq. 3
+    Shapes  y (..., O), x (..., I), a (r, I), b (O, r) -> (..., O)
+    VJP     gy = g, gx = d a, ga = dᵀ x, gb = s gᵀ (x aᵀ), d = s g b
+    Keeps   x, s x aᵀ (N, r)
+    Raises  ValueError if the shapes do not chain
+    """
+    r, n_in = a.shape
+    n_out = b.shape[0]
+    if x.shape[-1] != n_in or b.shape[1] != r or y.shape != (*x.shape[:-1], n_out):
+        raise ValueError(f"add_low_rank: y {y.shape} and x {x.shape} do not chain with "
+                         f"a {a.shape} and b {b.shape}")  # fmt: skip
+    rows, shape = x.reshape(-1, n_in), x.shape
+    down = rows @ a.T  # (N, r)
+    down *= scale
+    out = down @ b.T
+    out += y.reshape(-1, n_out)
+
+    def vjp(g: Array, needs: tuple[bool, ...]) -> tuple[Array | None, ...]:
+        flat, gx, ga = g.reshape(-1, n_out), None, None
+        if needs[1] or needs[2]:
+            d = flat @ b  # (N, r)
+            d *= scale
+            gx = (d @ a).reshape(shape) if needs[1] else None
+            ga = d.T @ rows if needs[2] else None
+        return (g if needs[0] else None), gx, ga, (flat.T @ down if needs[3] else None)
+
+    return out.reshape(y.shape), vjp
+
+
+def add_low_rank_slow(y: Any, x: Any, a: Any, b: Any, *, scale: float) -> Tensor:
+    """The twin of `add_low_rank`."""
+    return y + linear_slow(linear_slow(x, a) * scale, b)
+
+
 def _sum_rows(g: Array) -> Array:
     """Sum over axis 0 as a product, which is faster than .sum(0).  (N, O) -> (O,)"""
     return xp_of(g).ones(len(g), g.dtype) @ g

@@ -29,9 +29,10 @@ class LoRA(Method):
     """A low-rank update of Linear parts.
 
     r        rank
-    alpha    the update is scaled by alpha / r; with rslora=True by alpha / sqrt(r)
+    alpha    the update is scaled by alpha / r
     targets  which Linear parts
     fused    leaf names of parts of one module that share one A (and its dropout mask)
+    rslora   scale by alpha / sqrt(r) instead (Kalajdzievski 2023)
     dropout  of the branch's input
     init     of A: "normal" N(0, 1/d_in), "peft" U(±1/sqrt(d_in)), "gaussian" N(0, 1/r²)
     """
