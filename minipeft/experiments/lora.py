@@ -17,7 +17,7 @@ import numpy as np
 from minipeft.backend import Rng
 from minipeft.engine import Tensor, no_grad
 from minipeft.experiments.runner import Experiment, Outcome, Settings, base
-from minipeft.methods import Full, LoRA, Method, attach
+from minipeft.methods import Attached, Full, LoRA, Method, attach
 from minipeft.optim import SGD, AdamW
 from minipeft.tasks import get_task
 from minipeft.train import evaluate, fit, loss_of, task_batches
@@ -360,6 +360,19 @@ def latency(s: Settings) -> Outcome:
     return fast | {
         f"{k}_over_base": 100 * (fast[k] / fast["base"] - 1) for k in ("unmerged", "merged")
     }
+
+
+# -- a riddle ------------------------------------------------------------------------------------
+
+
+def colleague(at: Attached) -> None:
+    """Breaks an adapter: the lecture asks what is wrong with it. Read this afterwards.
+
+    The A of two parts is lost, as when a file that lacks arrays is loaded as zeros.
+    """
+    for path in list(at.wrappers)[1::3]:
+        lost: Any = at.wrappers[path]
+        lost.A.data = np.zeros_like(lost.A.data)
 
 
 EXPERIMENTS = (

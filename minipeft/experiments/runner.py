@@ -159,6 +159,13 @@ class Results:
         """The mean of one outcome over all runs with these settings."""
         return float(np.mean(self.where(outcome, **settings)))
 
+    def curve(
+        self, outcome: str, along: str, values: Sequence[Any], **settings: Any
+    ) -> tuple[Sequence[Any], np.ndarray]:
+        """(values, outcomes) along one setting, as viz.lines takes them: outcomes (runs, values)"""
+        columns = [self.where(outcome, **{along: value}, **settings) for value in values]
+        return values, np.array(columns).T
+
     @property
     def label(self) -> str:
         """What a figure made of this says below: where the numbers come from."""
