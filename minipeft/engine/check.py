@@ -77,7 +77,7 @@ def _as_input(x: Any) -> Any:
     if isinstance(x, Tensor):
         x = x.data
     x = np.asarray(x, dtype=np.float64) if isinstance(x, (float, list)) else x
-    return Tensor(x.copy(), requires_grad=True) if is_array(x) and x.dtype.kind == "f" else x
+    return Tensor(x, requires_grad=True) if is_array(x) and x.dtype.kind == "f" else x
 
 
 def _unit(rng: Rng, shape: tuple[int, ...]) -> np.ndarray:

@@ -56,7 +56,8 @@ CASES = [
     Case("linear of a strided batch", (normal("x", 3, 2, 4).swapaxes(0, 1), W, B_)),
     Case("linear of one", (normal("x", 1, 1), normal("w", 1, 1), normal("b", 1))),
     *[Case(f"add_low_rank {shape}", (normal("y", *shape, 5), normal("x", *shape, 4),
-           normal("a", 2, 4), normal("b", 5, 2)), {"scale": 1.5}) for shape in ((), (1,), (3,), (2, 3))],
+           normal("a", 2, 4), normal("b", 5, 2)), {"scale": 1.5})
+      for shape in ((), (1,), (3,), (2, 3))],
     Case("layer_norm", (normal("x", 3, 4), normal("w", 4), normal("b", 4))),
     Case("layer_norm of a vector", (normal("x", 5), normal("w", 5), normal("b", 5))),
     Case("layer_norm of a batch", (normal("x", 2, 1, 4), normal("w", 4), normal("b", 4)),

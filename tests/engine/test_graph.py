@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from minipeft.engine import Tensor, fused, no_grad, ops, tape
+from minipeft.engine import Tensor, fused, no_grad, op, ops, tape
 from minipeft.engine.graph import held, operations
 from minipeft.nn import Parameter
 
@@ -60,10 +60,21 @@ def test_views_of_one_array_count_as_that_array():
     assert held((x[:2] * x[:2])._node) == KEPT  # a slice keeps all of it alive
 
 
-def test_inner_functions_of_a_vjp_are_looked_into():
+def test_attention_keeps_its_inputs_and_its_weights():
     q = inner().reshape(1, ROWS, WIDTH)
     y = fused.attention(q, q, q, heads=2, causal=True)
     assert held(y._node) == KEPT + 2 * ROWS * ROWS * 8  # q = k = v, and p
+
+
+def test_inner_functions_of_a_vjp_are_looked_into():
+    @op
+    def square(x):
+        def slope():
+            return 2 * x
+
+        return x * x, (lambda g: g * slope(),)
+
+    assert held(square(inner())._node) == KEPT
 
 
 def test_the_tape_names_parameters_and_what_was_pruned():

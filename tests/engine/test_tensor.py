@@ -497,6 +497,17 @@ def test_gradients_come_in_the_dtype_of_the_leaf():
     assert a.grad.dtype == np.float32
 
 
+def test_the_cotangent_is_brought_to_the_dtype_of_the_output():
+    seen = []
+
+    @op
+    def watched(x):
+        return x * 2, (lambda g: seen.append(g.dtype) or 2 * g,)
+
+    watched(Tensor(np.float32([1, 2]), requires_grad=True)).backward([1.0, 2.0])
+    assert seen == [np.float32]
+
+
 def test_an_operation_on_plain_arrays_gives_a_tensor_without_a_graph():
     y = ops.add(np.ones(2), 1.0)
     assert isinstance(y, Tensor) and y._node is None and (y.data == 2).all()
