@@ -12,6 +12,7 @@ import dataclasses
 import json
 import os
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -104,7 +105,7 @@ def _params(args: argparse.Namespace) -> Result:
         "percent": percent,
         "head": at.count_head(),
     }
-    lines = [f"{args.model} with {method}", *_grouped(at), ""]
+    lines = [f"{args.model} with {_described(method)}", *_grouped(at), ""]
     lines += [f"{name:12}{n:>20,}" for name, n in (("total", total), ("trainable", at.count()))]
     lines.append(f"{'percent':12}{percent:>20.4f}")
     if at.count_head():
@@ -201,7 +202,7 @@ def _finetune(args: argparse.Namespace) -> Result:
     judged = args.eval or (None if classify else 100)
     scored = {"split": "validation", "n": judged, "pattern": args.pattern}
     at = attach(model, method)
-    print(at)
+    print(f"{args.model} on {args.task} with {_described(method)}: {at.count():,} parameters train")
     before = evaluate(model, task, **scored)
     print("before: " + _scores(before))
     began = time.perf_counter()
@@ -233,21 +234,37 @@ def _finetune(args: argparse.Namespace) -> Result:
 
 def _scores(result: dict[str, float]) -> str:
     """A split's scores in one line."""
-    shown = [f"{name} {x:.3f}" if name == "loss" else f"{name} {x:.1f}"
-             for name, x in result.items() if name != "n"]  # fmt: skip
+    shown = [
+        f"{name} {x:.3f}" if name == "loss" else f"{name} {x:.1f}"
+        for name, x in result.items()
+        if name != "n"
+    ]
     return f"{', '.join(shown)}  (on {result['n']:.0f} validation examples)"
 
 
 def _told(value: dict[str, Any]) -> str:
     """What finetune has to say at the end."""
-    lines = [f"after:  {_scores(value['after'])}",
-             f"{value['steps']} steps in {value['seconds']:.0f} s"]  # fmt: skip
+    lines = [f"after:  {_scores(value['after'])}"]
+    lines.append(f"{value['steps']} steps in {value['seconds']:.0f} s")
     for one in value["outputs"]:
-        lines += ["", f"prompt     {one['prompt']}", f"output     {one['output']}",
-                  f"reference  {one['reference']}"]  # fmt: skip
+        lines.append("")
+        for name, text in one.items():
+            lines.append(textwrap.fill(f"{name:11}{text}", 90, subsequent_indent=" " * 11))
     if value["saved"]:
         lines += ["", f"saved to {value['saved']}"]
     return "\n".join(lines)
+
+
+def _described(method: Any) -> str:
+    """A method's name and the settings that are not its defaults."""
+    usual = type(method)()
+    fields = {f.name: getattr(method, f.name) for f in dataclasses.fields(method)}
+    changed = [
+        f"{name}={','.join(map(str, x)) if isinstance(x, tuple) else x}"
+        for name, x in fields.items()
+        if x != getattr(usual, name)
+    ]
+    return " ".join([method.name, *changed])
 
 
 # -- compare --------------------------------------------------------------------------------------

@@ -1,0 +1,393 @@
+"""The command line: values, texts, exit codes; stdout under --json is one JSON value."""
+
+import argparse
+import importlib.util
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from minipeft import cli, load_adapter, load_model
+from minipeft.checkpoint import save_model
+from minipeft.compare import _bench
+from minipeft.files import data_dir
+from minipeft.methods import METHODS
+from minipeft.models import GPT, GPTConfig
+
+COMMANDS = ("doctor", "pretrain", "finetune", "compare", "generate", "params", "lectures")
+GPT3 = ["params", "--model", "gpt3-175b", "--method", "lora", "--set", "r=4",
+        "targets=q_proj,v_proj"]  # fmt: skip
+QUICK = ["--steps", "3", "--n", "16", "--batch", "4"]
+CSV = """mr,ref
+"name[The Eagle], eatType[pub]",The Eagle is a pub.
+"name[The Crown], eatType[pub]",The Crown is a pub.
+"name[The Mill], eatType[cafe]",The Mill is a cafe.
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_base(tmp_path_factory):
+    """A tiny untrained model in the place of the shipped one."""
+    folder, shipped = tmp_path_factory.mktemp("data"), data_dir()
+    (folder / "models").mkdir()
+    shutil.copy(shipped / "tokenizer.json", folder)
+    config = GPTConfig(vocab=2000, context=160, width=8, layers=2, heads=2)
+    save_model(GPT(config), folder / "models" / "tiny-gpt.safetensors")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("MINIPEFT_DATA", str(folder))
+    _bench.cache_clear()
+    yield folder
+    patch.undo()
+    _bench.cache_clear()
+
+
+def tell(capsys, *arguments):
+    """The text of a command that must succeed."""
+    assert cli.main(list(arguments)) == 0
+    return capsys.readouterr().out
+
+
+def value(capsys, *arguments):
+    """The JSON value of a command that must succeed; stdout must hold nothing else."""
+    return json.loads(tell(capsys, *arguments, "--json"))
+
+
+def fails(capsys, code, *arguments):
+    """What stderr tells of a command that must fail: one screen, no traceback, stdout empty."""
+    try:
+        got = cli.main([*arguments, "--json"] if arguments else [])
+    except SystemExit as stop:  # argparse
+        got = stop.code
+    out, err = capsys.readouterr()
+    assert got == code and out == ""
+    assert "Traceback" not in err and 0 < len(err.splitlines()) < 30
+    return err
+
+
+# -- params -------------------------------------------------------------------------------------
+
+
+def test_params_counts_lora_on_gpt3(capsys):
+    got = value(capsys, *GPT3)
+    assert (got["model"], got["method"], got["total"]) == ("gpt3-175b", "lora", 174_604_259_328)
+    assert got["trainable"] == 2 * 96 * 4 * 2 * 12288 and got["head"] == 0
+    assert got["percent"] == pytest.approx(100 * got["trainable"] / got["total"])
+    assert got["settings"]["r"] == 4 and got["settings"]["targets"] == ["q_proj", "v_proj"]
+    text = tell(capsys, *GPT3)
+    assert "18,874,368" in text and "96 x 12288x4" in text and max(map(len, text.split("\n"))) < 90
+
+
+@pytest.mark.parametrize(
+    ("model", "total", "bitfit"),
+    [("gpt2", 124_439_808, 102_144), ("gpt2-medium", 354_823_168, 271_360)],
+)
+def test_params_counts_ties_once(capsys, model, total, bitfit):
+    got = value(capsys, "params", "--model", model, "--method", "bitfit")
+    assert (got["total"], got["trainable"]) == (total, bitfit)
+
+
+def test_params_counts_a_new_head_apart(capsys):
+    plain = value(capsys, "params", "--model", "gpt2", "--method", "lora")
+    got = value(capsys, "params", "--model", "gpt2", "--method", "lora", "--head", "linear",
+                "--classes", "3")  # fmt: skip
+    assert got["head"] == 3 * 768 and plain["head"] == 0
+    assert all(got[key] == plain[key] for key in ("total", "trainable", "percent"))
+
+
+def test_params_reads_files_and_shows_every_parameter(capsys, small_base):
+    file = str(small_base / "models" / "tiny-gpt.safetensors")
+    got = value(capsys, "params", "--model", file)
+    assert got["total"] == load_model(file).num_parameters()
+    assert sum(row["count"] for row in got["parameters"]) == got["total"]
+    text = tell(capsys, "params", "--model", file)
+    assert "blocks.1.mlp.fc_out.weight" in text and f"{got['total']:,}" in text
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_can_be_counted(capsys, name):
+    got = value(capsys, "params", "--model", "gpt2", "--method", name)
+    assert 0 < got["trainable"] <= got["total"]
+
+
+# -- finetune and generate ------------------------------------------------------------------------
+
+
+def test_finetune_scores_saves_and_the_adapter_loads(capsys, tmp_path):
+    file = str(tmp_path / "adapter.safetensors")
+    got = value(capsys, "finetune", "--method", "lora", "--set", "r=2", "alpha=4", "--eval", "20",
+                "--lr", "0.05", "--save", file, *QUICK)  # fmt: skip
+    assert got["after"]["loss"] < got["before"]["loss"] and got["before"]["n"] == 20
+    assert got["settings"]["r"] == 2 and got["lr"] == 0.05 and got["saved"] == file
+    model = load_model("tiny-gpt")
+    assert load_adapter(model, file).count() == got["trainable"]
+    said = value(capsys, "generate", "People say", "--adapter", file, "--max-tokens", "5")
+    assert said["prompt"] == "People say" and said["adapter"] == file
+
+
+def test_finetune_in_text(capsys):
+    text = tell(capsys, "finetune", "--eval", "10", *QUICK)
+    assert "before: loss" in text and "after:  loss" in text and "accuracy" in text
+
+
+def test_finetune_with_a_new_head(capsys):
+    got = value(capsys, "finetune", "--head", "linear", "--eval", "10", *QUICK)
+    assert got["head"] == "linear" and "accuracy" in got["after"]
+
+
+def test_finetune_on_the_files_of_e2e(capsys, tmp_path):
+    for name in ("trainset", "devset", "testset_w_refs"):
+        (tmp_path / f"{name}.csv").write_text(CSV)
+    e2e = ["finetune", "--task", "e2e", "--path", str(tmp_path), "--method", "full", "--eval", "3",
+           "--steps", "5", "--n", "3", "--batch", "3"]  # fmt: skip
+    got = value(capsys, *e2e)
+    assert got["after"]["loss"] < got["before"]["loss"]
+    assert {"bleu", "rouge_l", "loss"} < set(got["after"]) and len(got["outputs"]) == 3
+    assert got["outputs"][0]["prompt"].startswith("name: ")
+    text = tell(capsys, *e2e)
+    assert text.count("reference  The ") == 3 and "bleu" in text
+
+
+def test_generate_is_seeded(capsys):
+    ask = ["generate", "People say", "--temperature", "1", "--top-k", "50", "--top-p", "0.9"]
+    first, again, other = (tell(capsys, *ask, "--seed", s) for s in "112")
+    assert first == again != other and first.startswith("People say")
+
+
+# -- compare --------------------------------------------------------------------------------------
+
+
+def test_compare_prints_a_table_and_writes_a_figure(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("minipeft.compare.default_workers", lambda: 0)
+    figure = tmp_path / "new" / "figure.png"
+    text = tell(capsys, "compare", "--methods", "full,lora", "--seeds", "1", "--steps", "2", "--n",
+                "16", "--figure", str(figure))  # fmt: skip
+    assert str(figure) in text and figure.stat().st_size > 5000
+    table = [line.split()[0] for line in text.splitlines()[-5:]]
+    assert table == ["method", "base", "full", "lora", "figure:"]
+
+
+def test_compare_as_json_leaves_stdout_clean(tmp_path):
+    done = run("compare", "--methods", "lora", "--seeds", "1", "--steps", "2", "--n", "16",
+               "--figure", "a.png", "--json", cwd=tmp_path)  # fmt: skip
+    rows = json.loads(done.stdout)
+    assert [row["method"] for row in rows] == ["base", "lora"] and done.returncode == 0
+    assert "a.png" in done.stderr and (tmp_path / "a.png").is_file()
+
+
+# -- pretrain -------------------------------------------------------------------------------------
+
+
+def test_pretrain_writes_a_model_with_its_card(capsys, tmp_path, monkeypatch):
+    from minipeft import pretrain
+
+    config = GPTConfig(vocab=2000, context=64, width=8, layers=1, heads=1)
+    recipe = pretrain.Recipe(megabytes=0.1, batch=2, length=32)
+    monkeypatch.setitem(pretrain.RECIPES, "tiny-gpt", recipe)
+    monkeypatch.setattr(pretrain, "preset", lambda name: config)
+    monkeypatch.setattr(pretrain, "HELD_OUT_MEGABYTES", 0.01)
+    file = tmp_path / "model.safetensors"
+    got = value(capsys, "pretrain", "tiny-gpt", "--out", str(file), "--steps", "3")
+    assert got["file"] == str(file) and got["tokens_seen"] == 3 * 2 * 32
+    assert load_model(file).card["validation_loss"] == got["validation_loss"]
+
+
+def test_pretrain_makes_the_tokenizer(capsys, tmp_path, monkeypatch):
+    from minipeft import pretrain
+    from minipeft.text import Tokenizer
+
+    quick = pretrain.train_tokenizer
+    monkeypatch.setattr(pretrain, "train_tokenizer", lambda world: quick(world, 0.05, 300))
+    file = tmp_path / "tokenizer.json"
+    assert value(capsys, "pretrain", "tokenizer", "--out", str(file))["vocab"] == 300
+    assert Tokenizer.load(file).vocab_size == 300
+
+
+# -- lectures and doctor --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_lectures(tmp_path, monkeypatch):
+    from minipeft import lectures
+
+    for number, title in (("01", "The engine"), ("08", "LoRA")):
+        cell = {"cell_type": "markdown", "source": [f"# {title}\n", "text"]}
+        (tmp_path / f"{number}_x.ipynb").write_text(json.dumps({"cells": [cell]}))
+    monkeypatch.setattr(lectures, "folder", lambda: tmp_path)
+    return tmp_path
+
+
+def test_lectures_are_listed(capsys, two_lectures):
+    got = value(capsys, "lectures")
+    assert [(one["number"], one["title"]) for one in got] == [("01", "The engine"), ("08", "LoRA")]
+    assert "08  LoRA" in tell(capsys, "lectures", "--list")
+
+
+def test_lectures_call_jupyter(capsys, two_lectures, monkeypatch):
+    from minipeft import lectures
+
+    calls = []
+    monkeypatch.setattr(lectures, "_jupyter", lambda *words: calls.append(words))
+    tell(capsys, "lectures", "--open", "8")
+    assert calls.pop() == ("lab", str(two_lectures / "08_x.ipynb"))
+    assert len(value(capsys, "lectures", "--html", str(two_lectures / "web"))) == 2
+    assert calls.pop()[:2] == ("nbconvert", "--to")
+    assert [one["lecture"] for one in value(capsys, "lectures", "--run")] == ["01_x", "08_x"]
+
+
+def test_lectures_without_jupyter_tell_how_to_install_it(capsys, two_lectures, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    error = fails(capsys, 1, "lectures", "--open", "08")
+    assert "pip install -e '.[lectures]'" in error
+    assert "no lecture '9'; there are 01, 08" in fails(capsys, 1, "lectures", "--open", "9")
+
+
+def test_doctor_fails_where_there_is_a_problem(capsys, tmp_path, monkeypatch):
+    assert value(capsys, "doctor")["problems"] == []
+    monkeypatch.setenv("MINIPEFT_DATA", str(tmp_path))
+    assert cli.main(["doctor", "--json"]) == 1
+    assert len(json.loads(capsys.readouterr().out)["problems"]) == 2
+
+
+# -- usage and failures ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("", "required: COMMAND"),
+        ("finetun", "invalid choice"),
+        ("finetune --method lroa", "no 'lroa' (did you mean 'lora'?)"),
+        ("finetune --set r", "wanted NAME=VALUE, got 'r'"),
+        ("finetune --set rr=4", "LoRA has no setting 'rr'; nearest is 'r'"),
+        ("finetune --set r=four", "r must be int, got 'four'"),
+        ("finetune --set r=0", "r must be a whole number >= 1"),
+        ("finetune --task sentimant", "did you mean 'sentiment'"),
+        ("finetune --steps 0", "wanted a number >= 1, got '0'"),
+        ("finetune --lr inf", "wanted a number >= 0, got 'inf'"),
+        ("finetune --task table-to-text --head linear", "--head linear is for classification"),
+        ("compare --methods full,lroa", "no 'lroa'"),
+        ("generate", "required: PROMPT"),
+        ("generate x --model tiny-gtp", "did you mean 'tiny-gpt'"),
+        ("generate x --model gpt2", "known by its sizes alone"),
+        ("params --model gpt4", "no model 'gpt4'"),
+        ("pretrain tiny-bert", "there are tiny-gpt, tokenizer"),
+        ("lectures --list --open 8", "not allowed with"),
+    ],
+)
+def test_wrong_usage_is_2(capsys, line, told):
+    assert told in fails(capsys, 2, *line.split())
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("generate x --model missing.safetensors", "there is no file missing.safetensors"),
+        ("generate x --adapter missing.safetensors", "there is no file missing.safetensors"),
+        ("finetune --save /no/such/folder/a.safetensors", "its folder does not exist"),
+        ("finetune --task e2e --path /no/such/folder", "Looked in: /no/such/folder/"),
+        ("finetune --path x", "makes its own data and takes no path"),
+        ("params --model gpt2 --method lora --set targets=c_attn", "Did you mean"),
+        ("generate x --top-p 2", "top_p must be in (0, 1]"),
+        ("finetune --method full --lr 1e30 --steps 3 --n 8 --eval 2", "the loss is not finite"),
+    ],
+)
+def test_a_failure_is_1_and_says_why(capsys, line, told):
+    assert told in fails(capsys, 1, *line.split())
+
+
+def test_a_long_or_strange_error_is_cut_to_a_screen(capsys, monkeypatch):
+    def broken(**_):
+        raise ZeroDivisionError("\n".join(map(str, range(100))))
+
+    monkeypatch.setattr(sys.modules["minipeft.doctor"], "doctor", broken)
+    error = fails(capsys, 1, "doctor")
+    assert "ZeroDivisionError: 0" in error and "MINIPEFT_TRACEBACK=1" in error
+    monkeypatch.setenv("MINIPEFT_TRACEBACK", "1")
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["doctor", "--json"])
+
+
+# -- help -----------------------------------------------------------------------------------------
+
+
+def parser_of(name):
+    (commands,) = (a for a in cli._parser()._actions if isinstance(a, argparse._SubParsersAction))
+    return commands.choices[name]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_an_example_that_parses(name):
+    parser = parser_of(name)
+    text = parser.format_help()
+    assert "--json" in text and max(map(len, text.splitlines())) <= 100
+    words = shlex.split(parser.epilog.partition("example:\n")[2].replace("\\\n", " "))
+    assert words[:2] == ["minipeft", name]
+    assert parser.parse_args(words[2:])
+
+
+def test_all_commands_are_there():
+    assert all(name in cli._parser().format_help() for name in COMMANDS)
+
+
+# -- as a process ---------------------------------------------------------------------------------
+
+
+def start(*arguments, **options):
+    return subprocess.Popen(
+        [sys.executable, "-m", "minipeft", *arguments], text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        **options,
+    )  # fmt: skip
+
+
+def run(*arguments, **options):
+    process = start(*arguments, **options)
+    process.stdout, out = None, process.stdout.read()
+    return subprocess.CompletedProcess(arguments, process.wait(), out, process.stderr.read())
+
+
+def test_the_module_is_the_command_and_help_is_quick():
+    code = (
+        "import sys; sys.argv = ['minipeft', '--help']\n"
+        "import atexit; atexit.register(lambda: print('numpy' in sys.modules))\n"
+        "import runpy; runpy.run_module('minipeft', run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("usage: minipeft")
+    assert done.stdout.endswith("False\n")
+
+
+def test_exit_codes_reach_the_shell():
+    assert run("params", "--model", "gpt4").returncode == 2
+    assert run("generate", "x", "--model", "missing.safetensors").returncode == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="posix: signals and pipes")
+def test_a_reader_that_leaves_is_no_error():
+    process = start("params", "--model", "gpt3-175b")  # more than a pipe holds
+    assert process.stdout.readline()
+    process.stdout.close()
+    assert process.wait() == 141 and process.stderr.read() == ""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="posix: signals and pipes")
+@pytest.mark.parametrize(
+    ("command", "sign"), [("finetune", "before"), ("compare", "1 methods, 9 seeds")]
+)
+def test_ctrl_c_stops_quietly(command, sign, tmp_path):
+    more = ["--methods", "lora", "--seeds", "9"] if command == "compare" else []
+    process = start(command, *more, "--steps", "100000", "--json", cwd=tmp_path,
+                    start_new_session=True)  # fmt: skip
+    while sign not in process.stderr.readline():
+        assert process.poll() is None
+    time.sleep(1.5 if command == "compare" else 0.2)  # workers start
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130 and out == ""
+    assert err.strip().endswith("minipeft: stopped") and "Traceback" not in err

@@ -1,0 +1,140 @@
+"""The comparison: what its rows say, that they are measured, and that workers change nothing."""
+
+import os
+import shutil
+import statistics
+
+import numpy as np
+import pytest
+
+from minipeft import METHODS, attach, evaluate, fit, load_model
+from minipeft.batches import TaskBatches
+from minipeft.checkpoint import save_model
+from minipeft.compare import (
+    BASE,
+    DEFAULT,
+    Plan,
+    _bench,
+    _environment,
+    as_text,
+    compare,
+    worker_settings,
+)
+from minipeft.files import data_dir
+from minipeft.methods import Full, TopK
+from minipeft.models import GPT, GPTConfig
+from minipeft.tasks import get_task
+
+KEYS = {"method", "trainable", "percent", "score_mean", "score_std", "step_seconds", "peak_bytes",
+        "forgetting"}  # fmt: skip
+SMALL = Plan(steps=2, batch=4, n=16)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_base(tmp_path_factory):
+    """A tiny untrained model in the place of the shipped one."""
+    folder, shipped = tmp_path_factory.mktemp("data"), data_dir()
+    (folder / "models").mkdir()
+    shutil.copy(shipped / "tokenizer.json", folder)
+    config = GPTConfig(vocab=2000, context=160, width=8, layers=2, heads=2)
+    save_model(GPT(config), folder / "models" / "tiny-gpt.safetensors")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("MINIPEFT_DATA", str(folder))
+    _bench.cache_clear()
+    yield folder
+    patch.undo()
+    _bench.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def rows(small_base):
+    return compare(["full", "lora"], SMALL, seeds=2, quiet=True)
+
+
+def test_rows_hold_what_is_promised(rows):
+    assert [r["method"] for r in rows] == [BASE, "full", "lora"]
+    assert all(set(r) == KEYS for r in rows)
+    base, full, lora = rows
+    model = load_model("tiny-gpt")
+    assert (base["trainable"], base["forgetting"], base["score_std"]) == (0, 0.0, 0.0)
+    assert full["trainable"] == model.num_parameters() and full["percent"] == 100.0
+    with attach(model, METHODS["lora"]()) as at:
+        assert lora["trainable"] == at.count()
+        assert lora["percent"] == 100 * at.count() / full["trainable"]
+    assert all(r["step_seconds"] > 0 for r in (full, lora)) and base["step_seconds"] == 0
+
+
+def test_scores_are_those_of_the_test_split_over_the_seeds(rows):
+    scores = []
+    for seed in range(2):
+        model, task = load_model("tiny-gpt"), get_task("sentiment")
+        attach(model, METHODS["lora"](seed=seed))
+        examples = task.load("train", n=16, seed=seed)
+        source = TaskBatches(examples, model.tokenizer, "lm", model.config.context)
+        fit(model, source, steps=2, batch=4, seed=seed, quiet=True)
+        scores.append(evaluate(model, task, "test")["accuracy"])
+    assert rows[2]["score_mean"] == pytest.approx(statistics.mean(scores))
+    assert rows[2]["score_std"] == pytest.approx(statistics.stdev(scores))
+
+
+def test_forgetting_is_measured_against_the_base(monkeypatch):
+    monkeypatch.setattr(Full, "lr", 0.3)
+    monkeypatch.setattr(TopK, "lr", 0.0)
+    base, broken, still = compare(["full", "topk"], SMALL, seeds=1, quiet=True)
+    assert broken["forgetting"] > 0.05
+    assert still["forgetting"] == 0.0 and still["score_mean"] == base["score_mean"]
+
+
+def test_the_peak_counts_weights_gradients_and_optimizer(rows):
+    base, full, lora = (r["peak_bytes"] for r in rows)
+    weights = 4 * load_model("tiny-gpt").num_parameters()
+    assert weights < base < lora < full
+    assert full - lora > 3 * weights  # gradients and two moments; LoRA has almost none
+
+
+def test_workers_give_the_same_rows(rows):
+    again = compare(["full", "lora"], SMALL, seeds=2, workers=2, quiet=True)
+    for a, b in zip(rows, again, strict=True):
+        assert a["trainable"] == b["trainable"]
+        for key in ("score_mean", "score_std", "forgetting"):
+            np.testing.assert_allclose(a[key], b[key], atol=0.5)
+
+
+def test_a_job_that_fails_ends_the_comparison():
+    plan = Plan(steps=1, n=20_000)  # more examples than the task has
+    with pytest.raises(ValueError, match="n must be an integer from 1 to 10000"):
+        compare(["full"], plan, workers=1, quiet=True)
+
+
+def test_wrong_names_are_told_before_any_work():
+    with pytest.raises(ValueError, match="no method 'lroa'; nearest is 'lora'"):
+        compare(["lroa"], SMALL)
+    with pytest.raises(ValueError, match="no task"):
+        compare(["lora"], Plan(task="sentimant"))
+    with pytest.raises(ValueError, match="seeds must be >= 1"):
+        compare(["lora"], SMALL, seeds=0)
+
+
+def test_workers_have_one_thread_and_a_users_choice_of_kernels_stands(monkeypatch):
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
+    settings = worker_settings()
+    assert settings["OPENBLAS_NUM_THREADS"] == "1" and "OPENBLAS_CORETYPE" not in settings
+
+
+def test_the_environment_is_put_back(monkeypatch):
+    monkeypatch.setenv("MINIPEFT_A", "old")
+    with _environment({"MINIPEFT_A": "new", "MINIPEFT_B": "new"}):
+        assert os.environ["MINIPEFT_A"] == os.environ["MINIPEFT_B"] == "new"
+    assert os.environ["MINIPEFT_A"] == "old" and "MINIPEFT_B" not in os.environ
+
+
+def test_the_table_is_aligned_and_fits_a_terminal(rows):
+    wide = rows[1] | {"method": "pfeiffer-adapter", "score_mean": 100.0, "score_std": 10.0,
+                      "peak_bytes": 10**9, "step_seconds": 12.345, "forgetting": -10.0}  # fmt: skip
+    lines = as_text([*rows, wide], "accuracy").splitlines()
+    assert len({len(line) for line in lines}) == 1 and len(lines[0]) <= 80
+    assert "100.0 ± 10.0" in lines[-1] and " -  " in lines[1]
+
+
+def test_the_default_set_is_about_ten_methods():
+    assert set(DEFAULT) <= set(METHODS) and len(DEFAULT) == min(10, len(METHODS))

@@ -1,0 +1,58 @@
+"""Plots: the same look everywhere, every series to be told apart, no window needed."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from minipeft import viz
+
+ROWS = [
+    {"method": name, "trainable": n, "score_mean": 60.0 + n % 7, "score_std": 1.0}
+    for name, n in [("base", 0), ("full", 900_000), ("lora", 18_000), ("bitfit", 6_000)]
+]
+
+
+def test_the_style_file_says_the_same():
+    import matplotlib as mpl
+
+    file = Path(__file__).parents[1] / "lectures" / "style.mplstyle"
+    written = mpl.rc_params_from_file(file, use_default_template=False)
+    with viz.style():
+        assert set(written) == {*viz.STYLE, "axes.prop_cycle"}
+        assert all(mpl.rcParams[key] == value for key, value in written.items())
+
+
+def test_every_series_has_its_own_mark():
+    marks = [tuple(viz.mark(i).values()) for i in range(88)]
+    assert len(set(marks)) == 88
+
+
+def test_tradeoff_shows_every_method_on_a_log_axis(tmp_path):
+    ax = viz.tradeoff(ROWS, metric="accuracy")
+    assert ax.get_xscale() == "log" and ax.get_ylabel() == "accuracy"
+    assert {text.get_text() for text in ax.get_legend().get_texts()} == {r["method"] for r in ROWS}
+    points = {c.get_label(): c.lines[0].get_xydata()[0].tolist() for c in ax.containers}
+    assert points["lora"] == [18_000, ROWS[2]["score_mean"]] and len(points) == 3
+    assert viz.save(ax, tmp_path / "a.png").stat().st_size < 60_000
+
+
+def test_lines_have_a_band_where_there_are_runs():
+    x, runs = [1, 2, 3], np.array([[1.0, 2.0, 3.0], [3.0, 4.0, 5.0]])
+    ax = viz.lines({"one": (x, [1, 2, 3]), "two": (x, runs)}, xlabel="x", yscale="log")
+    assert len(ax.lines) == 2 and len(ax.collections) == 1 and ax.get_yscale() == "log"
+    assert ax.lines[1].get_ydata().tolist() == [2.0, 3.0, 4.0]
+
+
+def test_heat_writes_its_numbers():
+    ax = viz.heat(np.arange(6.0).reshape(2, 3), rows="ab", columns="xyz", title="t")
+    assert [text.get_text() for text in ax.texts] == ["0", "1", "2", "3", "4", "5"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b"]
+
+
+def test_pyplot_and_its_windows_are_not_needed():
+    import subprocess
+
+    code = "from minipeft import viz; import sys; viz.axes(); print('matplotlib.pyplot' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
