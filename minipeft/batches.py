@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -34,6 +35,21 @@ class Source(Protocol):
     def batch(self, step: int, size: int, seed: int) -> Batch: ...
 
 
+@lru_cache(maxsize=4)
+def _order(n: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of n examples in an epoch; kept, because every batch of the epoch asks for it."""
+    return Rng(seed, "epoch", epoch).permutation(n)
+
+
+def _chosen(n: int, step: int, size: int, seed: int) -> list[int]:
+    """The numbers of a step's examples: epochs follow one another without a gap."""
+    chosen: list[int] = []
+    while len(chosen) < size:
+        epoch, start = divmod(step * size + len(chosen), n)
+        chosen += _order(n, seed, epoch)[start : start + size - len(chosen)].tolist()
+    return chosen
+
+
 def pad(rows: Sequence[Sequence[int]], fill: int) -> np.ndarray:
     """Rows of ids to one array, padded on the right.  -> (B, T)"""
     out = np.full((len(rows), max(len(r) for r in rows)), fill, dtype=np.int64)
@@ -58,12 +74,17 @@ class TaskBatches:
         self.rows: list[tuple[list[int], list[int]]] = []
         for example, prompt, target in zip(examples, prompts, targets, strict=True):
             ids = prompt if self.linear else [*prompt, *target, tokenizer.end_id]
-            if not prompt or len(ids) > context:
-                raise ValueError(
-                    f"an example has {len(ids)} tokens, the context holds 1 to {context}: "
-                    f"{example.prompt[:60]!r} …"
-                )
+            if not prompt:
+                raise ValueError(f"an example has an empty prompt; its target is {example.target!r}")
+            if len(ids) > context:
+                raise ValueError(f"an example has {len(ids)} tokens, the context holds {context}: "
+                                 f"{example.prompt[:60]!r} …")  # fmt: skip
             if self.linear:
+                if example.label is None:
+                    raise ValueError(
+                        f"head='linear' needs a label, and {example.prompt[:60]!r} … has none: "
+                        "a task of generation needs head='lm'"
+                    )
                 self.rows.append((ids, [example.label]))
             else:
                 labels = [IGNORE] * (len(prompt) - 1) + ids[len(prompt) :]
@@ -73,15 +94,7 @@ class TaskBatches:
         return len(self.rows)
 
     def batch(self, step: int, size: int, seed: int) -> Batch:
-        """The examples of a step: epochs follow one another without a gap."""
-        n = len(self.rows)
-        chosen: list[int] = []
-        at = step * size
-        while len(chosen) < size:
-            epoch, start = divmod(at + len(chosen), n)
-            order = Rng(seed, "epoch", epoch).permutation(n)
-            chosen += order[start : start + size - len(chosen)].tolist()
-        return self.collate(chosen)
+        return self.collate(_chosen(len(self.rows), step, size, seed))
 
     def collate(self, chosen: Sequence[int]) -> Batch:
         """The batch of the examples with these numbers."""
@@ -109,6 +122,8 @@ class TokenBatches:
 
         A row begins where a text begins, as a prompt does; what does not fit is cut off.
         """
+        if not texts:
+            raise ValueError("there is no text to pack")
         rows: list[list[int]] = []
         row: list[int] = []
         for ids in texts:
@@ -116,7 +131,7 @@ class TokenBatches:
             if len(row) > length:
                 rows.append(row[: length + 1])
                 row = []
-        if row or not rows:
+        if row:
             rows.append(row + [fill] * (length + 1 - len(row)))
         return cls(np.array(rows, dtype=np.int32), fill)
 
@@ -124,10 +139,7 @@ class TokenBatches:
         return len(self.rows)
 
     def batch(self, step: int, size: int, seed: int) -> Batch:
-        n = len(self.rows)
-        at = np.arange(step * size, (step + 1) * size)
-        epochs = {int(e): Rng(seed, "epoch", int(e)).permutation(n) for e in np.unique(at // n)}
-        return self.collate([int(epochs[int(i) // n][int(i) % n]) for i in at])
+        return self.collate(_chosen(len(self.rows), step, size, seed))
 
     def collate(self, chosen: Sequence[int]) -> Batch:
         rows = self.rows[np.asarray(chosen)].astype(np.int64)

@@ -6,7 +6,8 @@ after the prompt (a verbalizer), or the likeliest answer of a multiple choice.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -54,17 +55,15 @@ def generate_many(
     seed: int = 0,
     stop: str | None = None,
 ) -> list[str]:
-    """`generate` for many prompts, those of like length together; row i draws from (seed, i)."""
+    """`generate` for many prompts, those of like length together; row i draws from (seed, i).
+
+    The text of a prompt does not depend on the others, but for rounding.
+    """
     _check_sampling(max_tokens, temperature, top_k, top_p)
-    if model.config.head != "lm":
-        raise ValueError(
-            f"generation needs a language model head, this model has {model.config.head!r}"
-        )
+    _need_lm(model, "generation")
     ids = [_prompt_ids(model, p, room=1) for p in prompts]
-    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     texts = [""] * len(ids)
-    for start in range(0, len(order), batch):
-        chosen = order[start : start + batch]
+    for chosen in _groups([len(p) for p in ids], batch, model.config.context - max_tokens):
         rngs = [Rng(seed, "generate", i) for i in chosen]
         new = _decode(
             model, [ids[i] for i in chosen], max_tokens, temperature, top_k, top_p, rngs, stop
@@ -73,6 +72,23 @@ def generate_many(
             text = model.tokenizer.decode(out)
             texts[i] = text.split(stop)[0] if stop else text
     return texts
+
+
+def _groups(lengths: list[int], batch: int, free: int) -> Iterator[list[int]]:
+    """Numbers of the prompts that are decoded together, at most `batch`.
+
+    Padding takes room in the context, so prompts that may fill it, which are longer than
+    `free`, go only with those of their own length.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
+    for _, group in groupby(order, key=lambda i: max(lengths[i], free)):
+        rows = list(group)
+        yield from (rows[i : i + batch] for i in range(0, len(rows), batch))
+
+
+def _need_lm(model: Any, what: str) -> None:
+    if model.config.head != "lm":
+        raise ValueError(f"{what} needs a language model's head, this one is {model.config.head!r}")
 
 
 def _check_sampling(max_tokens: int, temperature: float, top_k: Any, top_p: Any) -> None:
@@ -112,9 +128,10 @@ def _decode(
     even = bool(mask.all())
     out: list[list[int]] = [[] for _ in prompts]
     live = np.ones(len(prompts), bool)
-    past, before = None, 0
+    past: Any = None
+    before = 0  # virtual tokens in front, which shift the real ones
     with no_grad():
-        for _ in range(max_tokens):
+        for n in range(max_tokens):
             logits, past = model(
                 xp.asarray(ids),
                 past=past,
@@ -122,10 +139,10 @@ def _decode(
                 positions=None if even else xp.asarray(positions) + before,
                 return_past=True,
             )
-            if even is False and before == 0:  # virtual tokens in front shift the real ones
+            if n == 0:
                 before = past[0][0].shape[1] - width
             last = to_numpy(logits.data[:, -1]).astype(np.float64)
-            for row in np.flatnonzero(live):
+            for row in np.flatnonzero(live).tolist():
                 token = _pick(last[row], temperature, top_k, top_p, rngs[row])
                 if token == model.tokenizer.end_id:
                     live[row] = False
@@ -167,14 +184,16 @@ def score_many(
     batch: int = 64,
 ) -> list[list[float]]:
     """`score` for many (prompt, continuations). One-token continuations share one forward pass."""
-    tokenizer, rows = model.tokenizer, []  # rows: (question, options or one option, prompt, ids)
+    _need_lm(model, "scoring")
+    tokenizer = model.tokenizer
+    rows: list[tuple[int, int | None, list[int], list[int]]] = []
     scores = [[0.0] * len(options) for _, options in questions]
     for q, (prompt, options) in enumerate(questions):
         if not options or any(not o for o in options):
             raise ValueError(f"score needs continuations that are not empty, got {list(options)!r}")
         encoded = tokenizer.encode_many(list(options))
         head = _prompt_ids(model, prompt, room=max(len(e) for e in encoded))
-        if all(len(e) == 1 for e in encoded):
+        if all(len(e) == 1 for e in encoded):  # one row for all options
             rows.append((q, None, head, [e[0] for e in encoded]))
         else:
             rows += [(q, i, head, e) for i, e in enumerate(encoded)]
@@ -185,6 +204,7 @@ def score_many(
 
 
 def _score_rows(model: Any, rows: list, scores: list[list[float]], normalize: bool) -> None:
+    """Fill in the scores of rows (question, option, prompt, ids); option None: of every option."""
     xp = xp_of(model.parameters()[0].data)
     texts, where, picked = [], [], []  # picked: (question, option, ids to read off)
     for r, (q, option, head, ids) in enumerate(rows):

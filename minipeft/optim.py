@@ -48,7 +48,9 @@ class Optimizer:
         self.steps += 1
         for (_, p), state in zip(self.params, self.state, strict=True):
             if p.grad is not None:
-                data = xp_of(p.data).ascontiguousarray(p.data)  # else reshape(-1) would copy
+                data = p.data
+                if not data.flags.c_contiguous:  # reshape(-1) would copy it
+                    data = data.copy(order="C")
                 decay = self.decay if data.ndim > 1 else 0.0
                 flat = [a.reshape(-1) for a in (data, p.grad, *state.values())]
                 for i in range(0, data.size, CHUNK):
@@ -135,6 +137,51 @@ class AdamW(Optimizer):
         xp_of(v).divide(m, step, out=step)
         step *= lr / (1 - b1**self.steps)
         w -= step
+
+
+class Muon(AdamW):
+    """Momentum whose update is made orthogonal, for the matrices inside blocks (Jordan 2024).
+
+    u ← μ u + (1-μ) g;  w ← w - lr sqrt(max(1, d_out/d_in)) orthogonal(μ u + (1-μ) g)
+    Every direction of a matrix moves by the same amount, so what is seen rarely, as a fact of
+    one entity is, is learnt several times sooner. Embeddings and vectors are AdamW's, at
+    0.15 lr.
+    """
+
+    slots = ("m", "v")  # of a matrix, m is u and v stays 0
+
+    def __init__(
+        self,
+        params: Iterable[tuple[str, Parameter]],
+        lr: float = 0.02,
+        momentum: float = 0.95,
+        decay: float = 0.0,
+    ) -> None:
+        super().__init__(params, lr, betas=(0.9, 0.99), decay=decay)
+        self.momentum = momentum
+
+    def step(self, lr: float | None = None) -> None:
+        lr = self.lr if lr is None else lr
+        for (path, p), state in zip(self.params, self.state, strict=True):
+            if p.grad is None or p.ndim != 2 or not path.startswith("blocks."):
+                continue
+            u, w = state["m"], p.data
+            u *= self.momentum
+            u += (1 - self.momentum) * p.grad
+            ahead = self.momentum * u + (1 - self.momentum) * p.grad
+            w -= lr * math.sqrt(max(1.0, w.shape[0] / w.shape[1])) * orthogonal(ahead)
+            p.data, p.grad = w, None
+        super().step(0.15 * lr)  # what still has a gradient
+
+
+def orthogonal(x: Array) -> Array:
+    """About U Vᵀ of x = U S Vᵀ: five Newton-Schulz steps, singular values end in 0.7 … 1.2."""
+    wide = x if x.shape[0] <= x.shape[1] else x.T
+    y = wide / (xp_of(x).linalg.norm(wide) + 1e-7)
+    for _ in range(5):
+        a = y @ y.T
+        y = 3.4445 * y + (-4.7750 * a + 2.0315 * (a @ a)) @ y
+    return y if x.shape[0] <= x.shape[1] else y.T
 
 
 def clip_gradients(params: Sequence[tuple[str, Parameter]], max_norm: float) -> float:

@@ -10,13 +10,15 @@ from typing import TextIO
 class Progress:
     """Prints after two seconds, then now and then; a terminal sees one line that changes.
 
-    out     where to print; stdout by default, None for silence
+    out    where to print; stdout by default
+    quiet  print nothing
+    start  how many of the total were done before
     """
 
     def __init__(
-        self, name: str, total: int, out: TextIO | None = None, quiet: bool = False
+        self, name: str, total: int, out: TextIO | None = None, quiet: bool = False, start: int = 0
     ) -> None:
-        self.name, self.total, self.quiet = name, total, quiet
+        self.name, self.total, self.quiet, self.start = name, total, quiet, start
         self.out = sys.stdout if out is None else out
         self.begin = self.last = time.monotonic()
         self.shown = False
@@ -28,7 +30,7 @@ class Progress:
         wait = 2.0 if not self.shown else 0.5 if terminal else 15.0
         if self.quiet or now - self.last < wait:
             return
-        left = (now - self.begin) / max(done, 1) * (self.total - done)
+        left = (now - self.begin) / max(done - self.start, 1) * (self.total - done)
         line = f"{self.name}  {done}/{self.total}  {note}  {_clock(left)} to go"
         self.out.write(f"\r{line:<78}" if terminal else f"{line}\n")
         self.out.flush()

@@ -124,7 +124,7 @@ def check(field, size):
 
 
 def measure(size, rounds, ours=sys.executable, torch=sys.executable, names=None):
-    """Name -> {median, minimum (CPU milliseconds), wall, peak (MiB)}, and the losses' difference."""
+    """Name -> {median, minimum (CPU ms), wall, peak (MiB)}, and how far the losses differ."""
     with tempfile.TemporaryDirectory() as folder:
         field = contestants(ours, torch, folder)
         if names is not None:
@@ -155,7 +155,8 @@ def measure(size, rounds, ours=sys.executable, torch=sys.executable, names=None)
 
 def table(size, rows, worst):
     """The rows as text, with shares of PyTorch + PEFT's."""
-    lines = [f"{size:20}  {'CPU ms':>8} {'minimum':>8} {'wall ms':>8} {'MiB':>7}   share of {TORCH}"]
+    heads = f"{'CPU ms':>8} {'minimum':>8} {'wall ms':>8} {'MiB':>7}"
+    lines = [f"{size:20}  {heads}   share of {TORCH}"]
     base = rows.get(TORCH)
     for name, row in rows.items():
         line = (f"{name:20}  {row['median']:8.1f} {row['minimum']:8.1f} {row['wall']:8.1f} "

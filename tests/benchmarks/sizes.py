@@ -86,8 +86,6 @@ class Pace:
         self.cpu, self.wall = [time.process_time()], [time.perf_counter()]
 
 
-
-
 def work(run, size, adapter, task):
     """What a worker does: tell the first losses, or run steps in turn with the others."""
     if task == "losses":

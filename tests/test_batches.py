@@ -1,0 +1,112 @@
+"""Batches: what is learnt, what is padding, and that an epoch holds every example once."""
+
+import numpy as np
+import pytest
+
+from minipeft.batches import IGNORE, TaskBatches, TokenBatches, pad
+from minipeft.tasks.base import Example
+from tests.tiny import Sounds, tokenizer
+
+
+def batches(head="lm", examples=None, context=24):
+    return TaskBatches(examples or Sounds().load("train"), tokenizer(), head, context)
+
+
+def test_pad():
+    assert pad([[1, 2, 3], [4]], 9).tolist() == [[1, 2, 3], [4, 9, 9]]
+
+
+def test_the_loss_is_on_the_target_and_the_end():
+    t = tokenizer()
+    source = batches(
+        examples=[Example("the cat", " meows"), Example("a very small hen", " clucks")]
+    )
+    data = source.collate([0, 1])
+    for row, (prompt, target) in enumerate(
+        (("the cat", " meows"), ("a very small hen", " clucks"))
+    ):
+        wanted = [*t.encode(target), t.end_id]
+        at = np.flatnonzero(data.labels[row] != IGNORE)
+        assert data.labels[row, at].tolist() == wanted
+        assert at[0] == len(t.encode(prompt)) - 1  # the prompt's last token foretells the first
+        length = int(data.mask[row].sum())
+        text = [*t.encode(prompt), *wanted]
+        assert data.ids[row, :length].tolist() == text[:-1]
+        assert data.labels[row, :length].tolist()[at[0] :] == text[at[0] + 1 :]
+        assert (data.ids[row, length:] == t.pad_id).all() and not data.mask[row, length:].any()
+        assert (data.labels[row, length:] == IGNORE).all()
+    assert data.ids.shape == data.labels.shape == data.mask.shape
+    assert data.mask[1].all() and not data.mask[0].all()
+
+
+def test_a_linear_head_gets_the_prompt_and_the_class():
+    examples = Sounds().load("train")
+    data = batches("linear").collate([2, 0])
+    assert data.labels.tolist() == [examples[2].label, examples[0].label]
+    assert data.ids[1, data.mask[1]].tolist() == tokenizer().encode(examples[0].prompt)
+    with pytest.raises(ValueError, match="head='linear' needs a label"):
+        batches("linear", Sounds("generation").load("train"))
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 6, 9])
+@pytest.mark.parametrize("kind", ["task", "tokens"])
+def test_every_example_comes_once_an_epoch(size, kind):
+    n = 6
+    if kind == "task":
+        source = batches()
+        first = [ids for ids, _ in source.rows]
+        find = [i for i in range(n) for j in range(i) if first[i] == first[j]]
+        assert not find  # every row differs, so a row tells its example
+
+        def number(row, mask):
+            return first.index(row[mask].tolist())
+    else:
+        source = TokenBatches(np.arange(7 * n).reshape(n, 7), fill=-1)
+
+        def number(row, mask):
+            return int(row[0]) // 7
+
+    steps = 3 * n  # enough for whole epochs
+    data = [source.batch(step, size, seed=5) for step in range(steps)]
+    seen = [number(r, m) for d in data for r, m in zip(d.ids, d.mask, strict=True)]
+    epochs = [seen[i : i + n] for i in range(0, len(seen) - n + 1, n)]
+    assert all(sorted(e) == list(range(n)) for e in epochs)
+    assert len({tuple(e) for e in epochs}) > 1  # in a new order
+
+
+def test_a_batch_depends_on_seed_and_step_alone():
+    one, other = batches(), batches()
+    other.batch(7, 4, seed=1)
+    a, b = one.batch(3, 4, seed=1), other.batch(3, 4, seed=1)
+    assert (a.ids == b.ids).all() and (a.labels == b.labels).all()
+    assert (a.ids != one.batch(3, 4, seed=2).ids).any()
+
+
+def test_examples_that_do_not_fit_are_named():
+    with pytest.raises(ValueError, match=r"has \d+ tokens, the context holds 5: 'the cat"):
+        batches(examples=[Example("the cat and the dog and the hen", " sleep")], context=5)
+    with pytest.raises(ValueError, match="empty prompt"):
+        batches(examples=[Example("", " meows")], context=24)
+    with pytest.raises(ValueError, match="no example"):
+        TaskBatches([], tokenizer(), "lm", 24)
+    exact = [*tokenizer().encode("the cat"), *tokenizer().encode(" meows"), 0]
+    assert len(batches(examples=[Example("the cat", " meows")], context=len(exact))) == 1
+
+
+def test_packed_rows_begin_where_a_text_begins():
+    source = TokenBatches.pack([[1, 2], [3], [4, 5, 6, 7, 8, 9], [10]], 5, end=0, fill=99)
+    assert source.rows.tolist() == [[1, 2, 0, 3, 0, 4], [10, 0, 99, 99, 99, 99]]
+    data = source.collate([0, 1])
+    assert data.ids.tolist() == [[1, 2, 0, 3, 0], [10, 0, 99, 99, 99]]
+    assert data.labels.tolist() == [[2, 0, 3, 0, 4], [0, *[IGNORE] * 4]]
+    assert data.mask[1].tolist() == [True, True, False, False, False]
+
+
+def test_a_text_that_just_fits_fills_a_row():
+    source = TokenBatches.pack([[1, 2, 3, 4, 5], [6, 7]], 5, end=0, fill=99)
+    assert source.rows.tolist() == [[1, 2, 3, 4, 5, 0], [6, 7, 0, 99, 99, 99]]
+
+
+def test_packing_nothing_is_refused():
+    with pytest.raises(ValueError, match="no text"):
+        TokenBatches.pack([], 5, end=0, fill=99)

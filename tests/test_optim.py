@@ -1,0 +1,165 @@
+"""Optimizers, clipping and schedules against values counted by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from minipeft.nn import Parameter
+from minipeft.optim import CHUNK, SCHEDULES, SGD, AdamW, clip_gradients, schedule
+
+
+def named(**arrays):
+    """(path, Parameter) pairs, in float64."""
+    return [(name, Parameter(np.array(a, dtype=np.float64))) for name, a in arrays.items()]
+
+
+def take(opt, grads, lr=None):
+    """One step with these gradients."""
+    for (_, p), g in zip(opt.params, grads, strict=True):
+        p.grad = None if g is None else np.broadcast_to(np.float64(g), p.shape).copy()
+    opt.step(lr)
+
+
+def adamw(w, grads, lr, b1, b2, eps, decay):
+    """Loshchilov & Hutter's algorithm 2 on one number, the averages as sums."""
+    for t in range(1, len(grads) + 1):
+        m = sum((1 - b1) * b1 ** (t - i) * grads[i - 1] for i in range(1, t + 1))
+        v = sum((1 - b2) * b2 ** (t - i) * grads[i - 1] ** 2 for i in range(1, t + 1))
+        step = m / (1 - b1**t) / (math.sqrt(v / (1 - b2**t)) + eps)
+        w = w - lr * decay * w - lr * step
+    return w
+
+
+def test_adamw_for_three_steps():
+    settings = {"lr": 0.1, "betas": (0.8, 0.95), "eps": 1e-3, "decay": 0.2}
+    opt = AdamW(named(w=[[1.0, -2.0]]), **settings)
+    grads = [[0.5, -1.0], [0.25, 3.0], [-2.0, 0.1]]
+    for done, g in enumerate(grads, 1):
+        take(opt, [np.array([g])])
+        for column, start in enumerate((1.0, -2.0)):
+            wanted = adamw(start, [x[column] for x in grads[:done]], 0.1, 0.8, 0.95, 1e-3, 0.2)
+            assert opt.params[0][1].data[0, column] == pytest.approx(wanted, abs=1e-14)
+    assert opt.steps == 3
+
+
+def test_the_first_step_of_adamw_is_the_learning_rate():
+    opt = AdamW(named(w=np.zeros((2, 2))), lr=0.1, decay=0.0)
+    take(opt, [-7.0])
+    assert np.allclose(opt.params[0][1].data, 0.1, atol=1e-9)
+
+
+def test_sgd_with_momentum_and_decay():
+    opt = SGD(named(w=[[2.0]]), lr=0.1, momentum=0.5, decay=0.2)
+    take(opt, [1.0])  # u = 1 + 0.2 * 2 = 1.4
+    assert opt.params[0][1].data.item() == pytest.approx(2 - 0.14)
+    take(opt, [1.0])  # u = 0.7 + 1 + 0.2 * 1.86
+    assert opt.params[0][1].data.item() == pytest.approx(1.86 - 0.1 * (0.7 + 1 + 0.372))
+
+
+@pytest.mark.parametrize("optimizer", [AdamW, SGD])
+def test_decay_touches_matrices_only(optimizer):
+    opt = optimizer(named(w=[[1.0]], b=[1.0], gate=1.0), lr=0.1, decay=0.5)
+    take(opt, [0.0, 0.0, 0.0])
+    assert [p.data.item() for _, p in opt.params] == pytest.approx([0.95, 1.0, 1.0])
+
+
+@pytest.mark.parametrize("optimizer", [AdamW, SGD])
+def test_a_step_takes_its_own_rate_and_forgets_the_gradients(optimizer):
+    opt = optimizer(named(w=[[1.0]], still=[[1.0]]), lr=0.1, decay=0.0)
+    versions = [p.version for _, p in opt.params]
+    take(opt, [1.0, None], lr=0.0)
+    assert [p.data.item() for _, p in opt.params] == [1.0, 1.0]
+    assert all(p.grad is None for _, p in opt.params)
+    assert [p.version for _, p in opt.params] == [versions[0] + 1, versions[1]]
+
+
+def test_large_and_strided_parameters_are_updated_whole():
+    big = np.arange(2 * CHUNK + 6.0).reshape(2, -1)
+    pairs = named(big=big) + [("strided", Parameter(big.T))]
+    opt = AdamW(pairs, lr=0.5, decay=0.0)
+    take(opt, [2.0, 2.0])
+    assert np.allclose(pairs[0][1].data, big - 0.5) and np.allclose(pairs[1][1].data, big.T - 0.5)
+
+
+def test_updates_keep_single_precision():
+    p = Parameter(np.ones((2, 2), np.float32))
+    opt = AdamW([("w", p)], lr=np.float64(0.1))
+    p.grad = np.ones((2, 2), np.float32)
+    clip_gradients(opt.params, 0.5)
+    opt.step(np.float64(0.1))
+    assert p.dtype == opt.state[0]["m"].dtype == opt.state[0]["v"].dtype == np.float32
+
+
+def test_a_saved_state_goes_on_as_if_nothing_was():
+    def run(opt, steps):
+        for i in steps:
+            take(opt, [np.array([[i - 1.5, 2.0 * i]])])
+
+    straight = AdamW(named(w=[[1.0, 2.0]]), lr=0.1)
+    run(straight, range(4))
+    first = AdamW(named(w=[[1.0, 2.0]]), lr=0.1)
+    run(first, range(2))
+    second = AdamW(named(w=first.params[0][1].data), lr=0.1)
+    second.load_arrays({name: a.copy() for name, a in first.arrays().items()}, first.steps)
+    run(second, range(2, 4))
+    assert set(first.arrays()) == {"m:w", "v:w"}
+    assert (second.params[0][1].data == straight.params[0][1].data).all()
+
+
+def test_an_optimizer_of_nothing_or_of_frozen_parameters_is_refused():
+    with pytest.raises(ValueError, match="nothing trains"):
+        AdamW([], lr=0.1)
+    with pytest.raises(ValueError, match="frozen parameters: blocks.0.w"):
+        SGD([("blocks.0.w", Parameter(np.ones(2), requires_grad=False))], lr=0.1)
+    for wrong in ({"lr": -1.0}, {"lr": math.nan}, {"lr": 0.1, "decay": -0.1}):
+        with pytest.raises(ValueError, match="must be >= 0"):
+            AdamW(named(w=[1.0]), **wrong)
+
+
+def test_clipping_scales_the_joint_norm():
+    pairs = named(a=[3.0], b=[[4.0]], none=[1.0])
+    for _, p in pairs[:2]:
+        p.grad = p.data.copy()
+    assert clip_gradients(pairs, 1.0) == pytest.approx(5.0)
+    assert pairs[0][1].grad.item() == pytest.approx(0.6)
+    assert pairs[1][1].grad.item() == pytest.approx(0.8)
+    assert clip_gradients(pairs, 1.5) == pytest.approx(1.0)  # small enough: left alone
+    assert pairs[1][1].grad.item() == pytest.approx(0.8)
+    assert pairs[2][1].grad is None
+    with pytest.raises(ValueError, match="max_norm must be > 0, got 0"):
+        clip_gradients(pairs, 0)
+
+
+def test_clipping_without_gradients_does_nothing():
+    assert clip_gradients(named(a=[3.0]), 1.0) == 0.0
+
+
+WARM = [0.5, 1.0]  # the first two of ten steps, with warmup 0.2
+FALL = [i / 8 for i in range(8)]  # how far the rest has come
+
+
+@pytest.mark.parametrize(
+    ("name", "rest"),
+    [
+        ("constant", [1.0] * 8),
+        ("linear", [1 - x for x in FALL]),
+        ("cosine", [math.cos(math.pi * x / 2) ** 2 for x in FALL]),
+        ("trapezoid", [1.0] * 7 + [0.625]),
+    ],
+)
+def test_schedules(name, rest):
+    got = [schedule(name, step, 10, warmup=0.2) for step in range(10)]
+    assert got == pytest.approx(WARM + rest)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_every_step_of_a_schedule_moves(name):
+    for total in (1, 2, 3, 50):
+        rates = [schedule(name, step, total) for step in range(total)]
+        assert all(0 < r <= 1 for r in rates) and max(rates) == 1.0
+
+
+def test_an_unknown_schedule_names_the_known():
+    with pytest.raises(ValueError, match="constant, linear, cosine, trapezoid, got 'linaer'"):
+        schedule("linaer", 0, 10)

@@ -1,0 +1,63 @@
+"""A tokenizer, models and tasks so small that a test may train them."""
+
+from functools import cache
+
+import numpy as np
+
+from minipeft.backend import Rng
+from minipeft.batches import Batch
+from minipeft.models import GPT, GPTConfig
+from minipeft.tasks.base import Example
+from minipeft.text import Tokenizer
+
+ANIMALS = ("cat", "dog", "cow", "hen", "fox", "owl")
+SOUNDS = (" meows", " barks", " moos", " clucks", " barks", " hoots")
+
+
+@cache
+def tokenizer():
+    """One token for each word of the texts below, or nearly."""
+    lines = [f"the {a}{s}. a {a} sleeps." for a, s in zip(ANIMALS, SOUNDS, strict=True)]
+    return Tokenizer.train(lines * 3, 320)
+
+
+def gpt(seed=0, *, context=24, dtype=np.float64, spread=0.3, **fields):
+    """A GPT whose weights are large, so that its logits differ; with the tokenizer."""
+    config = GPTConfig(vocab=tokenizer().vocab_size, context=context, width=16, layers=2, heads=2,
+                       **fields)  # fmt: skip
+    model = GPT(config, dtype=dtype)
+    for path, p in model.named_parameters():
+        p.data = p.data + (spread * Rng(seed, path).normal(p.shape)).astype(dtype)
+    model.tokenizer = tokenizer()
+    return model
+
+
+class Sounds:
+    """Which sound an animal makes: a task of classification, or of generation."""
+
+    name, kind = "sounds", "classification"
+
+    def __init__(self, kind="classification"):
+        self.kind = kind
+
+    def load(self, split, n=None, seed=0, pattern=0):
+        words = tuple(dict.fromkeys(SOUNDS))
+        lead = ("the ", "a ")[pattern]
+        found = [
+            Example(lead + a, s, words, words.index(s)) if self.kind == "classification"
+            else Example(lead + a, s, references=(s,))
+            for a, s in zip(ANIMALS, SOUNDS, strict=True)
+        ]  # fmt: skip
+        return found[:n]
+
+
+class Rows:
+    """Batches of random rows of tokens, as many labels in each."""
+
+    def __init__(self, vocab, length=6):
+        self.vocab, self.length = vocab, length
+
+    def batch(self, step, size, seed):
+        rows = Rng(seed, "rows").integers(2, self.vocab, (999, self.length + 1))
+        rows = rows[step * size : (step + 1) * size]
+        return Batch(rows[:, :-1], rows[:, 1:], rows[:, 1:] > 0)
