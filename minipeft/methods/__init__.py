@@ -13,6 +13,7 @@ from minipeft.methods.base import Method, NotMergeable, Where, Wrapper
 from minipeft.methods.bitfit import BitFit
 from minipeft.methods.full import Full
 from minipeft.methods.lora import LoRA
+from minipeft.methods.targets import preview_targets
 from minipeft.methods.topk import TopK
 from minipeft.nn import Module
 
@@ -70,4 +71,5 @@ __all__ = [
     "attach",
     "get_method",
     "load_adapter",
+    "preview_targets",
 ]

@@ -16,8 +16,8 @@ from minipeft.methods.base import Method, Recompute, Shared, Where, Wrapper
 from minipeft.methods.merge import MergeReport, merge
 from minipeft.methods.report import AdapterReport
 from minipeft.methods.targets import layer_of, match
-from minipeft.nn import Module, Parameter, init
-from minipeft.nn.module import original, standing
+from minipeft.nn import Module, Parameter, Place, init
+from minipeft.nn.module import original
 
 MISSING = object()
 KEPT = "merged, with its base kept"
@@ -158,17 +158,18 @@ class Attached:
     def _choose(self) -> None:
         """Clone what is selected or trained whole; note what is recomputed."""
         method, parts = self.method, dict(self.model.named_modules())
-        seen: set[int] = set()
-        for place in list(self.model.places()):
-            path, p = place.path, place.parameter
-            if place.added or id(p) in seen:
+        ends: dict[int, list[Place]] = {}  # of ties
+        for place in self.model.places():
+            ends.setdefault(id(place.parameter), []).append(place)
+        for places in ends.values():
+            path, p, *_, added = places[0]
+            if added:
                 continue
-            seen.add(id(p))
             part = path.rpartition(".")[0]
             if part in parts and method.whole(part, parts[part]):
-                self.whole[path] = self._clone(path, p)
+                self.whole[path] = self._clone(places)
             elif method.uses("select") and method.select(path, p, self._where(path)):
-                self.clones[path] = self._clone(path, p)
+                self.clones[path] = self._clone(places)
             elif method.uses("reparam"):
                 compute = method.reparam(path, p, self._where(path))
                 if compute is not None:
@@ -176,16 +177,17 @@ class Attached:
         if not (self.wrappers or self.clones or self.reparams):
             raise ValueError(f"{method} changes nothing in this model: no part of it fits")
 
-    def _clone(self, path: str, p: Parameter) -> Parameter:
-        """Put a trainable copy wherever a parameter stands, ties included."""
+    def _clone(self, places: list[Place]) -> Parameter:
+        """Put one trainable copy at all the places of one Parameter."""
+        path, p = places[0].path, places[0].parameter
         for h in self.model.handles:
             if any(p is computed for _, computed, _ in h.reparams):
                 other = h.method.name
                 raise ValueError(f"{self.method.name!r} would train {path}, which {other!r} "
                                  f"computes: merge or detach {other!r} first")  # fmt: skip
         clone = p.clone()
-        for owner, name in standing(self.model, p):
-            self.swap(owner, name, clone)
+        for place in places:
+            self.swap(place.owner, place.name, clone)
         return clone
 
     def _where(self, path: str) -> Where:

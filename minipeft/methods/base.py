@@ -111,7 +111,9 @@ class Method:
 
 def _coerce(cls: type, field: dataclasses.Field[Any], value: Any) -> Any:
     """A value of a field's declared type, from text where needed."""
-    kinds = [kind.partition("[")[0].strip() for kind in str(field.type).split("|")]
+    # the type is text in a file that postpones annotations, as ours do, else an object
+    declared = field.type.__name__ if isinstance(field.type, type) else str(field.type)
+    kinds = [kind.partition("[")[0].strip() for kind in declared.split("|")]
     text, flag = isinstance(value, str), isinstance(value, bool)
     words = str(value).lower()
     several = isinstance(value, (list, tuple)) or (text and ("," in value or "str" not in kinds))
@@ -131,7 +133,7 @@ def _coerce(cls: type, field: dataclasses.Field[Any], value: Any) -> Any:
             return value
     except (TypeError, ValueError, OverflowError):
         pass
-    raise ValueError(f"{cls.__name__}: {field.name} must be {field.type}, got {value!r}")
+    raise ValueError(f"{cls.__name__}: {field.name} must be {declared}, got {value!r}")
 
 
 class Wrapper(Module):

@@ -32,6 +32,17 @@ def match(model: Module, targets: Targets) -> list[str]:
     return [path for path, _ in parts if path in hit]
 
 
+def preview_targets(model: Module, targets: Targets) -> str:
+    """The parts that `targets` names, one a line with its shape: look before you attach."""
+    parts = dict(model.named_modules())
+    rows = [(path, getattr(parts[path], "weight", None)) for path in match(model, targets)]
+    width = max(len(path) for path, _ in rows)
+    return "\n".join(
+        f"{path:{width}}  {'' if w is None else 'x'.join(map(str, w.shape))}".rstrip()
+        for path, w in rows
+    )
+
+
 def _fits(entry: str, path: str, module: Module) -> bool:
     if entry == "all-linear":
         return path.rpartition(".")[2] != "head" and is_linear(module)

@@ -8,6 +8,7 @@ too: its biases are not 0 and its norms' weights not 1.
 import ast
 import dataclasses
 import inspect
+import re
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -105,7 +106,7 @@ def same(a, b):
 def snapshot(model):
     """What detach must bring back: every part and Parameter, the same objects, flags and bytes."""
     parts = [(path, part) for path, part in model.named_modules()]
-    flags = [(x.path, x.parameter, x.parameter.requires_grad) for x in model.places()]
+    flags = [(x, x.parameter.requires_grad) for x in model.places()]
     arrays = [(x.parameter.data, to_numpy(x.parameter.data).tobytes()) for x in model.places()]
     return parts, flags, arrays
 
@@ -114,10 +115,10 @@ def assert_restored(model, before):
     parts, flags, arrays = before
     for (path, old), (_, new) in zip(parts, model.named_modules(), strict=True):
         assert new is old, path
-    for (path, old, flag), x, (array, raw) in zip(flags, model.places(), arrays, strict=True):
-        assert x.parameter is old and x.path == path and not x.added, path
-        assert old.requires_grad == flag, path
-        assert old.data is array and to_numpy(array).tobytes() == raw, path
+    for (old, flag), new, (array, raw) in zip(flags, model.places(), arrays, strict=True):
+        assert new.parameter is old.parameter and new.owner is old.owner, old.path
+        assert new.path == old.path and new.parameter.requires_grad == flag, old.path
+        assert new.parameter.data is array and to_numpy(array).tobytes() == raw, old.path
 
 
 class Next:
@@ -288,7 +289,7 @@ def a_kept_base_comes_back(case, _):
     y = run(model, case.ids())
     handle.merge(keep=True)
     held = [array for array, _ in before[2]]
-    new = [p for p in model.parameters() if not any(p is old for _, old, _ in before[1])]
+    new = [p for p in model.parameters() if not any(p is x.parameter for x, _ in before[1])]
     assert new and not any(case.xp.shares_memory(p.data, a) for p in new for a in held)
     assert abs(run(model, case.ids()) - y).max() <= CLOSE * abs(y).max()
     handle.detach()
@@ -403,20 +404,16 @@ CHECKS = [
 # --- what a docstring says that a method adds --------------------------------------------------
 
 
-def fields_of(kind):
-    """The nine fields of a method file's docstring, as a dict, in their order."""
-    found, last = {}, ""
-    for line in (inspect.getdoc(kind) or "").splitlines():
-        for part in line.split("  ") if line.startswith("Lecture ") else [line]:
-            word, _, rest = part.strip().partition(" ")
-            if not part.startswith(" ") and word in FIELDS and word not in found:
-                found[word], last = rest.strip(), word
-            elif last:
-                found[last] += f" {part.strip()}".rstrip()
-    return found
-
-
 FIELDS = "Paper Kind Touches Adds Merges Saves Differs Lecture Homework".split()
+FIELD = re.compile(rf"(?:^|  )({'|'.join(FIELDS)}) +", re.MULTILINE)
+
+
+def fields_of(kind):
+    """What a docstring says under the names of the nine fields, in the order they stand in."""
+    _, *parts = FIELD.split(inspect.getdoc(kind) or "")
+    return {
+        name: " ".join(text.split()) for name, text in zip(parts[::2], parts[1::2], strict=True)
+    }
 
 
 def stated_count(handle, adds=""):

@@ -4,6 +4,7 @@ That the count is true is a check of the contract; here, that the map is whole a
 evaluator can say no.
 """
 
+import dataclasses
 import sys
 
 import pytest
@@ -29,8 +30,6 @@ def test_the_nine_fields_are_there_in_order(name):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_class_explains_its_settings(name):
-    import dataclasses
-
     fields = [f.name for f in dataclasses.fields(METHODS[name]) if f.name != "seed"]
     lines = [line.split() for line in METHODS[name].__doc__.splitlines() if line.strip()]
     assert [f for f in fields if f in [words[0] for words in lines]] == fields

@@ -78,7 +78,7 @@ class Masked(Method):
 
 
 class MaskedLinear(Wrapper):
-    """y = (W0 + M * D) x + b, with D trained and M a mask.  Shapes  x (..., d_in) -> (..., d_out)"""
+    """y = (W0 + M * D) x + b, D trained, M a mask.  Shapes  x (..., d_in) -> (..., d_out)"""
 
     def __init__(self, base: Module) -> None:
         super().__init__(base)

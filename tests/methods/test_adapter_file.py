@@ -1,0 +1,383 @@
+"""Adapter files: what is in them, and that a wrong one is refused and changes no bit."""
+
+import dataclasses
+import json
+import pickle
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from minipeft.checkpoint import CheckpointError, load_arrays, save_arrays, save_model
+from minipeft.methods import BitFit, Full, LoRA, attach, load_adapter
+from minipeft.models import GPT
+from minipeft.nn import init
+from tests.methods.contract import CASES, CONFIG, assert_restored, randomize, run, same, snapshot
+from tests.methods.throwaway import THROWAWAY, Masked, Subspace
+
+CASE = CASES["lora"]
+METHOD, IDS = CASE.method, CASE.ids()
+
+
+@pytest.fixture
+def file(tmp_path):
+    """A whole adapter file."""
+    _, handle = CASE.attached()
+    handle.save(tmp_path / "whole")
+    return tmp_path / "whole"
+
+
+def rewritten(file, change):
+    """A copy of an adapter file whose arrays and metadata `change` has edited."""
+    arrays, metadata = load_arrays(file)
+    change(arrays, metadata)
+    bad = file.with_name("bad")
+    save_arrays(bad, arrays, metadata)
+    return bad
+
+
+def assert_refused(file, message, method=METHOD, model=None, error=CheckpointError):
+    """Neither load nor load_adapter takes the file, and both leave everything as it was."""
+    fresh = model or CASE.model()
+    before = snapshot(fresh)
+    with pytest.raises(error, match=message):
+        load_adapter(fresh, file, THROWAWAY | {"lora": LoRA, "bitfit": BitFit, "full": Full})
+    assert_restored(fresh, before)
+    assert not fresh.handles
+    handle = attach(fresh, method)
+    randomize(handle)
+    before, y, own = snapshot(fresh), run(fresh, IDS), vars(handle).copy()
+    with pytest.raises(error, match=message):
+        handle.load(file)
+    assert_restored(fresh, before)
+    assert same(run(fresh, IDS), y) and fresh.handles == [handle]
+    assert all(vars(handle)[k] is v for k, v in own.items() if k not in ("flags", "changes"))
+
+
+# --- what is in a file -------------------------------------------------------------------------
+
+
+def test_a_file_tells_what_it_is(file):
+    arrays, metadata = load_arrays(file)
+    assert set(arrays) == {
+        f"blocks.{i}.attn.{x}_proj.{M}" for i in (0, 1) for x in "qv" for M in "AB"
+    }
+    assert metadata.keys() == {"format", "version", "method", "fields", "over", "base"}
+    assert (metadata["format"], metadata["method"]) == ("minipeft-adapter", "lora")
+    assert LoRA.from_fields(json.loads(metadata["fields"])) == METHOD
+    assert json.loads(metadata["over"]) == []
+
+
+def test_a_fresh_process_gives_the_same_bits(tmp_path):
+    model, handle = CASE.attached(np.float32)
+    save_model(CASE.model(np.float32), tmp_path / "base.safetensors")
+    handle.save(tmp_path / "adapter")
+    code = f"""
+import numpy as np
+from minipeft import load_adapter, load_model
+model = load_model({str(tmp_path / "base.safetensors")!r})
+load_adapter(model, {str(tmp_path / "adapter")!r})
+print(model(np.array({IDS.tolist()})).data.tobytes().hex())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert bytes.fromhex(done.stdout) == run(model, IDS).tobytes()
+
+
+def test_the_base_is_the_same_in_another_dtype(tmp_path):
+    model, handle = CASE.attached(np.float32)
+    handle.save(tmp_path / "a")
+    wide = GPT(CONFIG, dtype=np.float64)
+    wide.load_state_dict(CASE.model(np.float32).state_dict())
+    second = load_adapter(wide, tmp_path / "a")
+    assert {p.dtype for _, p in second.trainable()} == {np.dtype(np.float64)}
+    assert abs(run(wide, IDS) - run(model, IDS)).max() < 1e-4
+
+
+def test_another_seed_draws_anew_what_is_not_saved(tmp_path):
+    model, handle = CASES["throwaway_subspace"].attached()
+    handle.save(tmp_path / "a")
+    fresh = CASE.model()
+    second = attach(fresh, Subspace(seed=5))
+    second.load(tmp_path / "a")
+    assert second.method == Subspace(seed=0) and same(run(fresh, IDS), run(model, IDS))
+    second.detach()
+    assert same(run(fresh, IDS), run(CASE.model(), IDS))
+
+
+def test_drawing_anew_needs_the_top_of_the_stack(tmp_path):
+    _, handle = CASES["throwaway_subspace"].attached()
+    handle.save(tmp_path / "a")
+    model = CASE.model()
+    lower = attach(model, Subspace(seed=5))
+    upper = attach(model, LoRA(r=2))
+    with pytest.raises(RuntimeError, match="cannot be drawn anew: detach what was attached later"):
+        lower.load(tmp_path / "a")
+    upper.detach()
+    lower.load(tmp_path / "a")
+
+
+def test_an_adapter_over_another_needs_it_again(tmp_path):
+    model, lower = CASE.attached()
+    upper = attach(model, BitFit())
+    randomize(upper)
+    upper.save(tmp_path / "upper")
+    fresh = CASE.model()
+    with pytest.raises(CheckpointError, match=r"over the methods \['lora'\], here they are \[\]"):
+        load_adapter(fresh, tmp_path / "upper")
+    randomize(attach(fresh, METHOD))
+    load_adapter(fresh, tmp_path / "upper")
+    assert same(run(fresh, IDS), run(model, IDS))
+
+
+# --- what is refused ---------------------------------------------------------------------------
+
+
+def test_a_file_cut_short_anywhere(file):
+    raw = file.read_bytes()
+    cuts = sorted({len(raw) * i // 40 for i in range(39)} | {len(raw) - 1})
+    assert len(cuts) == 40
+    bad = file.with_name("cut")
+    fresh = CASE.model()
+    handle = attach(fresh, METHOD)
+    randomize(handle)
+    before = snapshot(fresh)
+    for cut in cuts:
+        bad.write_bytes(raw[:cut])
+        with pytest.raises(CheckpointError, match="cut is not a whole safetensors file"):
+            load_adapter(fresh, bad)
+        with pytest.raises(CheckpointError, match="cut is not a whole safetensors file"):
+            handle.load(bad)
+        assert_restored(fresh, before)
+
+
+def first_a(arrays):
+    return next(name for name in arrays if name.endswith(".A"))
+
+
+def edit(kind):
+    """A change of the arrays or the metadata, by name."""
+
+    def change(arrays, metadata):
+        fields = json.loads(metadata["fields"])
+        name = first_a(arrays)
+        match kind:
+            case "shape":
+                arrays[name] = arrays[name].T.copy()
+            case "rank":
+                arrays[name] = arrays[name][:1].copy()
+            case "missing":
+                del arrays[name]
+            case "unexpected":
+                arrays["blocks.2.attn.q_proj.A"] = arrays[name]
+            case "state":
+                arrays["state:mask"] = np.ones(3, np.float32)
+            case "integers":
+                arrays[name] = np.ones(arrays[name].shape, np.int64)
+            case "base":
+                metadata["base"] = "0" * 64
+            case "format":
+                metadata["format"] = "minipeft"
+            case "version":
+                metadata["version"] = "2"
+            case "lacks":
+                del metadata["fields"], metadata["base"]
+            case "json":
+                metadata["fields"] = "{r: 2"
+            case "list":
+                metadata["fields"] = "[2]"
+            case "method":
+                metadata["method"] = "lorra"
+            case "field":
+                metadata["fields"] = json.dumps(fields | {"rank": 2})
+            case "value":
+                metadata["fields"] = json.dumps(fields | {"r": -1})
+            case "type":
+                metadata["fields"] = json.dumps(fields | {"r": "two"})
+            case "targets":
+                metadata["fields"] = json.dumps(fields | {"targets": 5})
+        return arrays, metadata
+
+    return change
+
+
+EDITS = {
+    "shape": r"q_proj.A must have shape \(2, 8\), has \(8, 2\)",
+    "rank": r"q_proj.A must have shape \(2, 8\), has \(1, 8\)",
+    "missing": "blocks.0.attn.q_proj.A is missing",
+    "unexpected": "blocks.2.attn.q_proj.A is unexpected",
+    "state": "state mask is unexpected",
+    "integers": "q_proj.A must hold floats, has int64",
+    "base": "was trained on another base model",
+    "format": "is no adapter of minipeft: format='minipeft'. A model is read with load_model",
+    "version": "has adapter version '2', wanted '1'",
+    "lacks": "lacks the metadata fields, base",
+    "json": "has metadata that is no JSON",
+    "list": "fields must be an object",
+    "method": "holds a 'lorra' adapter",
+    "field": "settings that LoRA refuses: LoRA has no setting 'rank'; nearest is 'r",
+    "value": "settings that LoRA refuses: LoRA: r must be a whole number >= 1, got -1",
+    "type": "settings that LoRA refuses: LoRA: r must be int, got 'two'",
+    "targets": "settings that LoRA refuses: LoRA: targets must be",
+}
+
+
+@pytest.mark.parametrize("kind", EDITS)
+def test_a_lying_file(file, kind):
+    assert_refused(rewritten(file, edit(kind)), EDITS[kind])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_value_that_is_not_finite(file, value):
+    def change(arrays, _):
+        arrays[first_a(arrays)][0, 3] = value
+
+    assert_refused(rewritten(file, change), "q_proj.A must be finite, but 1 of its 16 values")
+
+
+def test_a_value_that_does_not_fit(tmp_path):
+    model, handle = CASE.attached(np.float64)
+    (_, p), *_ = handle.trainable()
+    p.data[0, 0] = 1e300
+    handle.save(tmp_path / "a")
+    assert_refused(tmp_path / "a", "does not fit into float32: a value becomes infinite",
+                   model=narrow(CASE.model()))  # fmt: skip
+
+
+def narrow(model):
+    """The same base in float32."""
+    for p in model.parameters():
+        p.data = p.data.astype(np.float32)
+    return model
+
+
+def test_another_base(file):
+    assert_refused(file, "was trained on another base model", model=CASE.model(seed=1))
+    one = CASE.model()
+    one.ln_f.bias.data[3] += np.float32(1e-6)
+    assert_refused(file, "was trained on another base model", model=one)
+    shallow = GPT(replace(CONFIG, layers=1), dtype=np.float64)
+    assert_refused(file, "was trained on another base model", model=shallow)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (BitFit(), "holds a 'lora' adapter, this handle is of 'bitfit'. load_adapter"),
+        (replace(METHOD, alpha=4.0), "other settings: alpha is 4.0 here, 3.0 there"),
+        (
+            replace(METHOD, r=3, rslora=True),
+            "r is 3 here, 2 there; rslora is True here, False there",
+        ),
+        (replace(METHOD, seed=9, dropout=0.5), "other settings: dropout is 0.5 here, 0.0 there"),
+    ],
+)
+def test_other_settings(file, other, message):
+    model = CASE.model()
+    handle = attach(model, other)
+    randomize(handle)
+    before = snapshot(model)
+    with pytest.raises(CheckpointError, match=message):
+        handle.load(file)
+    assert_restored(model, before)
+
+
+def test_an_unknown_method_is_named_with_those_that_are_known(tmp_path):
+    _, handle = CASES["throwaway_masked"].attached()
+    handle.save(tmp_path / "a")
+    with pytest.raises(
+        CheckpointError, match="'throwaway_masked' adapter; known are full, topk, b"
+    ):
+        load_adapter(CASE.model(), tmp_path / "a")
+
+
+def test_a_model_is_no_adapter(tmp_path):
+    save_model(CASE.model(), tmp_path / "m.safetensors")
+    assert_refused(tmp_path / "m.safetensors", "A model is read with load_model")
+
+
+def test_other_kinds_of_file(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return pytest.fail, ("a pickle was opened",)
+
+    (tmp_path / "pickle").write_bytes(pickle.dumps({"A": Trap()}))
+    np.savez(tmp_path / "zip.npz", A=np.ones(3))
+    (tmp_path / "text").write_text("r = 2")
+    (tmp_path / "empty").write_bytes(b"")
+    for name in ("pickle", "zip.npz", "text", "empty"):
+        assert_refused(tmp_path / name, "is not a whole safetensors file")
+    assert_refused(tmp_path / "none", "there is no file", error=FileNotFoundError)
+
+
+# --- state that is saved though it does not train ----------------------------------------------
+
+
+@pytest.fixture
+def masked_file(tmp_path):
+    _, handle = CASES["throwaway_masked"].attached()
+    assert all(0 < mask.mean() < 1 for mask in handle.method.state(handle).values())
+    handle.save(tmp_path / "masked")
+    return tmp_path / "masked"
+
+
+@pytest.mark.parametrize(
+    ("value", "message", "error"),
+    [
+        (None, "state blocks.0.attn.o_proj is missing", CheckpointError),
+        (np.ones((8, 4), bool), r"must be bool of shape \(8, 8\), is bool of", CheckpointError),
+        (np.ones((8, 8)), r"must be bool of shape \(8, 8\), is float64 of", CheckpointError),
+        (np.zeros((8, 8), bool), "a mask keeps less than half", ValueError),
+    ],
+)
+def test_a_wrong_state(masked_file, value, message, error):
+    def change(arrays, _):
+        arrays["state:blocks.0.attn.o_proj"] = value
+        if value is None:
+            del arrays["state:blocks.0.attn.o_proj"]
+
+    bad = rewritten(masked_file, change)
+    model = CASE.model()
+    handle = attach(model, Masked())
+    randomize(handle, seed=3)
+    before, y = snapshot(model), run(model, IDS)
+    with pytest.raises(error, match=message):
+        handle.load(bad)
+    assert_restored(model, before)
+    assert same(run(model, IDS), y)
+    handle.detach()
+    with pytest.raises(error, match=message):
+        load_adapter(model, bad, THROWAWAY)
+    assert not model.handles and same(run(model, IDS), run(CASE.model(), IDS))
+
+
+def test_a_failure_after_drawing_anew_is_undone(masked_file, monkeypatch):
+    @dataclasses.dataclass(frozen=True)
+    class Seeded(Masked):
+        seed: int = 0
+
+    model = CASE.model()
+    handle = attach(model, Seeded(seed=1))
+    randomize(handle)
+    before, y = snapshot(model), run(model, IDS)
+    arrays, metadata = load_arrays(masked_file)
+    metadata["fields"] = json.dumps(json.loads(metadata["fields"]) | {"seed": 0})
+    arrays["state:blocks.0.attn.o_proj"] = np.zeros((8, 8), bool)
+    save_arrays(masked_file, arrays, metadata)
+    with pytest.raises(ValueError, match="a mask keeps less than half"):
+        handle.load(masked_file)
+    assert_restored(model, before)
+    assert same(run(model, IDS), y) and handle.method == Seeded(seed=1)
+    assert dict(handle.trainable()).keys() == {path for path, p in model.named_parameters()
+                                               if p.requires_grad}  # fmt: skip
+
+
+def test_saving_is_whole_or_not_at_all(file):
+    model, handle = CASE.attached()
+    raw = file.read_bytes()
+    (_, p), *_ = handle.trainable()
+    p._data = init.zeros(p.shape, init.prototype(shape_only=True))
+    with pytest.raises(CheckpointError, match="has a shape but no values"):
+        handle.save(file)
+    assert file.read_bytes() == raw and [f.name for f in file.parent.iterdir()] == ["whole"]
