@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minipeft.backend import Array, to_numpy, xp_of
+from minipeft.backend import Array, to_device, to_numpy, xp_of
 from minipeft.engine.tensor import Tensor, context
 from minipeft.nn import init
 
@@ -191,6 +191,16 @@ class Module:
             if name in state:
                 xp = xp_of(parameter.data)
                 parameter.data = xp.array(state[name], dtype=parameter.dtype, order="C")
+
+    def to(self, device: str) -> None:
+        """Move every Parameter to "cpu" or "cuda"; "auto" takes a GPU where there is one."""
+        for place in self.places():
+            p: Parameter | None = place.parameter
+            while p is not None:
+                moved = to_device(p.data, device)
+                if moved is not p.data:
+                    p.data = moved
+                p = p.base
 
     def summary(self) -> Summary:
         """A table of the parameters: path, shape, how many, whether they train, bytes."""

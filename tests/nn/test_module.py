@@ -266,3 +266,16 @@ def test_drawn_arrays_follow_dtype_and_law(dtype):
     assert abs(normal.std() - 0.5) < 0.01 and abs(normal.mean()) < 0.01
     assert abs(uniform.std() - 0.5 / 3**0.5) < 0.01 and abs(uniform).max() <= 0.5
     assert init.ones((2,), like).tolist() == [1, 1]
+
+
+def test_a_model_moves_to_the_cpu_and_back_unchanged(backend):
+    from minipeft.models import GPT, GPTConfig
+
+    model = GPT(GPTConfig(vocab=11, context=8, width=8, layers=1, heads=2))
+    before = model.state_dict()
+    model.to("cpu" if backend is np else "cuda")
+    assert type(model.emb.tok.weight.data) is type(backend.zeros(1))
+    model.to("cpu")
+    assert all((model.state_dict()[k] == before[k]).all() for k in before)
+    with pytest.raises(ValueError, match="device must be"):
+        model.to("gpu")
