@@ -169,6 +169,7 @@ class Muon(AdamW):
             u *= self.momentum
             u += (1 - self.momentum) * p.grad
             ahead = self.momentum * u + (1 - self.momentum) * p.grad
+            w *= 1 - lr * self.decay
             w -= lr * math.sqrt(max(1.0, w.shape[0] / w.shape[1])) * orthogonal(ahead)
             p.data, p.grad = w, None
         super().step(0.15 * lr)  # what still has a gradient

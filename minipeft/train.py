@@ -8,6 +8,7 @@ import math
 import os
 import platform
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +18,10 @@ import numpy as np
 
 from minipeft.backend import Array, Rng, to_numpy, xp_of
 from minipeft.batches import IGNORE, Batch, Source, TaskBatches
-from minipeft.checkpoint import CheckpointError, load_arrays, save_arrays
+from minipeft.checkpoint import CheckpointError, fingerprint, load_arrays, save_arrays
 from minipeft.engine import Tensor, context, fused, no_grad, running
 from minipeft.nn import Module
-from minipeft.optim import SGD, AdamW, Optimizer, clip_gradients, schedule
+from minipeft.optim import SGD, AdamW, Muon, Optimizer, clip_gradients, schedule
 from minipeft.progress import Progress
 
 WATCHED = 10  # first steps whose gradient norms an adapter's report shows
@@ -108,7 +109,7 @@ def fit(
     task        a Task (its train split is used: the first n examples, in one pattern), or
                 anything with batch(step, size, seed) -> Batch
     lr          the peak; None takes the default of the method that is attached last
-    optimizer   "adamw" or "sgd"; decay is for matrices only
+    optimizer   "adamw", "sgd" or "muon" (for training whole models); decay is for matrices only
     decline     "linear", "cosine", "constant" or "trapezoid", after `warmup` (a share of steps)
     clip        the largest joint norm of the gradients, None for no limit
     accumulate  batches per step whose gradients are averaged
@@ -137,23 +138,32 @@ def fit(
     opt = _optimizer(optimizer, params, lr, decay)
     history = History()
     first = 0
-    settings = {"seed": seed, "steps": steps, "lr": lr, "batch": batch, "accumulate": accumulate}
-    if checkpoint is not None and Path(checkpoint).is_file():
-        first = _resume(Path(checkpoint), settings, opt, history)
-    show = Progress("training", steps, out=out, quiet=quiet)
+    saved = None
+    if checkpoint is not None:
+        settings = {
+            "steps": steps, "lr": lr, "batch": batch, "seed": seed, "optimizer": optimizer,
+            "decay": decay, "decline": decline, "warmup": warmup, "clip": clip,
+            "accumulate": accumulate, "smoothing": smoothing,
+            "methods": [repr(handle.method) for handle in handles],
+            "frozen": fingerprint(_frozen(model)),
+            "data": fingerprint(vars(source.batch(0, batch, seed))),
+        }  # fmt: skip
+        saved = State(Path(checkpoint), settings, opt, handles, history)
+        first = saved.resume()
+    show = Progress("training", steps, out=out, quiet=quiet, start=first)
     for step in range(first, steps):
         began = time.perf_counter()
         rate = lr * schedule(decline, step, steps, warmup)
         total: Any = 0.0
         for part in range(accumulate):
             data = source.batch(step * accumulate + part, batch, seed)
-            with running(rng=Rng(seed, "dropout", step, part)):
-                loss = loss_of(model, data, smoothing)
+            with running(rng=Rng(seed, "dropout", step, part)), np.errstate(all="ignore"):
+                loss = loss_of(model, data, smoothing)  # what warns here is looked at below
                 for handle in handles:
                     extra = handle.extra_loss()
                     loss = loss if extra is None else loss + extra
             if not math.isfinite(loss.item()):
-                raise NonFiniteLoss(_diagnose(model, data, step, seed, params))
+                raise NonFiniteLoss(_diagnose(model, data, seed, step, part))
             total += loss.item()
             (loss * (1 / accumulate) if accumulate > 1 else loss).backward()
             del loss
@@ -173,8 +183,8 @@ def fit(
         last = step == steps - 1
         if evaluation and (last or (evaluate_every and (step + 1) % evaluate_every == 0)):
             history.evaluations.append({"step": float(step + 1), **evaluation(model)})
-        if checkpoint is not None and (last or (step + 1) % save_every == 0):
-            _save(Path(checkpoint), settings, opt, history)
+        if saved and (last or (step + 1) % save_every == 0):
+            saved.save()
         show.update(step + 1, f"loss {history.loss[-1]:.3f}")
     show.done(f"loss {history.loss[-1]:.3f}")
     return history
@@ -194,7 +204,9 @@ def _optimizer(name: str, params: list, lr: float, decay: float) -> Optimizer:
         return AdamW(params, lr, decay=decay)
     if name == "sgd":
         return SGD(params, lr, decay=decay)
-    raise ValueError(f"optimizer must be 'adamw' or 'sgd', got {name!r}")
+    if name == "muon":
+        return Muon(params, lr, decay=decay)
+    raise ValueError(f"optimizer must be 'adamw', 'sgd' or 'muon', got {name!r}")
 
 
 def _check_reached(params: list[tuple[str, Any]]) -> None:
@@ -207,10 +219,10 @@ def _check_reached(params: list[tuple[str, Any]]) -> None:
         )
 
 
-def _diagnose(model: Any, batch: Batch, step: int, seed: int, params: list) -> str:
+def _diagnose(model: Any, batch: Batch, seed: int, step: int, part: int) -> str:
     """Run the batch again and find where the first non-finite number appears."""
     names = {id(p): path for path, p in model.named_parameters()}
-    bad = [names[id(p)] for _, p in model.named_parameters() if not _finite(p.data)]
+    bad = [path for path, p in model.named_parameters() if not _finite(p.data)]
     found: list[str] = []
 
     def watch(name: str, y: Array, args: tuple[Any, ...]) -> None:
@@ -221,13 +233,13 @@ def _diagnose(model: Any, batch: Batch, step: int, seed: int, params: list) -> s
     ctx = context()
     ctx.trace = watch
     try:
-        with no_grad(), running(rng=Rng(seed, "dropout", step, 0)), np.errstate(all="ignore"):
+        with no_grad(), running(rng=Rng(seed, "dropout", step, part)), np.errstate(all="ignore"):
             loss_of(model, batch)
     finally:
         ctx.trace = None
     return (
-        f"the loss is not finite at step {step} (seed {seed}, batch of {len(batch.ids)} rows, first "
-        f"ids {batch.ids[0, :8].tolist()}). First operation that went bad: "
+        f"the loss is not finite at step {step} (seed {seed}, batch of {len(batch.ids)} rows, "
+        f"first ids {batch.ids[0, :8].tolist()}). First operation that went bad: "
         f"{found[0] if found else 'none in a second pass'}. Parameters with NaN or infinity: "
         f"{', '.join(bad[:4]) or 'none'}. A smaller lr, or clip=1.0, is the usual cure"
     )
@@ -237,41 +249,91 @@ def _finite(array: Array) -> bool:
     return bool(xp_of(array).isfinite(array).all())
 
 
-def _run_facts(settings: dict[str, Any]) -> dict[str, str]:
-    """What "the same bits" depends on, besides the settings."""
-    return {"settings": json.dumps(settings, sort_keys=True), "numpy": np.__version__}
+def _frozen(model: Module) -> dict[str, Array]:
+    """The arrays that do not train: a state belongs to them."""
+    return {path: p.data for path, p in model.named_parameters() if not p.requires_grad}
 
 
-def _save(path: Path, settings: dict[str, Any], opt: Optimizer, history: History) -> None:
-    arrays = opt.arrays() | {f"w:{name}": to_numpy(p.data) for name, p in opt.params}
-    facts = _run_facts(settings) | {"format": "minipeft-training", "steps": str(opt.steps)}
-    save_arrays(path, arrays, facts | {"history": json.dumps(vars(history))})
+@dataclass
+class State:
+    """A run on disk: what trains, the optimizer's and the methods' arrays, the history.
 
+    settings  what must be the same for the run to go on; they are in the file
+    """
 
-def _resume(path: Path, settings: dict[str, Any], opt: Optimizer, history: History) -> int:
-    """Load a saved state; returns the steps done."""
-    arrays, facts = load_arrays(path)
-    if facts.get("format") != "minipeft-training":
-        raise CheckpointError(f"{path} is no training state: format={facts.get('format')!r}")
-    if facts.get("settings") != _run_facts(settings)["settings"]:
-        raise CheckpointError(f"{path} belongs to a run with settings {facts.get('settings')}; "
-                              f"this one has {json.dumps(settings, sort_keys=True)}. Give another "
-                              "file, or delete it")  # fmt: skip
-    wanted = {f"w:{n}" for n, _ in opt.params} | set(opt.arrays())
-    if set(arrays) != wanted:
-        odd = sorted(set(arrays) ^ wanted)[:4]
-        raise CheckpointError(f"{path} holds the state of other parameters: {', '.join(odd)}")
-    for name, p in opt.params:
-        if arrays[f"w:{name}"].shape != p.shape:
+    path: Path
+    settings: dict[str, Any]
+    opt: Optimizer
+    handles: list[Any]
+    history: History
+
+    def save(self) -> None:
+        """Write the state after a step, whole or not at all."""
+        arrays = self.opt.arrays() | {f"w:{name}": to_numpy(p.data) for name, p in self.opt.params}
+        for i, handle in enumerate(self.handles):
+            state = handle.method.state(handle)
+            arrays |= {f"state:{i}:{name}": to_numpy(a) for name, a in state.items()}
+        facts = {
+            "format": "minipeft-training",
+            "settings": json.dumps(self.settings),
+            "machine": _machine(),
+            "steps": str(self.opt.steps),
+            "history": json.dumps(vars(self.history)),
+        }
+        save_arrays(self.path, arrays, facts)
+
+    def resume(self) -> int:
+        """Go back to a saved state, if there is one; returns the steps done.
+
+        Raises  CheckpointError if the file is of another run
+        """
+        if not self.path.is_file():
+            return 0
+        arrays, facts = load_arrays(self.path)
+        self._check(arrays, facts)
+        for name, p in self.opt.params:
+            p.data = xp_of(p.data).asarray(arrays[f"w:{name}"])
+        self.opt.load_arrays(arrays, int(facts["steps"]))
+        for i, handle in enumerate(self.handles):
+            lead = f"state:{i}:"
+            state = {k.removeprefix(lead): a for k, a in arrays.items() if k.startswith(lead)}
+            if state:
+                handle.method.load_state(handle, state)
+        for key, values in json.loads(facts["history"]).items():
+            setattr(self.history, key, values)
+        return self.opt.steps
+
+    def _check(self, arrays: dict[str, Any], facts: dict[str, str]) -> None:
+        if facts.get("format") != "minipeft-training":
             raise CheckpointError(
-                f"{path}: {name} must be {p.shape}, is {arrays[f'w:{name}'].shape}"
+                f"{self.path} is no training state: format={facts.get('format')!r}"
             )
-    for name, p in opt.params:
-        p.data = xp_of(p.data).asarray(arrays[f"w:{name}"])
-    opt.load_arrays(arrays, int(facts["steps"]))
-    for key, values in json.loads(facts["history"]).items():
-        setattr(history, key, values)
-    return opt.steps
+        there, wanted = json.loads(facts["settings"]), json.loads(json.dumps(self.settings))
+        other = [k for k in wanted if there.get(k) != wanted[k]]
+        if other:
+            told = "; ".join(f"{k}: {there.get(k)!r} there, {wanted[k]!r} here" for k in other)
+            raise CheckpointError(
+                f"{self.path} belongs to another run ({told}). Give another file, or delete it"
+            )
+        shapes = {f"w:{name}": p.shape for name, p in self.opt.params}
+        shapes |= {name: array.shape for name, array in self.opt.arrays().items()}
+        found = {k: a.shape for k, a in arrays.items() if not k.startswith("state:")}
+        if found != shapes:
+            odd = sorted(k for k in found.keys() | shapes if found.get(k) != shapes.get(k))[:4]
+            raise CheckpointError(f"{self.path} holds the state of other parameters: "
+                                  f"{', '.join(odd)}")  # fmt: skip
+        if facts["machine"] != _machine():
+            warnings.warn(
+                f"{self.path} was written with {facts['machine']}, this is {_machine()}: the run "
+                "goes on, but its last bits may differ",
+                stacklevel=4,
+            )
+
+
+def _machine() -> str:
+    """What the bits of a run depend on beside its settings."""
+    named = [f"{v}={os.environ.get(v, '')}" for v in ("OPENBLAS_CORETYPE", "OPENBLAS_NUM_THREADS")]
+    return ", ".join([platform.machine(), f"NumPy {np.__version__}", *named])
 
 
 def evaluate(

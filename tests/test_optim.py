@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 
+from minipeft.backend import Rng
 from minipeft.nn import Parameter
-from minipeft.optim import CHUNK, SCHEDULES, SGD, AdamW, clip_gradients, schedule
+from minipeft.optim import CHUNK, SCHEDULES, SGD, AdamW, Muon, clip_gradients, orthogonal, schedule
 
 
 def named(**arrays):
@@ -72,6 +73,34 @@ def test_a_step_takes_its_own_rate_and_forgets_the_gradients(optimizer):
     assert [p.data.item() for _, p in opt.params] == [1.0, 1.0]
     assert all(p.grad is None for _, p in opt.params)
     assert [p.version for _, p in opt.params] == [versions[0] + 1, versions[1]]
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (4, 20), (20, 4), (1, 5)])
+def test_orthogonal_keeps_the_directions_and_evens_their_lengths(shape):
+    x = Rng(0).normal(shape)
+    u, s, v = np.linalg.svd(x, full_matrices=False)
+    y = orthogonal(x)
+    lengths = np.diag(u.T @ y @ v.T)
+    assert np.allclose(y, (u * lengths) @ v, atol=1e-12)  # the same singular vectors
+    assert 0.65 < lengths.min() and lengths.max() < 1.25
+    assert np.allclose(orthogonal(1000 * x), y, atol=1e-6)
+
+
+def test_muon_for_two_steps():
+    start = {"blocks.0.w": np.ones((4, 2)), "emb": np.ones((3, 2)), "blocks.0.b": [1.0]}
+    opt = Muon(named(**start), lr=0.1, momentum=0.9, decay=0.5)
+    g1, g2 = Rng(0).normal((2, 4, 2))
+    take(opt, [g1, 2.0, 2.0])
+    u = 0.1 * g1
+    w = 0.95 * np.ones((4, 2)) - 0.1 * math.sqrt(2) * orthogonal(0.9 * u + 0.1 * g1)
+    got = [p.data for _, p in opt.params]
+    assert np.allclose(got[0], w, atol=1e-12)
+    assert np.allclose(got[1], 1 - 0.015 * 0.5 - 0.015) and np.allclose(got[2], 1 - 0.015)
+    take(opt, [g2, 2.0, 2.0], lr=0.2)
+    u = 0.9 * u + 0.1 * g2
+    w = 0.9 * w - 0.2 * math.sqrt(2) * orthogonal(0.9 * u + 0.1 * g2)
+    assert np.allclose(opt.params[0][1].data, w, atol=1e-12)
+    assert opt.steps == 2 and all(p.grad is None for _, p in opt.params)
 
 
 def test_large_and_strided_parameters_are_updated_whole():

@@ -1,0 +1,446 @@
+"""fit and evaluate: what a step does, that runs repeat to the bit, and what is refused."""
+
+import io
+import math
+
+import numpy as np
+import pytest
+
+from minipeft import metrics, progress, train
+from minipeft.backend import Rng
+from minipeft.batches import IGNORE, TaskBatches
+from minipeft.checkpoint import CheckpointError, load_arrays, save_arrays
+from minipeft.engine import no_grad
+from minipeft.generate import generate_many, score
+from minipeft.methods import LoRA, TopK, attach
+from minipeft.train import NonFiniteLoss, evaluate, fit, loss_of, mean_loss
+from tests.tiny import Rows, Sounds, gpt, tokenizer
+
+VOCAB = tokenizer().vocab_size
+
+
+def lora(seed=0, **fields):
+    """A small GPT with LoRA attached whose B is not 0, and the handle."""
+    model = gpt(seed, **fields)
+    handle = attach(model, LoRA(r=2, seed=seed))
+    for path, p in handle.trainable():
+        p.data = (0.1 * Rng(seed, "start", path).normal(p.shape)).astype(p.dtype)
+    return model, handle
+
+
+def values(model):
+    """What trains, by path."""
+    return {path: p.data.copy() for path, p in train.trainable(model)}
+
+
+def run(steps=4, model=None, task=None, **settings):
+    """A short run; its history and what it trained."""
+    model = model or lora()[0]
+    settings = {"lr": 0.02, "batch": 3, "quiet": True} | settings
+    history = fit(model, task or Rows(VOCAB), steps=steps, **settings)
+    return history, values(model)
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all((a[k] == b[k]).all() for k in a)
+
+
+# -- a step ---------------------------------------------------------------------------------------
+
+
+def test_a_step_is_the_gradient_of_the_loss():
+    model, _ = lora()
+    before, data = values(model), Rows(VOCAB).batch(0, 3, 0)
+    loss = loss_of(model, data)
+    loss.backward()
+    gradients = {path: p.grad.copy() for path, p in train.trainable(model)}
+    for _, p in train.trainable(model):
+        p.grad = None
+    history, after = run(1, model, optimizer="sgd", lr=0.5, clip=None, warmup=0.0)
+    assert history.loss == [loss.item()] and history.lr == [0.5]
+    for path, w in after.items():
+        assert np.allclose(w, before[path] - 0.5 * gradients[path], rtol=0, atol=1e-15)
+
+
+def test_the_joint_norm_of_an_update_is_clipped():
+    _, free = run(1, optimizer="sgd", lr=1.0, clip=None, warmup=0.0)
+    _, held = run(1, optimizer="sgd", lr=1.0, clip=0.01, warmup=0.0)
+    start = values(lora()[0])
+    moves = {k: free[k] - start[k] for k in start}
+    norm = math.sqrt(sum((m * m).sum() for m in moves.values()))
+    assert norm > 0.02
+    for k in start:
+        assert np.allclose(held[k] - start[k], moves[k] * (0.01 / norm), rtol=0, atol=1e-14)
+
+
+def test_the_rate_follows_the_schedule():
+    history, _ = run(5, decline="cosine", warmup=0.4, lr=0.1)
+    wanted = [0.05, 0.1, 0.1, 0.075, 0.025]
+    assert history.lr == pytest.approx(wanted)
+
+
+def test_only_the_targets_of_a_task_are_learnt():
+    model, _ = lora()
+    data = TaskBatches(Sounds().load("train"), tokenizer(), "lm", 24).batch(0, 4, 0)
+    with no_grad():
+        logits = model(data.ids).data
+    logp = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    at = np.nonzero(data.labels != IGNORE)
+    wanted = -logp[(*at, data.labels[at])].mean()
+    assert at[0].size < data.labels.size
+    assert loss_of(model, data).item() == pytest.approx(wanted, abs=1e-12)
+
+
+def test_accumulated_batches_equal_a_large_one():
+    one = run(3, batch=6, accumulate=1)
+    two = run(3, batch=3, accumulate=2)
+    six = run(3, batch=1, accumulate=6)
+    for history, trained in (two, six):
+        assert history.loss == pytest.approx(one[0].loss, abs=1e-12)
+        for k, w in trained.items():
+            assert np.abs(w - one[1][k]).max() < 1e-12
+    assert any((w != two[1][k]).any() for k, w in run(3, batch=3)[1].items())
+
+
+def test_seeded_runs_are_equal_to_the_bit():
+    one, two, other = run(seed=1), run(seed=1), run(seed=2)
+    assert one[0].loss == two[0].loss and same(one[1], two[1])
+    assert one[0].loss != other[0].loss
+
+
+def test_dropout_is_drawn_from_the_seed():
+    def dropped(seed):
+        return run(2, lora(dropout=0.3)[0], Same(), seed=seed)[0].loss
+
+    assert dropped(1) == dropped(1) != dropped(2)
+    assert run(2, lora()[0], Same(), seed=1)[0].loss == run(2, lora()[0], Same(), seed=2)[0].loss
+
+
+class Same(Rows):
+    """The same batch for every step and seed."""
+
+    def __init__(self):
+        super().__init__(VOCAB)
+
+    def batch(self, step, size, seed):
+        return super().batch(0, size, 0)
+
+
+def test_a_run_learns_its_task():
+    model = gpt(dtype=np.float32)
+    before = evaluate(model, Sounds())
+    history = fit(model, Sounds(), steps=40, lr=0.02, batch=6, quiet=True)
+    after = evaluate(model, Sounds())
+    assert np.mean(history.loss[-5:]) < 0.2 * np.mean(history.loss[:5])
+    assert after["accuracy"] == 100.0 and after["loss"] < 0.2 * before["loss"]
+    assert all(w.dtype == np.float32 for w in values(model).values())
+    assert len(history.loss) == len(history.lr) == len(history.seconds) == 40
+
+
+def test_a_linear_head_learns():
+    model = gpt(head="linear", classes=5)
+    attach(model, LoRA(r=2))
+    fit(model, Sounds(), steps=40, lr=0.05, batch=6, quiet=True)
+    assert evaluate(model, Sounds())["accuracy"] == 100.0
+
+
+def test_the_rate_of_the_last_method_is_the_default():
+    model = gpt()
+    attach(model, TopK(k=1))
+    attach(model, LoRA(r=2))
+    history = fit(model, Rows(VOCAB), steps=1, warmup=0.0, quiet=True)
+    assert history.lr == [LoRA.lr] and LoRA.lr != TopK.lr
+    with pytest.raises(ValueError, match="fit needs lr=: no method is attached"):
+        fit(gpt(), Rows(VOCAB), steps=1)
+
+
+def test_the_evaluation_is_called_when_due_and_at_the_end():
+    history, _ = run(5, evaluate_every=2, evaluation=lambda m: {"x": m.config.width})
+    assert history.evaluations == [{"step": s, "x": 16} for s in (2.0, 4.0, 5.0)]
+    history, _ = run(3, evaluation=lambda m: {"x": 1.0})
+    assert history.evaluations == [{"step": 3.0, "x": 1.0}]
+
+
+def test_progress_is_printed(monkeypatch):
+    clock = iter(range(0, 1000, 3))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
+    out = io.StringIO()
+    run(3, quiet=False, out=out)
+    lines = out.getvalue().splitlines()
+    assert lines[0].startswith("training  1/3  loss ") and lines[0].endswith("s to go")
+    assert lines[-1].startswith("training  done in ")
+
+
+class Hooks(LoRA):
+    """LoRA with a penalty, and a record of the steps."""
+
+    def extra_loss(self, at):
+        seen.append("loss")
+        return sum((p * p).sum() for _, p in at.trainable()) * 10.0
+
+    def after_step(self, at, step, total):
+        seen.append((step, total))
+
+
+seen: list = []
+
+
+def test_the_hooks_of_a_method_are_called():
+    seen.clear()
+    model = gpt()
+    handle = attach(model, Hooks(r=2))
+    size = sum((p.data**2).sum() for _, p in handle.trainable())
+    plain = loss_of(model, Rows(VOCAB).batch(0, 3, 0)).item()
+    history, _ = run(2, model)
+    assert seen == ["loss", (0, 2), "loss", (1, 2)]
+    assert history.loss[0] == pytest.approx(plain + 10 * size)
+    assert handle.report() is not None and len(next(iter(handle.gradients.values()))) == 2
+
+
+# -- what is refused ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["steps", "batch", "accumulate"])
+@pytest.mark.parametrize("value", [0, 1.5, True])
+def test_counts_must_be_whole(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be a whole number >= 1"):
+        run(**{name: value})
+
+
+def test_wrong_names_are_refused():
+    with pytest.raises(ValueError, match="'adamw', 'sgd' or 'muon', got 'adam'"):
+        run(optimizer="adam")
+    with pytest.raises(ValueError, match="schedule must be one of"):
+        run(decline="down")
+
+
+def test_nothing_trains():
+    model = gpt()
+    for p in model.parameters():
+        p.requires_grad = False
+    with pytest.raises(ValueError, match="nothing in the model trains: attach a method"):
+        run(model=model)
+
+
+def test_a_parameter_that_no_forward_pass_reaches_is_named():
+    model = gpt()
+    attach(model, Unused(r=2))
+    with pytest.raises(RuntimeError, match="1 trainable parameters got no gradient.*spare"):
+        run(1, model)
+
+
+class Unused(LoRA):
+    """LoRA with a Parameter that is not used."""
+
+    def wrap(self, path, module, where):
+        where.shared("spare", lambda: np.ones(3))
+        return super().wrap(path, module, where)
+
+
+@pytest.mark.parametrize(
+    ("path", "operation"),
+    [
+        ("blocks.1.mlp.fc_in.weight", r"linear\(blocks.1.mlp.fc_in.weight"),
+        ("blocks.0.ln_1.bias", r"layer_norm\(blocks.0.ln_1"),
+        ("blocks.0.attn.q_proj.A", r"add_low_rank\(.*blocks.0.attn.q_proj.A"),
+    ],
+)
+def test_a_loss_that_is_not_finite_is_traced_to_where_it_began(path, operation):
+    model, _ = lora()
+    bad = dict(model.named_parameters())[path]
+
+    class Later(Rows):
+        def batch(self, step, size, seed):
+            if step == 2:
+                bad.data = np.full_like(bad.data, np.nan)
+            return super().batch(step, size, seed)
+
+    ids = Rows(VOCAB).batch(2, 3, 7).ids[0].tolist()
+    with pytest.raises(NonFiniteLoss, match=operation) as error:
+        run(5, model, Later(VOCAB), seed=7)
+    text = str(error.value)
+    assert "at step 2 (seed 7, batch of 3 rows" in text and str(ids)[:-1] in text
+    assert f"Parameters with NaN or infinity: {path}." in text
+
+
+def test_too_high_a_rate_is_told_without_warnings():
+    model, _ = lora(dtype=np.float32)
+    with pytest.raises(NonFiniteLoss, match="A smaller lr, or clip=1.0, is the usual cure"):
+        run(50, model, optimizer="sgd", lr=1e30, clip=None, warmup=0.0)
+
+
+# -- going on after a stop ------------------------------------------------------------------------
+
+
+class Stop(Exception):
+    """The power fails."""
+
+
+class Failing(Rows):
+    def batch(self, step, size, seed):
+        if step == 5:
+            raise Stop
+        return super().batch(step, size, seed)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])
+def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tmp_path, optimizer):
+    def start():
+        return lora(dropout=0.1)[0]
+
+    file, settings = tmp_path / "state.safetensors", {"optimizer": optimizer}
+    whole, wanted = run(7, start(), **settings)
+    settings |= {"checkpoint": file, "save_every": 2}
+    with pytest.raises(Stop):
+        run(7, start(), Failing(VOCAB), **settings)
+    assert load_arrays(file)[1]["steps"] == "4"
+    history, got = run(7, start(), **settings)
+    assert history.loss == whole.loss and history.lr == whole.lr and len(history.seconds) == 7
+    assert same(got, wanted)
+    assert run(7, start(), **settings)[0].loss == whole.loss  # already done
+
+
+class Counting(LoRA):
+    """LoRA whose scale falls as steps go by, from a count that is saved."""
+
+    def after_step(self, at, step, total):
+        at.count_ = getattr(at, "count_", 0) + 1
+        for wrapper in at.wrappers.values():
+            wrapper.scale = 2.0 / (1 + at.count_)
+
+    def state(self, at):
+        return {"count": np.array([getattr(at, "count_", 0)])}
+
+    def load_state(self, at, state):
+        at.count_ = int(state["count"][0]) - 1
+        self.after_step(at, 0, 0)
+
+
+def test_the_state_of_a_method_is_resumed(tmp_path):
+    def start():
+        model = gpt()
+        attach(model, Counting(r=2))
+        return model
+
+    whole, wanted = run(7, start())
+    settings = {"checkpoint": tmp_path / "state.safetensors", "save_every": 2}
+    with pytest.raises(Stop):
+        run(7, start(), Failing(VOCAB), **settings)
+    history, got = run(7, start(), **settings)
+    assert history.loss == whole.loss and same(got, wanted)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lr": 0.01}, r"lr: 0.02 there, 0.01 here"),
+        ({"seed": 1}, "seed: 0 there, 1 here"),
+        ({"batch": 2}, "batch: 3 there, 2 here"),
+        ({"steps": 9}, "steps: 4 there, 9 here"),
+        ({"decline": "cosine"}, "decline: 'linear' there, 'cosine' here"),
+        ({"optimizer": "sgd"}, "optimizer: 'adamw' there"),
+        ({"clip": None}, "clip: 1.0 there, None here"),
+        ({"smoothing": 0.1}, "smoothing: 0.0 there, 0.1 here"),
+        ({"task": Rows(VOCAB, 5)}, "data: "),
+        ({"model": lora(1)[0]}, "frozen: "),
+        ({"model": gpt()}, "methods: "),
+    ],
+)
+def test_the_state_of_another_run_is_refused(tmp_path, change, message):
+    file = tmp_path / "state.safetensors"
+    run(checkpoint=file)
+    with pytest.raises(CheckpointError, match=f"belongs to another run .*{message}"):
+        run(**({"checkpoint": file} | change))
+
+
+def test_other_files_are_no_training_states(tmp_path):
+    file = tmp_path / "state.safetensors"
+    save_arrays(file, {"x": np.ones(2)}, {})
+    with pytest.raises(CheckpointError, match="is no training state: format=None"):
+        run(checkpoint=file)
+    run(checkpoint=tmp_path / "true.safetensors")
+    arrays, facts = load_arrays(tmp_path / "true.safetensors")
+    name = next(k for k in arrays if k.startswith("m:"))
+    save_arrays(file, {k: a for k, a in arrays.items() if k != name}, facts)
+    with pytest.raises(CheckpointError, match=f"state of other parameters: {name}"):
+        run(checkpoint=file)
+    save_arrays(file, arrays | {name: arrays[name][:1]}, facts)
+    with pytest.raises(CheckpointError, match=f"state of other parameters: {name}"):
+        run(checkpoint=file)
+
+
+def test_another_machine_is_a_warning(tmp_path, monkeypatch):
+    file = tmp_path / "state.safetensors"
+    run(checkpoint=file)
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Other")
+    with pytest.warns(UserWarning, match="CORETYPE=Other.*last bits may differ"):
+        run(checkpoint=file)
+
+
+# -- evaluate -------------------------------------------------------------------------------------
+
+
+def test_a_classification_is_judged_by_its_verbalizers():
+    model, examples = gpt(2), Sounds().load("validation")
+    result = evaluate(model, Sounds(), batch=4)
+    picked = [int(np.argmax(score(model, e.prompt, e.options))) for e in examples]
+    assert 0 < sum(p == e.label for p, e in zip(picked, examples, strict=True)) < len(examples)
+    assert result["accuracy"] == metrics.accuracy(picked, [e.label for e in examples])
+    assert result["n"] == len(examples) == 6
+    assert set(result) == {"loss", "n", "accuracy"}
+
+
+def test_the_loss_is_per_target_token():
+    model, examples = gpt(2), Sounds().load("validation")
+    total, count = 0.0, 0
+    for e in examples:
+        data = TaskBatches([e], tokenizer(), "lm", 24).collate([0])
+        n = int((data.labels != IGNORE).sum())
+        total, count = total + loss_of(model, data).item() * n, count + n
+    assert evaluate(model, Sounds(), batch=4)["loss"] == pytest.approx(total / count, abs=1e-12)
+    source = TaskBatches(examples, tokenizer(), "lm", 24)
+    assert mean_loss(model, source, batch=5) == pytest.approx(total / count, abs=1e-12)
+
+
+def test_a_linear_head_is_judged_by_its_classes():
+    model, examples = gpt(1, head="linear", classes=5), Sounds().load("validation")
+    with no_grad():
+        picked = [
+            int(model(np.array([tokenizer().encode(e.prompt)])).data.argmax()) for e in examples
+        ]
+    result = evaluate(model, Sounds(), batch=4)
+    assert result["accuracy"] == metrics.accuracy(picked, [e.label for e in examples])
+
+
+def test_a_generation_is_judged_by_its_texts():
+    model, task = gpt(0), Sounds("generation")
+    fit(model, task, steps=40, lr=0.01, batch=6, quiet=True)
+    result = evaluate(model, task, n=4)
+    assert set(result) == {"loss", "n", "bleu", "rouge_l", "exact"}
+    examples = task.load("validation", 4)
+    texts = [t.strip() for t in generate_many(model, [e.prompt for e in examples])]
+    references = [[r.strip() for r in e.references] for e in examples]
+    assert result["bleu"] == metrics.bleu(texts, references)
+    assert result["rouge_l"] == metrics.rouge_l(texts, references) > 50
+    assert result["exact"] == metrics.exact_match(texts, references) > 0
+
+
+def test_examples_are_of_the_split_and_pattern_asked_for():
+    asked = []
+
+    class Noting(Sounds):
+        def load(self, split, n=None, seed=0, pattern=0):
+            asked.append((split, n, seed, pattern))
+            return super().load(split, n, seed, pattern)
+
+    evaluate(gpt(), Noting(), "test", n=3, pattern=1, seed=5)
+    fit(gpt(), Noting(), steps=1, lr=0.1, n=2, pattern=1, seed=3, quiet=True)
+    assert asked == [("test", 3, 5, 1), ("train", 2, 0, 1)]
+
+
+def test_malloc_is_tuned_only_where_it_may_be(monkeypatch):
+    monkeypatch.setenv("MINIPEFT_MALLOC", "0")
+    assert train.tune_malloc() is False
+    monkeypatch.delenv("MINIPEFT_MALLOC")
+    monkeypatch.setattr(train.platform, "libc_ver", lambda: ("", ""))
+    assert train.tune_malloc() is False
