@@ -1,0 +1,100 @@
+"""The recipe of the base models in small: text, rows, a model file with its card."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from minipeft import pretrain as recipes
+from minipeft.checkpoint import load_model
+from minipeft.files import data_dir
+from minipeft.models import preset
+from minipeft.pretrain import RECIPES, pretrain, rows, train_tokenizer
+from minipeft.tasks.stream import texts
+from minipeft.tasks.world import World
+from minipeft.text import Tokenizer
+from minipeft.train import mean_loss
+
+SMALL = {"megabytes": 0.03, "length": 32, "batch": 2, "steps": 4}
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """A recipe that takes a second."""
+    monkeypatch.setitem(RECIPES, "tiny-gpt", replace(RECIPES["tiny-gpt"], **SMALL))
+    monkeypatch.setattr(recipes, "HELD_OUT_MEGABYTES", 0.004)
+    return RECIPES["tiny-gpt"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return Tokenizer.load(data_dir() / "tokenizer.json")
+
+
+def test_the_shipped_tokenizer_fits_the_models(tokenizer):
+    assert tokenizer.vocab_size == preset("tiny-gpt").vocab
+
+
+def test_a_tokenizer_is_trained_on_the_stream():
+    one, two = (train_tokenizer(World(0), 0.05, 400) for _ in range(2))
+    text = texts(World(0), 1)[0]
+    assert one.encode(text) == two.encode(text) and one.decode(one.encode(text)) == text
+    assert one.vocab_size == 400 and len(one.encode(text)) < 0.6 * len(text)
+
+
+def test_rows_are_the_stream_packed(tokenizer):
+    packed = rows(tokenizer, World(0), 0, "train", 0.01, 32)
+    first = [*tokenizer.encode(texts(World(0), 1)[0]), tokenizer.end_id]
+    assert packed.rows.shape[1] == 33
+    assert packed.rows[0, : len(first)].tolist() == first[:33]
+    filled = int((packed.rows != tokenizer.pad_id).sum())
+    assert 0.5 * 0.01e6 / 5 < filled < 0.01e6 / 2
+    held = rows(tokenizer, World(0), 0, "validation", 0.01, 32)
+    known = {tuple(r) for r in packed.rows.tolist()}
+    assert not any(tuple(r) in known for r in held.rows.tolist())
+
+
+def test_a_model_is_written_with_its_card(small, tmp_path, tokenizer):
+    file = tmp_path / "models" / "mine.safetensors"  # the folder is made
+    card = pretrain("tiny-gpt", file, quiet=True)
+    model = load_model(file)
+    assert model.card == json.loads(json.dumps(card))
+    assert card["command"] == "minipeft pretrain tiny-gpt" and card["recipe"]["steps"] == 4
+    assert card["tokens_seen"] == 4 * 2 * 32 and len(card["training_curve"]) == 4
+    assert [step for step, _ in card["validation_curve"]] == [1, 2, 3, 4]
+    held = rows(tokenizer, World(small.world), small.seed, "validation", 0.004, 32)
+    stored = mean_loss(model, held, 32)
+    assert card["validation_loss"] == pytest.approx(stored, abs=0.01)  # half precision
+    assert stored < np.log(model.config.vocab)
+    before = card["validation_curve"][0][1]
+    assert card["validation_loss"] < before
+
+
+def test_a_stopped_run_goes_on_to_the_same_model(small, tmp_path, monkeypatch):
+    whole = pretrain("tiny-gpt", tmp_path / "whole.safetensors", quiet=True)
+    state = tmp_path / "state.safetensors"
+    fit, calls = recipes.fit, []
+
+    def failing(model, source, **settings):
+        def evaluation(m):
+            calls.append(1)
+            if len(calls) == 3:
+                raise KeyboardInterrupt
+            return settings["evaluation"](m)
+
+        return fit(model, source, **(settings | {"save_every": 1, "evaluation": evaluation}))
+
+    monkeypatch.setattr(recipes, "fit", failing)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain("tiny-gpt", tmp_path / "mine.safetensors", checkpoint=state, quiet=True)
+    assert not (tmp_path / "mine.safetensors").exists()
+    card = pretrain("tiny-gpt", tmp_path / "mine.safetensors", checkpoint=state, quiet=True)
+    assert card["training_curve"] == whole["training_curve"]
+    a, b = (load_model(tmp_path / f"{n}.safetensors").state_dict() for n in ("whole", "mine"))
+    assert all((a[k] == b[k]).all() for k in a)
+
+
+def test_an_unknown_recipe_names_the_known():
+    with pytest.raises(ValueError, match="no recipe 'tiny-gtp'; there are tiny-gpt"):
+        pretrain("tiny-gtp")
