@@ -53,6 +53,6 @@ def test_heat_writes_its_numbers():
 def test_pyplot_and_its_windows_are_not_needed():
     import subprocess
 
-    code = "from minipeft import viz; import sys; viz.axes(); print('matplotlib.pyplot' in sys.modules)"
+    code = "from minipeft import viz; viz.axes(); import sys; print('matplotlib.pyplot' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
