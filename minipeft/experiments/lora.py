@@ -83,10 +83,10 @@ def _matrices(fast: bool) -> list[Settings]:
     tasks = ("remap-route",) if fast else tuple(BUDGETS)
     return [
         {"task": task, "targets": letters, "r": r, "seed": seed, "steps": steps}
+        for seed in SEEDS[: 1 if fast else None]
         for task in tasks
         for steps in ((4,) if fast else BUDGETS[task])
         for letters, r in MATRICES.items()
-        for seed in SEEDS[: 1 if fast else None]
     ]  # fmt: skip
 
 
@@ -95,10 +95,10 @@ def _ranks(fast: bool) -> list[Settings]:
     return [
         {"task": task, "targets": letters, "r": r, "seed": seed}
         | {"steps": 4 if fast else BUDGETS[task][0]}
+        for seed in SEEDS[: 1 if fast else 3]
         for task in tasks
         for letters in ("q", "qv", "qkvo")
         for r in RANKS
-        for seed in SEEDS[: 1 if fast else 3]
     ]  # fmt: skip
 
 
@@ -118,9 +118,9 @@ SIZES = (16, 32, 64, 128, 256, 1000)
 def _small_data(fast: bool) -> list[Settings]:
     return [
         {"method": method, "n": n, "seed": seed, "steps": 4 if fast else 150}
+        for seed in SEEDS[: 1 if fast else None]
         for n in SIZES[: 1 if fast else None]
         for method in ("lora", "full")
-        for seed in SEEDS[: 1 if fast else None]
     ]
 
 
@@ -172,8 +172,8 @@ def amplification(delta: np.ndarray, w: np.ndarray, r: int) -> float:
 def _spectra(fast: bool) -> list[Settings]:
     return [
         {"task": task, "seed": seed, "steps": 4 if fast else BUDGETS[task][0]}
-        for task in ("sentiment", "remap-values")
         for seed in SEEDS[: 1 if fast else None]
+        for task in ("sentiment", "remap-values")
     ][: 1 if fast else None]
 
 
