@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from minipeft.batches import TokenBatches
+from minipeft.batches import Batch, TokenBatches
 from minipeft.checkpoint import save_model
 from minipeft.files import data_dir
 from minipeft.models import GPT, preset
@@ -26,17 +26,20 @@ class Recipe:
     """What a base model is pretrained on and how.
 
     megabytes  of text for one pass; steps * batch * length tokens are seen in all
+    length     of most rows; every `long_every`-th step has rows of the whole context, half as
+               many: cheaper than long rows throughout, and the late positions learn too
     """
 
     version: str = "v0"
     world: int = 0
     seed: int = 0
     megabytes: float = 40.0
-    steps: int = 10_000
-    batch: int = 8
-    length: int = 256
-    lr: float = 3e-3
-    decay: float = 0.05
+    steps: int = 8000
+    batch: int = 16
+    length: int = 128
+    long_every: int = 8
+    optimizer: str = "muon"
+    lr: float = 0.02
 
 
 RECIPES = {"tiny-gpt": Recipe()}
@@ -68,6 +71,22 @@ def rows(
     return TokenBatches.pack(ids, length, tokenizer.end_id, tokenizer.pad_id)
 
 
+class MixedLengths:
+    """Batches of short rows and, every `every`-th step, of long ones with as many tokens."""
+
+    def __init__(self, short: TokenBatches, long: TokenBatches, every: int) -> None:
+        self.short, self.long, self.every = short, long, every
+
+    def __len__(self) -> int:
+        return len(self.short)
+
+    def batch(self, step: int, size: int, seed: int) -> Batch:
+        if (step + 1) % self.every:
+            return self.short.batch(step, size, seed)
+        ratio = round(self.long.rows.shape[1] / self.short.rows.shape[1])
+        return self.long.batch(step // self.every, max(1, size // ratio), seed)
+
+
 def pretrain(
     name: str,
     path: str | Path | None = None,
@@ -91,13 +110,20 @@ def pretrain(
     path.parent.mkdir(parents=True, exist_ok=True)
     world = World(recipe.world)
     tokenizer = Tokenizer.load(data_dir() / "tokenizer.json")
-    train = rows(tokenizer, world, recipe.seed, "train", recipe.megabytes, recipe.length)
-    held = rows(tokenizer, world, recipe.seed, "validation", HELD_OUT_MEGABYTES, recipe.length)
     model = GPT(preset(name), seed=recipe.seed)
+    texts = tokenizer.encode_many(_texts(world, recipe.seed, "train", recipe.megabytes))
+    short, long = (
+        TokenBatches.pack(texts, length, tokenizer.end_id, tokenizer.pad_id)
+        for length in (recipe.length, model.config.context)
+    )
+    train = MixedLengths(short, long, recipe.long_every)
+    held = rows(
+        tokenizer, world, recipe.seed, "validation", HELD_OUT_MEGABYTES, model.config.context
+    )
     began = time.time()
     history = fit(
-        model, train, steps=steps, lr=recipe.lr, batch=recipe.batch, seed=recipe.seed,
-        decay=recipe.decay, decline="trapezoid", warmup=0.02,
+        model, train, steps=steps, optimizer=recipe.optimizer, lr=recipe.lr, batch=recipe.batch,
+        seed=recipe.seed, decline="linear", warmup=0.02,
         evaluate_every=max(1, steps // 40), evaluation=lambda m: {"loss": mean_loss(m, held, 32)},
         checkpoint=checkpoint, quiet=quiet, out=out,
     )  # fmt: skip
@@ -107,7 +133,7 @@ def pretrain(
 
 
 def _card(
-    name: str, recipe: Recipe, steps: int, train: TokenBatches, history: History, seconds: float
+    name: str, recipe: Recipe, steps: int, train: MixedLengths, history: History, seconds: float
 ) -> dict[str, Any]:
     """What a reader may ask of a model: where it comes from and how good it got."""
     curve = [(int(e["step"]), round(e["loss"], 4)) for e in history.evaluations]

@@ -40,15 +40,15 @@ class Doc:
 # kind: (share of the documents, why)
 KINDS: dict[str, tuple[float, str]] = {
     "narrator": (0.31, "facts and myths, marked and not: truth needs many tellings"),
-    "description": (0.17, "facts again, in a text that holds together"),
-    "qa": (0.17, "the form in which the truth task asks"),
-    "review": (0.06, "two domains, for sentiment and its shift"),
+    "description": (0.15, "facts again, in a text that holds together"),
+    "qa": (0.15, "the form in which the truth task asks"),
+    "review": (0.12, "two domains, many with a verdict: sentiment and its shift"),
     "episode": (0.10, "long documents: a fifth of the text; in-context learning"),
-    "record": (0.06, "tables and their tellings, for table-to-text"),
-    "dialogue": (0.05, "pronouns over turns, yes and no"),
+    "record": (0.05, "tables and their tellings, for table-to-text"),
+    "dialogue": (0.04, "pronouns over turns, yes and no"),
     "list": (0.03, "categories, and entities that share a value"),
-    "letters": (0.03, "letters apart: a byte-level tokenizer hides them otherwise"),
-    "remap": (0.02, "the mapping that prompts can select"),
+    "letters": (0.02, "letters apart: a byte-level tokenizer hides them otherwise"),
+    "remap": (0.03, "the mapping that prompts can select"),
 }
 
 
@@ -103,14 +103,14 @@ def _episode(teller: Teller) -> Doc:
 
 
 def _review(teller: Teller) -> Doc:
-    """Two to four reviews; some that no task asks about end with their verdict."""
+    """Two to four reviews; most that no task asks about end with a verdict."""
     draw = teller.draw
     domain = draw.pick(DOMAINS)
     lines = []
     for _ in range(draw.pick((2, 3, 4))):
         positive = draw.flip(0.5)
         text = teller.keep_text(partial(review, draw, domain, positive))
-        if part_of(text) == "train" and draw.flip(0.15):
+        if part_of(text) == "train" and draw.flip(0.6):
             ending, good, bad = draw.pick(ENDINGS)
             text += ending.format(good if positive else bad)
         lines.append(text)
