@@ -58,7 +58,7 @@ def tune_malloc() -> bool:
 
 def loss_of(model: Any, batch: Batch, smoothing: float = 0.0) -> Tensor:
     """Mean cross-entropy of a batch; the head runs only where there is a label."""
-    xp = xp_of(model.parameters()[0].data)
+    xp = xp_of(next(model.places()).parameter.data)
     ids = xp.asarray(batch.ids)
     mask = xp.asarray(batch.mask) if batch.labels.ndim == 1 or not model.causal else None
     if batch.labels.ndim == 1:

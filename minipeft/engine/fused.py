@@ -168,10 +168,9 @@ def gelu(x):
 
     def half_tanh() -> Array:  # t
         t = xp.asarray(x * x)  # a product of 0-d arrays is a scalar, which has no out=
-        t *= 0.044715
-        t += 1
+        t *= 0.044715 * _C
+        t += _C
         t *= x
-        t *= _C
         return xp.tanh(t, out=t)
 
     def vjp(g: Array) -> Array:
