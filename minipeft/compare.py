@@ -48,6 +48,7 @@ class Plan:
     steps: int = 150
     batch: int = 16
     n: int | None = 1000  # training examples
+    test: int | None = None  # test examples; None is all that the task gives, or GENERATED
 
 
 def compare(
@@ -161,7 +162,7 @@ def run(plan: Plan, name: str, seed: int) -> Row:
     examples = task.load("train", n=plan.n, seed=seed)
     source = TaskBatches(examples, model.tokenizer, model.config.head, model.config.context)
     if name == BASE:
-        return _measure(model, task, held) | {
+        return _measure(plan, model, task, held) | {
             "trainable": 0, "total": model.num_parameters(), "step_seconds": 0.0,
             "peak_bytes": _peak(plan, None, source),
         }  # fmt: skip
@@ -169,7 +170,7 @@ def run(plan: Plan, name: str, seed: int) -> Row:
     peak = _peak(plan, method, source) if seed == 0 else 0
     with attach(model, method) as at:
         history = fit(model, source, steps=plan.steps, batch=plan.batch, seed=seed, quiet=True)
-        return _measure(model, task, held) | {
+        return _measure(plan, model, task, held) | {
             "trainable": at.count(), "step_seconds": statistics.median(history.seconds),
             "peak_bytes": peak,
         }  # fmt: skip
@@ -182,8 +183,8 @@ def _method(name: str, seed: int) -> Method:
     return kind.from_fields({"seed": seed} if seeded else {})
 
 
-def _measure(model: Any, task: Any, held: Any) -> Row:
-    n = GENERATED if task.kind == "generation" else None
+def _measure(plan: Plan, model: Any, task: Any, held: Any) -> Row:
+    n = plan.test or (GENERATED if task.kind == "generation" else None)
     return {
         "score": evaluate(model, task, "test", n=n)[task.metric],
         "held_out": mean_loss(model, held, 32),
