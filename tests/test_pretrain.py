@@ -7,16 +7,17 @@ import numpy as np
 import pytest
 
 from minipeft import pretrain as recipes
+from minipeft.batches import TokenBatches
 from minipeft.checkpoint import load_model
 from minipeft.files import data_dir
 from minipeft.models import preset
-from minipeft.pretrain import RECIPES, pretrain, rows, train_tokenizer
+from minipeft.pretrain import RECIPES, MixedLengths, pretrain, rows, train_tokenizer
 from minipeft.tasks.stream import texts
 from minipeft.tasks.world import World
 from minipeft.text import Tokenizer
 from minipeft.train import mean_loss
 
-SMALL = {"megabytes": 0.03, "length": 32, "batch": 2, "steps": 4}
+SMALL = {"megabytes": 0.03, "length": 32, "batch": 4, "steps": 4, "long_every": 3}
 
 
 @pytest.fixture
@@ -55,15 +56,26 @@ def test_rows_are_the_stream_packed(tokenizer):
     assert not any(tuple(r) in known for r in held.rows.tolist())
 
 
+def test_every_nth_batch_has_long_rows_and_as_many_tokens():
+    short, long = (TokenBatches(np.arange(40 * n).reshape(40, n), -1) for n in (9, 17))
+    mixed = MixedLengths(short, long, every=3)
+    got = [mixed.batch(step, 4, seed=1).ids for step in range(9)]
+    assert [x.shape for x in got] == [(4, 8), (4, 8), (2, 16)] * 3
+    assert (got[0] == short.batch(0, 4, 1).ids).all()
+    assert all((got[3 * i + 2] == long.batch(i, 2, 1).ids).all() for i in range(3))
+    assert mixed.batch(2, 1, seed=1).ids.shape == (1, 16)
+
+
 def test_a_model_is_written_with_its_card(small, tmp_path, tokenizer):
     file = tmp_path / "models" / "mine.safetensors"  # the folder is made
     card = pretrain("tiny-gpt", file, quiet=True)
     model = load_model(file)
     assert model.card == json.loads(json.dumps(card))
     assert card["command"] == "minipeft pretrain tiny-gpt" and card["recipe"]["steps"] == 4
-    assert card["tokens_seen"] == 4 * 2 * 32 and len(card["training_curve"]) == 4
+    assert card["tokens_seen"] == 4 * 4 * 32 and len(card["training_curve"]) == 4
     assert [step for step, _ in card["validation_curve"]] == [1, 2, 3, 4]
-    held = rows(tokenizer, World(small.world), small.seed, "validation", 0.004, 32)
+    context = model.config.context
+    held = rows(tokenizer, World(small.world), small.seed, "validation", 0.004, context)
     stored = mean_loss(model, held, 32)
     assert card["validation_loss"] == pytest.approx(stored, abs=0.01)  # half precision
     assert stored < np.log(model.config.vocab)
