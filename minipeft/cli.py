@@ -198,7 +198,7 @@ def _finetune(args: argparse.Namespace) -> Result:
     classify = task.kind == "classification"
     head, classes = _head(args, len(task.patterns[0].words) if classify else None)
     model = load_model(_known(args.model), head=head, classes=classes, seed=args.seed)
-    steps = args.steps or (300 if classify else 400)
+    steps = args.steps or (300 if classify else 600)
     judged = args.eval or (None if classify else 100)
     scored = {"split": "validation", "n": judged, "pattern": args.pattern}
     at = attach(model, method)
@@ -458,7 +458,7 @@ def _parser() -> argparse.ArgumentParser:
                   "      targets=q_proj,v_proj --save runs/lora.safetensors")  # fmt: skip
     model(new)
     method(new, "lora")
-    task(new, None, "300; for generation 400")
+    task(new, None, "300; for generation 600")
     new.add_argument("--n", type=_number(1), help="training examples; default: the task's")
     new.add_argument("--lr", type=_number(0, float), help="default: the method's own")
     new.add_argument("--pattern", type=_number(0), default=0, help="which wording; default 0")
