@@ -79,6 +79,16 @@ def test_the_rate_follows_the_schedule():
     assert history.lr == pytest.approx(wanted)
 
 
+def test_a_step_takes_the_rate_of_the_schedule():
+    model, _ = lora()
+    for step, rate in enumerate((0.1, 0.2)):
+        loss_of(model, Rows(VOCAB).batch(step, 3, 0)).backward()
+        for _, p in train.trainable(model):
+            p.data, p.grad = p.data - rate * p.grad, None
+    _, after = run(2, optimizer="sgd", lr=0.2, warmup=1.0, clip=None)
+    assert all(np.allclose(after[k], w, rtol=0, atol=1e-14) for k, w in values(model).items())
+
+
 def test_only_the_targets_of_a_task_are_learnt():
     model, _ = lora()
     data = TaskBatches(Sounds().load("train"), tokenizer(), "lm", 24).batch(0, 4, 0)
@@ -113,6 +123,8 @@ def test_dropout_is_drawn_from_the_seed():
         return run(2, lora(dropout=0.3)[0], Same(), seed=seed)[0].loss
 
     assert dropped(1) == dropped(1) != dropped(2)
+    still = run(2, lora(dropout=0.3)[0], Same(), lr=0.0)[0].loss
+    assert still[0] != still[1]  # each step draws anew
     assert run(2, lora()[0], Same(), seed=1)[0].loss == run(2, lora()[0], Same(), seed=2)[0].loss
 
 
