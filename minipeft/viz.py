@@ -35,7 +35,7 @@ STYLE: dict[str, Any] = {  # lectures/style.mplstyle says the same
 
 @contextmanager
 def style() -> Iterator[None]:
-    """The look of the course inside a `with`."""
+    """The look of the course, inside a `with` or as @style() around a function."""
     import matplotlib
     from cycler import cycler
 
@@ -59,13 +59,14 @@ def mark(i: int) -> dict[str, str]:
     return {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
 
 
+@style()
 def save(ax: Any, path: str | Path) -> Path:
     """Write the figure that an Axes is in; the kind of file goes by its ending."""
-    with style():
-        ax.figure.savefig(path)
+    ax.figure.savefig(path)
     return Path(path)
 
 
+@style()
 def lines(series: Mapping[str, tuple[Sequence[float], Any]], ax: Any = None, **labels: str) -> Any:
     """Curves with a band of one standard deviation.
 
@@ -86,14 +87,14 @@ def lines(series: Mapping[str, tuple[Sequence[float], Any]], ax: Any = None, **l
     return ax
 
 
+@style()
 def heat(
     matrix: Any, rows: Sequence[Any], columns: Sequence[Any], ax: Any = None, **labels: str
 ) -> Any:
     """A matrix as colours, with its numbers written in while they are few (up to 12 x 12)."""
     values = np.asarray(matrix, dtype=np.float64)
     ax = axes(ax)
-    with style():
-        image = ax.imshow(values, aspect="auto")
+    image = ax.imshow(values, aspect="auto")
     ax.grid(False)
     ax.set_xticks(range(len(columns)), [str(c) for c in columns])
     ax.set_yticks(range(len(rows)), [str(r) for r in rows])
@@ -107,6 +108,7 @@ def heat(
     return ax
 
 
+@style()
 def tradeoff(rows: Sequence[Mapping[str, Any]], ax: Any = None, metric: str = "score") -> Any:
     """Score against trainable parameters, one marker a method, as `compare` returns them.
 
@@ -117,7 +119,7 @@ def tradeoff(rows: Sequence[Mapping[str, Any]], ax: Any = None, metric: str = "s
     for i, row in enumerate(trained):
         ax.errorbar(
             row["trainable"], row["score_mean"], yerr=row["score_std"], linestyle="none",
-            capsize=3, label=row["method"], **mark(i),
+            capsize=3, label=row["method"], markeredgecolor="black", markeredgewidth=0.6, **mark(i),
         )  # fmt: skip
     for row in rows:
         if not row["trainable"]:
@@ -127,6 +129,7 @@ def tradeoff(rows: Sequence[Mapping[str, Any]], ax: Any = None, metric: str = "s
     return ax
 
 
+@style()
 def bars(groups: Mapping[str, Mapping[str, Sequence[float]]], ax: Any = None, **labels: str) -> Any:
     """Bars side by side, with one standard deviation where there are several runs.
 

@@ -3,11 +3,12 @@
 import os
 import shutil
 import statistics
+import tracemalloc
 
 import numpy as np
 import pytest
 
-from minipeft import METHODS, attach, evaluate, fit, load_model
+from minipeft import METHODS, attach, evaluate, fit, load_model, no_grad
 from minipeft.batches import TaskBatches
 from minipeft.checkpoint import save_model
 from minipeft.compare import (
@@ -24,7 +25,7 @@ from minipeft.files import data_dir
 from minipeft.methods import Full, TopK
 from minipeft.models import GPT, GPTConfig
 from minipeft.tasks import get_task
-from minipeft.train import mean_loss
+from minipeft.train import loss_of, mean_loss
 
 KEYS = {"method", "trainable", "percent", "score_mean", "score_std", "step_seconds", "peak_bytes",
         "forgetting"}  # fmt: skip
@@ -92,8 +93,15 @@ def test_forgetting_is_measured_against_the_base(monkeypatch):
 
 def test_the_peak_counts_weights_gradients_and_optimizer(rows):
     base, full, lora = (r["peak_bytes"] for r in rows)
-    weights = 4 * load_model("tiny-gpt").num_parameters()
-    assert weights < base < lora < full
+    model, task, _ = _bench(SMALL)
+    weights = 4 * model.num_parameters()
+    source = TaskBatches(task.load("train", n=16), model.tokenizer, "lm", model.config.context)
+    tracemalloc.start()
+    with no_grad():
+        loss_of(model, source.batch(0, 4, 0))
+    forward = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert forward + weights < base < lora < full
     assert full - lora > 3 * weights  # gradients and two moments; LoRA has almost none
 
 
