@@ -83,6 +83,22 @@ def test_a_model_is_written_with_its_card(small, tmp_path, tokenizer):
     assert card["validation_loss"] < before
 
 
+def test_the_recipe_trains_on_the_training_text(small, tmp_path, monkeypatch, tokenizer):
+    class Caught(Exception):
+        pass
+
+    def fit(model, source, **settings):
+        raise Caught(source)
+
+    monkeypatch.setattr(recipes, "fit", fit)
+    with pytest.raises(Caught) as caught:
+        pretrain("tiny-gpt", tmp_path / "mine.safetensors", quiet=True)
+    mixed = caught.value.args[0]
+    for source, length in ((mixed.short, 32), (mixed.long, preset("tiny-gpt").context)):
+        wanted = rows(tokenizer, World(0), small.seed, "train", small.megabytes, length)
+        assert (source.rows == wanted.rows).all()
+
+
 def test_a_stopped_run_goes_on_to_the_same_model(small, tmp_path, monkeypatch):
     whole = pretrain("tiny-gpt", tmp_path / "whole.safetensors", quiet=True)
     state = tmp_path / "state.safetensors"
@@ -102,6 +118,7 @@ def test_a_stopped_run_goes_on_to_the_same_model(small, tmp_path, monkeypatch):
         pretrain("tiny-gpt", tmp_path / "mine.safetensors", checkpoint=state, quiet=True)
     assert not (tmp_path / "mine.safetensors").exists()
     card = pretrain("tiny-gpt", tmp_path / "mine.safetensors", checkpoint=state, quiet=True)
+    assert len(calls) == 5  # steps 3 and 4 anew, not 1 and 2
     assert card["training_curve"] == whole["training_curve"]
     a, b = (load_model(tmp_path / f"{n}.safetensors").state_dict() for n in ("whole", "mine"))
     assert all((a[k] == b[k]).all() for k in a)
