@@ -327,7 +327,8 @@ def test_a_broken_adapter_is_diagnosed_by_its_report():
 
 def test_all_methods_attach_to_gpt3_in_little_memory():
     code = """
-import resource
+import tracemalloc
+tracemalloc.start()  # the system's own peak would count what the parent process holds
 from minipeft.methods import METHODS, attach
 from minipeft.models import GPT
 from minipeft.models.presets import preset
@@ -336,13 +337,12 @@ for name, method in METHODS.items():
     with attach(model, method()) as handle:
         assert handle.count() > 0 and handle.total == 174_604_259_328
         print(name)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(tracemalloc.get_traced_memory()[1])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    *names, kilobytes = done.stdout.split()
+    *names, peak = done.stdout.split()
     assert names == list(METHODS)
-    factor = 1 if sys.platform == "darwin" else 1024
-    assert int(kilobytes) * factor < 300e6
+    assert int(peak) < 300e6
 
 
 def test_a_shape_only_model_cannot_run_or_be_saved(tmp_path):
