@@ -1,0 +1,101 @@
+"""The README keeps its word: its example prints what it says, what it names is there."""
+
+import hashlib
+import os
+import re
+import shlex
+import subprocess
+import sys
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import pytest
+
+from minipeft import cli
+
+CHECKOUT = Path(__file__).parents[1]
+README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+PAGES = ["README.md", "data/README.md", "lectures/README.md"]
+NUMBER = re.compile(r"\d+(?:\.\d+)?")
+ROW = re.compile(r"^\| (\[.*\)) \| ([\d ]+) \| .* \|$", re.MULTILINE)
+POINTS = 6.0  # by which accuracies may differ between processors
+
+
+def block(name):
+    """The fenced text behind a mark."""
+    found = re.search(rf"<!-- {name} -->\n```\w*\n(.*?)```", README, re.DOTALL)
+    assert found, f"README has no block {name}"
+    return found[1]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_files(page):
+    here = (CHECKOUT / page).parent
+    links = re.findall(r"\]\(([^)#]+)\)", (CHECKOUT / page).read_text(encoding="utf-8"))
+    local = [link for link in links if not link.startswith("http")]
+    assert not [link for link in local if not (here / link).exists()]
+
+
+def test_the_tree_counts_its_lines():
+    rows = ROW.findall(README)
+    assert len(rows) > 15
+    for cell, told in rows:
+        paths = [CHECKOUT / link for link in re.findall(r"\]\(([^)]+)\)", cell)]
+        files = [f for p in paths for f in (p.rglob("*.py") if p.is_dir() else [p])]
+        lines = sum(len(f.read_text(encoding="utf-8").splitlines()) for f in files)
+        told = int(told.replace(" ", ""))
+        assert abs(told - lines) <= 30 + 0.3 * lines, f"{cell} has {lines} lines, README: {told}"
+
+
+def test_the_example_prints_what_is_shown(tmp_path):
+    code = block("example")
+    assert len(code.splitlines()) <= 16
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+    )  # fmt: skip
+    got, shown = done.stdout, block("printed")
+    assert NUMBER.sub("#", got) == NUMBER.sub("#", shown)
+    for a, b in zip(NUMBER.findall(got), NUMBER.findall(shown), strict=True):
+        assert a == b if "." not in b else abs(float(a) - float(b)) <= POINTS
+
+
+def test_the_table_is_one_that_compare_prints():
+    from minipeft.compare import BASE, DEFAULT, as_text
+
+    row = {"trainable": 1, "percent": 1.0, "score_mean": 1.0, "score_std": 1.0, "peak_bytes": 1,
+           "step_seconds": 1.0, "forgetting": 1.0}  # fmt: skip
+    lines = block("compare").splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("method"))
+    head = as_text([row | {"method": BASE}], "accuracy").splitlines()[0]
+    assert lines[start].split() == head.split()
+    assert [line.split()[0] for line in lines[start + 1 :]][: len(DEFAULT) + 1] == [BASE, *DEFAULT]
+
+
+def test_the_commands_exist():
+    told = re.findall(r"(?:uv run |`)(?:--extra lectures )?minipeft ([^`\n#]+)", README)
+    assert len(told) > 6
+    for line in told:
+        words = shlex.split(line.partition("&&")[0])
+        if words not in (["--help"], ["compare", "draws"]):
+            assert cli._parser().parse_args(words).command == words[0]
+
+
+def shipped():
+    """(file or pattern, SHA-256 or nothing) of every row of data/README.md."""
+    text = (CHECKOUT / "data" / "README.md").read_text(encoding="utf-8")
+    return re.findall(r"^\| `([^`]+)` \| [^|]* \|\s*`?(\w*)`?\s*\| `[^|]+` \|$", text, re.MULTILINE)
+
+
+def test_every_shipped_file_is_told_of():
+    files = [f for f in (CHECKOUT / "data").rglob("*") if f.is_file() and f.name != "README.md"]
+    names = [f.relative_to(CHECKOUT / "data").as_posix() for f in files]
+    untold = [n for n in names if not any(fnmatchcase(n, pattern) for pattern, _ in shipped())]
+    assert not untold and sum(f.stat().st_size for f in files) < 25e6
+
+
+def test_checksums_are_those_of_the_files():
+    sums = {name: digest for name, digest in shipped() if digest}
+    assert set(sums) >= {"tokenizer.json", "models/tiny-gpt.safetensors"}
+    for name, digest in sums.items():
+        assert hashlib.sha256((CHECKOUT / "data" / name).read_bytes()).hexdigest() == digest, name
