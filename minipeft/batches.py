@@ -75,7 +75,7 @@ class TaskBatches:
         for example, prompt, target in zip(examples, prompts, targets, strict=True):
             ids = prompt if self.linear else [*prompt, *target, tokenizer.end_id]
             if not prompt:
-                raise ValueError(f"an example has an empty prompt; its target is {example.target!r}")
+                raise ValueError(f"an example with an empty prompt; its target: {example.target!r}")
             if len(ids) > context:
                 raise ValueError(f"an example has {len(ids)} tokens, the context holds {context}: "
                                  f"{example.prompt[:60]!r} …")  # fmt: skip
