@@ -192,9 +192,9 @@ def _finetune(args: argparse.Namespace) -> Result:
     from minipeft.tasks import get_task
     from minipeft.train import evaluate, fit
 
-    if args.save and not Path(args.save).resolve().parent.is_dir():
-        raise FileNotFoundError(f"cannot write {args.save}: its folder does not exist")
     method, task = _method(args), get_task(args.task, args.path)
+    if args.save:  # an error here costs less than one after the training
+        Path(args.save).parent.mkdir(parents=True, exist_ok=True)
     classify = task.kind == "classification"
     head, classes = _head(args, len(task.patterns[0].words) if classify else None)
     model = load_model(_known(args.model), head=head, classes=classes, seed=args.seed)
@@ -281,8 +281,8 @@ def _compare(args: argparse.Namespace) -> Result:
     names = list(METHODS) if args.all else args.methods or side.DEFAULT
     plan = side.Plan(args.task, _known(args.model), args.path, args.steps, args.batch, args.n)
     workers = side.default_workers()
-    print(f"{len(names)} methods, {args.seeds} seeds, {args.steps} steps each, on {args.task} "
-          f"({workers} worker{'s' if workers > 1 else ''})")  # fmt: skip
+    print(f"{args.task} with {', '.join(names)}; each {args.steps} steps, seeds: {args.seeds}, "
+          f"workers: {workers}")  # fmt: skip
     rows = side.compare(names, plan, seeds=args.seeds, workers=workers)
     metric = get_task(args.task, args.path).metric
     ax = viz.tradeoff(rows, metric=f"{metric} on the test split")
