@@ -33,8 +33,8 @@ class Recipe:
     version: str = "v0"
     world: int = 0
     seed: int = 0
-    megabytes: float = 40.0
-    steps: int = 8000
+    megabytes: float = 80.0
+    steps: int = 24_000
     batch: int = 16
     length: int = 128
     long_every: int = 8

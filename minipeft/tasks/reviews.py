@@ -232,3 +232,22 @@ ENDINGS: tuple[tuple[str, str, str], ...] = (
     (" Stars: {}.", "five", "one"),
     (" Recommended? {}.", "Yes", "No"),
 )
+LEADS = ("In short", "People said", "The guests' words", "What one hears")
+
+
+def words_of_one_sign(draw: Draw, positive: bool) -> str:
+    """A line of words that all praise or all blame: "People said: fresh, tasty, a gem."
+
+    It is where the pretraining text says outright which words belong together.
+    """
+    topics = [t for domain in DOMAINS for t in TOPICS[domain]]
+    topic = draw.pick(topics)
+    wholes, verdicts = (
+        (WHOLE_GOOD, VERDICT_GOOD) if positive else (WHOLE_BAD, VERDICT_BAD)
+    )  # fmt: skip
+    pool = dict.fromkeys((*(topic.good if positive else topic.bad), *wholes))
+    words = draw.sample(tuple(pool), draw.pick((3, 4, 5, 6)))
+    if draw.flip(0.3):
+        words[-1] = f"a {draw.pick(verdicts)}"
+    own = "Words of praise" if positive else "Words of blame"
+    return f"{draw.pick((own, *LEADS))}: {', '.join(words)}."

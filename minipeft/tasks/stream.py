@@ -16,7 +16,7 @@ from .episodes import episode
 from .narrators import answer, narrate
 from .records import record_document
 from .remap import remap_document
-from .reviews import DOMAINS, ENDINGS, review
+from .reviews import DOMAINS, ENDINGS, review, words_of_one_sign
 from .sentences import SPLITS, Teller
 from .world import World
 
@@ -103,14 +103,22 @@ def _episode(teller: Teller) -> Doc:
 
 
 def _review(teller: Teller) -> Doc:
-    """Two to four reviews; most that no task asks about end with a verdict."""
+    """Two to four reviews of one sign; most that no task asks about end with a verdict.
+
+    Two documents in five hold words of praise or blame instead: without them a small model
+    does not find out, in millions of tokens, that the words have a sign.
+    """
     draw = teller.draw
-    domain = draw.pick(DOMAINS)
+    domain, positive, words = draw.pick(DOMAINS), draw.flip(0.5), draw.flip(0.4)
     lines = []
     for _ in range(draw.pick((2, 3, 4))):
-        positive = draw.flip(0.5)
-        text = teller.keep_text(partial(review, draw, domain, positive))
-        if part_of(text) == "train" and draw.flip(0.6):
+        if words:
+            positive = draw.flip(0.5)
+            text, verdict = words_of_one_sign(draw, positive), draw.flip(0.5)
+        else:
+            text = teller.keep_text(partial(review, draw, domain, positive))
+            verdict = part_of(text) == "train" and draw.flip(0.6)
+        if verdict:
             ending, good, bad = draw.pick(ENDINGS)
             text += ending.format(good if positive else bad)
         lines.append(text)

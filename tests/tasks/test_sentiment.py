@@ -14,12 +14,14 @@ from minipeft.tasks.grammar import Draw
 from minipeft.tasks.reviews import (
     DOMAINS,
     ENDINGS,
+    LEADS,
     TOPICS,
     VERDICT_BAD,
     VERDICT_GOOD,
     WHOLE_BAD,
     WHOLE_GOOD,
     review,
+    words_of_one_sign,
 )
 from minipeft.tasks.sentiment import Sentiment
 from minipeft.tasks.stream import documents
@@ -119,6 +121,8 @@ def test_held_out_reviews_never_show_their_verdict():
     shown, lines = 0, 0
     stream = documents(World(0), kinds=["review"], split=None)
     for line in (line for doc in islice(stream, 2000) for line in doc.text.split("\n")):
+        if re.match("Words of|" + "|".join(LEADS), line):
+            continue  # no review: no task asks about it
         lines += 1
         for ending, good, bad in ENDINGS:
             for word in (good, bad):
@@ -126,6 +130,29 @@ def test_held_out_reviews_never_show_their_verdict():
                     shown += 1
                     assert part_of(line.removesuffix(ending.format(word))) == "train"
     assert 0.4 < shown / lines < 0.55
+
+
+def test_lists_of_words_have_one_sign_and_the_verdict_agrees():
+    draw, seen = Draw(Rng(0, "words")), set()
+    for i in range(400):
+        line, ours, theirs = words_of_one_sign(draw, i % 2 == 0), PRAISE, BLAME
+        if i % 2:
+            ours, theirs = theirs, ours
+        lead, _, said = line.rstrip(".").partition(": ")
+        words = {w.removeprefix("a ") for w in said.split(", ")}
+        assert 3 <= len(words) <= 6 and words <= ours and not words & theirs
+        seen.add(lead)
+    assert seen == {"Words of praise", "Words of blame", *LEADS}
+
+
+def test_the_reviews_of_a_document_agree():
+    for doc in islice(documents(World(0), kinds=["review"], split=None), 300):
+        lines = doc.text.split("\n")
+        if not re.match("Words of|" + "|".join(LEADS), lines[0]):
+            for ending, *words in ENDINGS:
+                for word in words:
+                    lines = [line.removesuffix(ending.format(word)) for line in lines]
+            assert len({read(line) for line in lines}) == 1, lines
 
 
 def test_errors_name_the_choices():

@@ -41,7 +41,7 @@ def sentences(docs):
 
 def test_the_same_bytes_every_time():
     text = "\n\n".join(texts(WORLD, 1000))
-    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "63e578444fa80635"
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "161c0f972c5f6f3f"
     assert texts(WORLD, 20) == texts(World(), 20)
     assert texts(WORLD, 20) != texts(WORLD, 20, seed=1)
 
