@@ -53,6 +53,7 @@ def test_heat_writes_its_numbers():
 def test_pyplot_and_its_windows_are_not_needed():
     import subprocess
 
-    code = "from minipeft import viz; viz.axes(); import sys; print('matplotlib.pyplot' in sys.modules)"
+    ask = "print('matplotlib.pyplot' in sys.modules)"
+    code = f"from minipeft import viz; viz.axes(); import sys; {ask}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -41,15 +41,15 @@ def against_generator(model: Any, docs: int = 1500, seed: int = 1) -> dict[str, 
             marks.append((doc.kind, doc.nats, len(row), len(row) + len(ids)))
         row += ids[:context]
     for start in range(0, len(rows), 16):
-        ids = pad(rows[start : start + 16], tokenizer.pad_id)
+        tokens = pad(rows[start : start + 16], tokenizer.pad_id)  # (B, T)
         with no_grad():
-            logits = model(ids).data.astype(np.float64)
+            logits = model(tokens).data.astype(np.float64)
         logits -= logits.max(axis=-1, keepdims=True)
         logp = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))  # (B, T, V)
         for i, marks in enumerate(spans[start : start + 16]):
             for kind, nats, first, last in marks:
                 at = np.arange(first - 1, last - 1)
-                cost = -float(logp[i, at, ids[i, first:last]].sum())
+                cost = -float(logp[i, at, tokens[i, first:last]].sum())
                 own = nats - math.log(KINDS[kind][0])
                 for key in (kind, "all"):
                     sums[key] += (cost, own, last - first)

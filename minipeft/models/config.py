@@ -23,14 +23,14 @@ class Config:
         for field in fields(self):
             value = getattr(self, field.name)
             if field.type == "int" and (type(value) is not int or value < 1):
-                raise ValueError(
-                    f"{name}: {field.name} must be a whole number >= 1, got {value!r}"
-                )
+                raise ValueError(f"{name}: {field.name} must be a whole number >= 1, got {value!r}")
         width, heads = self.value("width"), self.value("heads")
         for part in ("mlp", "head_width"):
             size = self.value(part)
             if size is not None and (type(size) is not int or size < 1):
-                raise ValueError(f"{name}: {part} must be a whole number >= 1 or None, got {size!r}")
+                raise ValueError(
+                    f"{name}: {part} must be a whole number >= 1 or None, got {size!r}"
+                )
         if width % heads and self.value("head_width") is None:
             near = [h for h in range(1, width + 1) if width % h == 0]
             best = min(near, key=lambda h: abs(h - heads))

@@ -33,10 +33,12 @@ def _make(shape: tuple[int, ...], like: Array, draw: Any) -> Array:
 
 
 def zeros(shape: tuple[int, ...], like: Array) -> Array:
+    """Zeros in the dtype and on the device of `like`."""
     return _make(shape, like, lambda: np.zeros(shape))
 
 
 def ones(shape: tuple[int, ...], like: Array) -> Array:
+    """Ones in the dtype and on the device of `like`."""
     return _make(shape, like, lambda: np.ones(shape))
 
 

@@ -243,7 +243,8 @@ def _forward_scope(module: Module) -> Iterator[None]:
             "not run. Build it with init='normal' or load weights"
         )
     ctx = context()
-    ctx.inside, values = True, {}
+    ctx.inside = True
+    values: dict[Any, Any] = {}
     try:
         for handle in module.handles:
             handle.open_forward(values)
