@@ -7,6 +7,7 @@ after the prompt (a verbalizer), or the likeliest answer of a multiple choice.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from itertools import groupby
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from minipeft.backend import Rng, to_numpy, xp_of
 from minipeft.batches import pad
-from minipeft.engine import no_grad
+from minipeft.engine import no_grad, running
 
 
 def generate(
@@ -54,20 +55,26 @@ def generate_many(
     top_p: float | None = None,
     seed: int = 0,
     stop: str | None = None,
+    rows: Sequence[Any] | None = None,
 ) -> list[str]:
     """`generate` for many prompts, those of like length together; row i draws from (seed, i).
 
     The text of a prompt does not depend on the others, but for rounding.
+    rows    per prompt the adapter that continues it: an attached handle, or None for the base
     """
     _check_sampling(max_tokens, temperature, top_k, top_p)
     _need_lm(model, "generation")
+    if rows is not None and len(rows) != len(prompts):
+        raise ValueError(f"rows names {len(rows)} adapters, there are {len(prompts)} prompts")
     ids = [_prompt_ids(model, p, room=1) for p in prompts]
     texts = [""] * len(ids)
     for chosen in _groups([len(p) for p in ids], batch, model.config.context - max_tokens):
         rngs = [Rng(seed, "generate", i) for i in chosen]
-        new = _decode(
-            model, [ids[i] for i in chosen], max_tokens, temperature, top_k, top_p, rngs, stop
-        )
+        mixed = running(rows=[rows[i] for i in chosen]) if rows is not None else nullcontext()
+        with mixed:
+            new = _decode(
+                model, [ids[i] for i in chosen], max_tokens, temperature, top_k, top_p, rngs, stop
+            )
         for i, out in zip(chosen, new, strict=True):
             text = model.tokenizer.decode(out)
             texts[i] = text.split(stop)[0] if stop else text

@@ -97,6 +97,7 @@ def fit(
     clip: float | None = 1.0,
     accumulate: int = 1,
     smoothing: float = 0.0,
+    recompute: bool = False,
     evaluate_every: int | None = None,
     evaluation: Callable[[Any], dict[str, float]] | None = None,
     checkpoint: str | Path | None = None,
@@ -113,6 +114,7 @@ def fit(
     decline     "linear", "cosine", "constant" or "trapezoid", after `warmup` (a share of steps)
     clip        the largest joint norm of the gradients, None for no limit
     accumulate  batches per step whose gradients are averaged
+    recompute   keep no activations inside blocks; backward makes them again: less memory, more time
     evaluation  called every `evaluate_every` steps and at the end; its dict goes to the history
     checkpoint  a file to save the state to every `save_every` steps, and to resume from
     Raises  ValueError if nothing trains; NonFiniteLoss that names the step, the batch, the first
@@ -157,7 +159,8 @@ def fit(
         total: Any = 0.0
         for part in range(accumulate):
             data = source.batch(step * accumulate + part, batch, seed)
-            with running(rng=Rng(seed, "dropout", step, part)), np.errstate(all="ignore"):
+            drawn = Rng(seed, "dropout", step, part)
+            with running(rng=drawn, recompute=recompute), np.errstate(all="ignore"):
                 loss = loss_of(model, data, smoothing)  # what warns here is looked at below
                 for handle in handles:
                     extra = handle.extra_loss()

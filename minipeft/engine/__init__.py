@@ -1,9 +1,13 @@
-"""The autograd engine: tensors, operations, and checks of their derivatives."""
+"""The autograd engine: tensors, operations, and checks of their derivatives.
+
+Lecture  01_autograd
+"""
 
 from minipeft.engine import fused, ops
 from minipeft.engine.check import GradError, grad_check, jacobian
 from minipeft.engine.graph import tape
 from minipeft.engine.op import op
+from minipeft.engine.recompute import recompute
 from minipeft.engine.tensor import Tensor, context, grad, no_grad, running
 
 __all__ = [
@@ -17,6 +21,7 @@ __all__ = [
     "no_grad",
     "op",
     "ops",
+    "recompute",
     "running",
     "tape",
 ]

@@ -23,6 +23,8 @@ class Context(threading.local):
     recording: bool = True  # build the graph?
     rng: Rng | None = None  # with none, dropout is the identity
     off: tuple[Any, ...] = ()  # attached handles whose branches are skipped
+    rows: tuple[Any, ...] | None = None  # per row of the batch its handle, or None for the base
+    recompute: bool = False  # keep no activations of a block: backward makes them again
     inside: bool = False  # inside the outermost Module call?
     trace: Callable[[str, Array, tuple[Any, ...]], None] | None = None  # sees every operation
     values: dict[int, Tensor] | None = None  # id(Parameter) -> what stands for it in this pass
@@ -37,15 +39,28 @@ def context() -> Context:
 
 
 @contextmanager
-def running(*, rng: Rng | None = None, off: Sequence[Any] = ()) -> Iterator[None]:
-    """Run forward passes with dropout drawn from `rng`, and with handles `off` skipped."""
+def running(
+    *,
+    rng: Rng | None = None,
+    off: Sequence[Any] = (),
+    rows: Sequence[Any] | None = None,
+    recompute: bool = False,
+) -> Iterator[None]:
+    """Say what forward passes depend on besides their inputs.
+
+    rng        dropout is drawn from it; with none there is no dropout
+    off        attached handles whose branches are skipped
+    rows       the adapter of each row of the batch: an attached handle, or None for the base
+    recompute  keep no activations inside blocks: backward computes them again
+    """
     ctx = _CONTEXT
-    before = ctx.rng, ctx.off
-    ctx.rng, ctx.off = rng, tuple(off)
+    before = ctx.rng, ctx.off, ctx.rows, ctx.recompute
+    ctx.rng, ctx.off, ctx.recompute = rng, tuple(off), recompute
+    ctx.rows = None if rows is None else tuple(rows)
     try:
         yield
     finally:
-        ctx.rng, ctx.off = before
+        ctx.rng, ctx.off, ctx.rows, ctx.recompute = before
 
 
 @contextmanager
@@ -145,15 +160,20 @@ class Tensor:
 
     # -- backward ---------------------------------------------------------------------------
 
-    def backward(self, g: Array | None = None, retain: bool = False) -> None:
+    def backward(
+        self, g: Array | None = None, retain: bool = False, into: dict[int, Array] | None = None
+    ) -> None:
         """Add d self / d leaf to `.grad` of every leaf that requires a gradient.
 
         g       the cotangent, of self's shape; 1 for a scalar
         retain  keep the graph for a second call; else it is freed on the way
+        into    put the gradients here instead, by id(leaf): threads keep theirs apart
         Raises  RuntimeError if nothing here requires a gradient, or the graph is used up
         """
         for leaf, total, owned in _walk(self, g, retain, ()):
-            if leaf.grad is None:
+            if into is not None:
+                into[id(leaf)] = total if owned else total.copy()
+            elif leaf.grad is None:
                 leaf.grad = total if owned else total.copy()
             else:
                 leaf.grad += total

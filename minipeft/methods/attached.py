@@ -231,6 +231,8 @@ class Attached:
 
     def open_forward(self, values: dict[int, Tensor]) -> None:
         """Say what stands for which Parameter in the pass that begins."""
+        if context().rows is not None:
+            self._check_rows(context().rows or ())
         if self in context().off:
             for clone in (*self.clones.values(), *self.whole.values()):
                 assert clone.base is not None
@@ -239,6 +241,21 @@ class Attached:
         self.method.before_forward(self)
         for _, p, compute in self.reparams:
             values[id(p)] = compute(values.get(id(p), p))
+
+    def _check_rows(self, rows: tuple[Any, ...]) -> None:
+        """Refuse running(rows=...) where the rows of a batch cannot carry different adapters."""
+        for handle in rows:
+            if handle is not None and handle not in self.model.handles:
+                raise ValueError(
+                    f"running(rows=...) names {handle!r:.60}, which is not attached to this model; "
+                    "give what attach() or load_adapter() returned, or None for the base"
+                )
+        if not self.method.by_row:
+            raise ValueError(
+                f"{self.method.name} changes parameters that all rows of a batch share, so "
+                "running(rows=...) cannot take it in some rows only: detach() it, or run one "
+                "batch per adapter"
+            )
 
     def extra_loss(self) -> Tensor | None:
         """The method's penalty, or None."""

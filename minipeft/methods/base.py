@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from minipeft.backend import Array, Rng
-from minipeft.engine import Tensor, context
+from minipeft.backend import Array, Rng, xp_of
+from minipeft.engine import Tensor, context, ops
 from minipeft.nn import Module, Parameter, Place
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class Method:
     name: ClassVar[str]
     compose: ClassVar[str]  # "parameter", "function" or "input"
     gradient: ClassVar[str] = "exact"  # or "surrogate": not the derivative of the forward pass
+    by_row: ClassVar[bool] = False  # may rows of one batch carry different adapters of its kind?
     identity: ClassVar[str] = ""  # why attaching changes the output; "" where it does not
     lr: ClassVar[float] = 1e-3  # the default of fit, chosen by a sweep on validation data
 
@@ -150,9 +151,39 @@ class Wrapper(Module):
         self.base: Any = base
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self.owner is not None and self.owner in context().off:
-            return self.base(*args, **kwargs)
+        ctx = context()
+        if self.owner is not None:
+            if self.owner in ctx.off:
+                return self.base(*args, **kwargs)
+            if ctx.rows is not None:
+                return self._by_row(ctx.rows, *args, **kwargs)
         return super().__call__(*args, **kwargs)
+
+    def _by_row(self, rows: tuple[Any, ...], x: Tensor, **kwargs: Any) -> Tensor:
+        """Rows of the batch that carry this adapter go through it, the others past it.
+
+        Shapes  x (B, …), rows B handles or None
+        """
+        if len(rows) != x.shape[0]:
+            raise ValueError(
+                f"running(rows=...) names {len(rows)} rows, the batch has {x.shape[0]}"
+            )
+        ctx, xp = context(), xp_of(x.data)
+        mine = [i for i, handle in enumerate(rows) if handle is self.owner]
+        others = [i for i, handle in enumerate(rows) if handle is not self.owner]
+        parts: list[Tensor] = []
+        try:
+            for chosen, part in ((mine, super().__call__), (others, self.base)):
+                if chosen:
+                    ctx.rows = tuple(rows[i] for i in chosen)  # for wrappers further in
+                    here = x if len(chosen) == len(rows) else x[xp.asarray(chosen)]
+                    parts.append(part(here, **kwargs))
+        finally:
+            ctx.rows = rows
+        if len(parts) == 1:
+            return parts[0]
+        back = xp.argsort(xp.asarray(mine + others))
+        return ops.concatenate(parts, axis=0)[back]
 
     def __getattr__(self, name: str) -> Any:
         if name == "base":

@@ -39,6 +39,7 @@ class LoRA(Method):
 
     name: ClassVar[str] = "lora"
     compose: ClassVar[str] = "parameter"
+    by_row: ClassVar[bool] = True
     lr: ClassVar[float] = 5e-3
 
     r: int = 8

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from minipeft.backend import Array, Rng
-from minipeft.engine import Tensor, fused, ops
+from minipeft.engine import Tensor, context, fused, ops, recompute
 from minipeft.nn.attention import Attention
 from minipeft.nn.layers import Dropout, LayerNorm, Linear
 from minipeft.nn.module import Module
@@ -68,6 +68,11 @@ class Block(Module):
     def forward(
         self, x: Tensor, past: Any = None, mask: Array | None = None, cache: list | None = None
     ) -> Tensor:
+        if context().recompute and cache is None:
+            return recompute(self._compute, x, past, mask, None)
+        return self._compute(x, past, mask, cache)
+
+    def _compute(self, x: Tensor, past: Any, mask: Array | None, cache: list | None) -> Tensor:
         if self.norm == "pre":
             x = x + self.drop(self.attn(self.ln_1(x), past=past, mask=mask, cache=cache))
             return x + self.drop(self.mlp(self.ln_2(x)))

@@ -1,0 +1,80 @@
+"""Recomputation: spend a second forward pass to keep no activations (gradient checkpointing)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from minipeft.backend import Array, xp_of
+from minipeft.engine.tensor import Node, Tensor, context, no_grad, running
+
+
+def recompute(f: Callable[..., Tensor], *args: Any, **settings: Any) -> Tensor:
+    """f(*args, **settings), of which only the inputs are kept; backward runs f again.
+
+    Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost".
+    Every Tensor from outside that f meets is an input: its arguments, Parameters, and what
+    attached methods computed for Parameters. Dropout is drawn again from where it stood.
+    """
+    ctx = context()
+    if not ctx.recording:
+        return f(*args, **settings)
+    rng, values, off, rows = copy.deepcopy(ctx.rng), ctx.values, ctx.off, ctx.rows
+    outside: dict[int, Tensor] = {}  # what f meets and needs a gradient; f's own results do not
+
+    def meet(inputs: tuple[Any, ...]) -> None:
+        outside.update((id(t), t) for t in inputs if isinstance(t, Tensor) and t.requires_grad)
+
+    with no_grad(), _watching(meet):
+        out = f(*args, **settings)
+    inputs = tuple(outside.values())
+    if out.requires_grad or not inputs:  # f gave back what it got, or nothing needs a gradient
+        return out
+    out = Tensor(out.data)
+
+    def vjp(g: Array, needs: tuple[bool, ...]) -> list[Array]:
+        stand_in = {key: Tensor(t.data, requires_grad=True) for key, t in outside.items()}
+        made = {key: stand_in.get(id(t), t) for key, t in (values or {}).items()}
+        found: dict[int, Array] = {}
+        with running(rng=copy.deepcopy(rng), off=off, rows=rows), _recording(made | stand_in):
+            f(*args, **settings).backward(g, into=found)
+        leaves = [stand_in[id(t)] for t in inputs]
+        zeros = (xp_of(g).zeros_like(t.data) for t in leaves)
+        return [found.get(id(t), zero) for t, zero in zip(leaves, zeros, strict=True)]
+
+    node = Node("recompute", inputs, (True,) * len(inputs), out.data)
+    node.vjps = vjp
+    out._node, out.requires_grad, out.made_by = node, True, "recompute"
+    return out
+
+
+@contextmanager
+def _watching(meet: Callable[[tuple[Any, ...]], None]) -> Iterator[None]:
+    """Show `meet` the inputs of every operation, and whoever watched before all of it."""
+    ctx = context()
+    before = ctx.trace
+
+    def trace(name: str, y: Array, inputs: tuple[Any, ...]) -> None:
+        meet(inputs)
+        if before is not None:
+            before(name, y, inputs)
+
+    ctx.trace = trace
+    try:
+        yield
+    finally:
+        ctx.trace = before
+
+
+@contextmanager
+def _recording(values: dict[int, Tensor]) -> Iterator[None]:
+    """Inside a model's forward pass, with `values` standing for what came from outside."""
+    ctx = context()
+    before = ctx.values, ctx.inside, ctx.recording
+    ctx.values, ctx.inside, ctx.recording = values, True, True
+    try:
+        yield
+    finally:
+        ctx.values, ctx.inside, ctx.recording = before

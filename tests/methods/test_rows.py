@@ -1,0 +1,79 @@
+"""Rows of one batch carry different adapters."""
+
+import numpy as np
+import pytest
+
+from minipeft.backend import Rng
+from minipeft.engine import no_grad, running
+from minipeft.generate import generate_many
+from minipeft.methods import BitFit, LoRA, attach
+from minipeft.train import loss_of
+from tests.tiny import Rows, gpt, tokenizer
+
+VOCAB = tokenizer().vocab_size
+
+
+def two():
+    """A model with two adapters on the same parts and one on others, all of them moved."""
+    model = gpt()
+    handles = [attach(model, LoRA(r=2, seed=1)), attach(model, LoRA(r=3, seed=2)),
+               attach(model, LoRA(r=2, targets="fc_in", seed=3))]  # fmt: skip
+    for handle in handles:
+        for path, p in handle.trainable():
+            p.data = p.data + 0.2 * Rng(handle.method.seed, path).normal(p.shape)
+    return model, handles
+
+
+def test_each_row_is_as_if_alone():
+    model, (a, b, c) = two()
+    ids = Rows(VOCAB).batch(0, 5, 0).ids
+    rows = [b, None, a, c, b]
+    with no_grad(), running(rows=rows):
+        mixed = model(ids).data
+    for i, mine in enumerate(rows):
+        with no_grad(), running(off=[h for h in (a, b, c) if h is not mine]):
+            alone = model(ids[i : i + 1]).data[0]
+        np.testing.assert_allclose(mixed[i], alone, rtol=0, atol=1e-10 * np.abs(alone).max())
+        with no_grad(), running(off=(a, b, c)):
+            base = model(ids[i : i + 1]).data[0]
+        assert (mine is None) == np.allclose(mixed[i], base, atol=1e-9)
+
+
+def test_gradients_go_to_the_adapters_of_the_rows():
+    model, (a, b, c) = two()
+    for handle in (a, b, c):
+        for p in handle.trained.values():
+            p.requires_grad = True
+    with running(rows=[b, b, b]):
+        loss_of(model, Rows(VOCAB).batch(0, 3, 0)).backward()
+    assert all(p.grad is None for p in (*a.trained.values(), *c.trained.values()))
+    assert all(np.abs(p.grad).max() > 0 for p in b.trained.values())
+
+
+def test_texts_are_generated_by_the_adapter_of_their_row():
+    model, (a, b, c) = two()
+    prompts = ["the cat", "a dog sleeps", "the cow", "the"]
+    rows = [a, None, b, a]
+    mixed = generate_many(model, prompts, max_tokens=5, rows=rows)
+    for prompt, mine, text in zip(prompts, rows, mixed, strict=True):
+        with running(off=[h for h in (a, b, c) if h is not mine]):
+            assert generate_many(model, [prompt], max_tokens=5) == [text]
+
+
+def test_wrong_rows_are_refused():
+    model, (a, b, _) = two()
+    ids = Rows(VOCAB).batch(0, 3, 0).ids
+    with running(rows=[a, b]), pytest.raises(ValueError, match="names 2 rows, the batch has 3"):
+        model(ids)
+    other = attach(gpt(), LoRA(r=2))
+    with running(rows=[a, b, other]), pytest.raises(ValueError, match="not attached to this model"):
+        model(ids)
+    with pytest.raises(ValueError, match="rows names 1 adapters, there are 2 prompts"):
+        generate_many(model, ["the cat", "the dog"], rows=[a])
+
+
+def test_what_all_rows_share_cannot_be_mixed():
+    model = gpt()
+    at = attach(model, BitFit())
+    with running(rows=[at, None]), pytest.raises(ValueError, match="bitfit changes parameters"):
+        model(Rows(VOCAB).batch(0, 2, 0).ids)
