@@ -48,6 +48,7 @@ class BERT(Module):
     """
 
     causal = False
+    head_parts = ("mlm", "pooler", "head")  # what is made anew for another kind of head
 
     def __init__(
         self, config: BERTConfig, seed: int = 0, init: str = "normal", dtype: Any = np.float32
@@ -75,36 +76,42 @@ class BERT(Module):
             self.pooler = Linear(c.width, c.width, rng=rng, like=like)
             self.drop = Dropout(c.dropout)
             self.head = Linear(c.width, c.classes or 0, rng=rng, like=like)
-            self.head.new = True
+            self.head.new = True  # trained whole beside whatever a method trains
 
     def forward(
         self,
         ids: Array,
         segments: Array | None = None,
         mask: Array | None = None,
-        positions: Array | None = None,
         at: Any = None,
         past: Any = None,
         keep_virtual: bool = False,
     ) -> Tensor:
-        """Logits. mask (B, T) is true where an id is real; segments (B, T) are 0 by default.
+        """Logits.
 
-        at    (rows, columns) of the places whose logits are wanted -> (N, V)
-        past  a (k, v) pair per layer, in front of everything; positions go on after it
+        segments  (B, T) which kind of text an id belongs to, 0 by default
+        mask      (B, T) true where an id is real; padding stands on the right
+        at        (rows, columns) of the places whose logits are wanted -> (N, V)
+        past      a (k, v) pair per layer, in front of everything; positions go on after it
         Ids >= V are virtual tokens, whose outputs are left out unless keep_virtual=True.
         """
         xp = xp_of(ids)
         check_ids(ids)
+        if segments is None:
+            segments = xp.zeros_like(ids)
+        self._check_segments(ids, segments)
+        given = ids.shape[1]
         if past is None:
             ids, mask, past = self.start(ids, mask)
+        elif len(past) != self.config.layers:
+            raise ValueError(f"past has {len(past)} layers, the model {self.config.layers}")
         before, T = past[0][0].shape[1] if past else 0, ids.shape[1]
         if before + T > self.config.context:
             raise ValueError(f"{before + T} tokens do not fit into the context of "
                              f"{self.config.context}: shorten the text")  # fmt: skip
-        if positions is None:
-            positions = xp.arange(before, before + T)[None]
-        if segments is None:
-            segments = xp.zeros_like(ids)
+        ahead = xp.zeros((len(ids), T - given), segments.dtype)  # what a method put before the text
+        segments = xp.concatenate([ahead, segments], axis=1)
+        positions = xp.arange(before, before + T)[None]
         x = self.emb(ids, positions, segments)  # (B, T, C)
         for i, block in enumerate(self.blocks):
             x = block(x, past=past[i] if past else None, mask=mask)
@@ -113,6 +120,17 @@ class BERT(Module):
         if self.config.head == "linear":
             return self.head(self.drop(self.pooler(x[:, 0]).tanh()))
         return self.head(self.mlm(x if at is None else x[at]))
+
+    def _check_segments(self, ids: Array, segments: Array) -> None:
+        if segments.shape != ids.shape or segments.dtype.kind not in "iu":
+            raise ValueError(f"segments must be integers of the ids' shape {ids.shape}, got "
+                             f"{segments.dtype} of shape {segments.shape}")  # fmt: skip
+        if (
+            xp_of(segments) is np
+            and not 0 <= segments.min() <= segments.max() < self.config.segments
+        ):
+            raise ValueError(f"segments must be 0 to {self.config.segments - 1}, got "
+                             f"{segments.min()} to {segments.max()}")  # fmt: skip
 
 
 class Embeddings(Module):

@@ -47,6 +47,7 @@ class GPT(Module):
     """
 
     causal = True  # padding on the right needs no mask
+    head_parts = ("head",)  # what is made anew for another kind of head
 
     def __init__(
         self, config: GPTConfig, seed: int = 0, init: str = "normal", dtype: Any = np.float32

@@ -61,6 +61,7 @@ class ViT(Module):
     """
 
     causal = False
+    head_parts = ("head",)
 
     def __init__(
         self, config: ViTConfig, seed: int = 0, init: str = "normal", dtype: Any = np.float32
@@ -83,14 +84,16 @@ class ViT(Module):
         )  # fmt: skip
         self.ln_f = LayerNorm(c.width, eps=c.eps, like=like)
         self.head = Linear(c.width, c.classes, rng=rng, like=like)
+        self.head.new = True  # trained whole beside whatever a method trains
 
     def forward(self, images: Array) -> Tensor:
         c = self.config
         if not is_array(images) or images.dtype.kind != "f":
             raise TypeError("images must be a float array (B, channels, image, image)")
-        if images.ndim != 4 or images.shape[1:] != (c.channels, c.image, c.image):
-            raise ValueError(f"images must be (B, {c.channels}, {c.image}, {c.image}), got "
-                             f"{images.shape}")  # fmt: skip
+        wanted = (c.channels, c.image, c.image)
+        if images.ndim != 4 or images.shape[1:] != wanted or not len(images):
+            raise ValueError(f"images must be (B, {c.channels}, {c.image}, {c.image}) with B >= 1, "
+                             f"got {images.shape}")  # fmt: skip
         x = self.emb(images)  # (B, 1 + N, C)
         _, mask, past = self.start(xp_of(images).zeros(x.shape[:2], int), None)
         for i, block in enumerate(self.blocks):
@@ -114,6 +117,7 @@ class PatchEmbeddings(Module):
     def forward(self, images: Array) -> Tensor:
         B, K, side, _ = images.shape
         p, n = self.patch_size, side // self.patch_size
+        images = images.astype(self.cls.dtype, copy=False)
         cut = images.reshape(B, K, n, p, n, p).transpose(0, 2, 4, 1, 3, 5)  # (B, n, n, K, p, p)
         x = self.patch(cut.reshape(B, n * n, K * p * p))  # (B, N, C)
         first = ops.broadcast_to(self.cls, shape=(B, 1, x.shape[2]))
