@@ -133,9 +133,10 @@ def load_model(
 ) -> Any:
     """A model of the shipped ones, by name, or of a file that `save_model` wrote, by path.
 
-    head     "lm", "linear" (a classifier, with `classes`), or None for what the file holds. A head
-             that the file lacks is new, drawn from `seed`
-    Returns  the model in `dtype`, with .tokenizer (read on first use) and .card (a dict)
+    head     "lm" or "mlm", "linear" (a classifier, with `classes`), or None for what the file
+             holds. A head that the file lacks is new, drawn from `seed`, and every method trains it
+    Returns  the model in `dtype`, with .card (a dict) and, if it reads text, .tokenizer (read on
+             first use)
     """
     if np.dtype(dtype) not in (np.float32, np.float64):
         raise ValueError(f"dtype must be 'float32' or 'float64', got {dtype!r}")
@@ -143,21 +144,27 @@ def load_model(
     arrays, metadata = load_arrays(path)
     model_class, stored = _stored(path, metadata)
     config = stored
-    if head not in (None, stored.head) or classes not in (None, stored.classes):
-        config = replace(stored, head=head or stored.head, classes=classes)
+    if head not in (None, *stored.head_kinds):
+        kinds = " or ".join(repr(kind) for kind in stored.head_kinds)
+        raise ValueError(
+            f"{path} holds a {model_class.__name__}: head must be {kinds}, got {head!r}"
+        )
+    if head not in (None, stored.value("head", "linear")):
+        config = replace(stored, head=head, classes=classes)
+    elif classes not in (None, stored.classes):
+        config = replace(stored, classes=classes)
     same = config == stored
     # with every array in the file, nothing needs to be drawn
     model = model_class(config, seed=seed, init="shape" if same else "normal", dtype=dtype)
     if not same:
-        new = model.state_dict()
-        arrays = {name: a for name, a in arrays.items() if not name.startswith("head.")}
-        arrays |= {name: new[name] for name in new if name.startswith("head.")}
+        arrays = _with_new_head(model, arrays)
     _untie(model, arrays)
     try:
         model.load_state_dict(arrays)
     except ValueError as error:
         raise CheckpointError(f"{path} does not fit its own config: {error}") from error
-    model.tokenizer = Tokenizer(data_dir() / "tokenizer.json")
+    if hasattr(config, "vocab"):
+        model.tokenizer = Tokenizer(data_dir() / "tokenizer.json")
     model.card = json.loads(metadata.get("card", "{}"))
     return model
 
@@ -203,11 +210,27 @@ def _stored(path: Path, metadata: dict[str, str]) -> tuple[Any, Any]:
 
 def _classes(kind: str) -> tuple[Any, Any]:
     """The model class and config class of a kind."""
-    if kind == "gpt":
-        from minipeft.models.gpt import GPT, GPTConfig
+    from minipeft.models import MODELS
 
-        return GPT, GPTConfig
-    raise CheckpointError(f"model kind must be one of ['gpt'], got {kind!r}")
+    if kind not in MODELS:
+        raise CheckpointError(f"model kind must be one of {list(MODELS)}, got {kind!r}")
+    return MODELS[kind]
+
+
+def _with_new_head(model: Any, arrays: Arrays) -> Arrays:
+    """The file's arrays with what the model drew for its head, in place of the file's head.
+
+    What leads to the head (BERT's pooler) is the file's, if the file has it.
+    """
+    drawn, kept = model.state_dict(), dict(arrays)
+    for name in [n for n in kept if n.split(".")[0] in model.head_parts]:
+        if name not in drawn or name.startswith("head."):
+            del kept[name]
+    for name, array in drawn.items():
+        if name.split(".")[0] in model.head_parts and name not in kept:
+            kept[name] = array
+            model.get(name.rpartition(".")[0]).new = True
+    return kept
 
 
 def _ties(model: Module) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import json
 import os
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from minipeft.checkpoint import (
     save_arrays,
     save_model,
 )
-from minipeft.models.gpt import GPT, GPTConfig
+from minipeft.models import BERT, GPT, BERTConfig, GPTConfig, ViT, ViTConfig
 from minipeft.nn import Parameter
 from minipeft.text import Tokenizer
 
@@ -329,12 +330,83 @@ def test_a_shape_only_model_is_not_saved(tmp_path):
         save_model(GPT(GPTConfig(**CONFIG), init="shape"), tmp_path / "m")
 
 
+BERT_CONFIG = BERTConfig(**CONFIG, mlp=12)
+VIT_CONFIG = ViTConfig(image=4, patch=2, channels=1, width=8, layers=2, heads=2, classes=3)
+IMAGE = np.sin(np.arange(16.0)).reshape(1, 1, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("model", "x"),
+    [
+        (BERT(BERT_CONFIG, seed=1), IDS),
+        (BERT(replace(BERT_CONFIG, head="linear", classes=3), seed=1), IDS),
+        (ViT(replace(VIT_CONFIG, qkv_bias=False, head_width=3, activation="relu"), seed=1), IMAGE),
+    ],
+    ids=["mlm", "linear", "vit"],
+)
+def test_bert_and_vit_come_back_bit_for_bit(model, x, tmp_path):
+    save_model(model, tmp_path / "m.safetensors", {"steps": 3})
+    again = load_model(tmp_path / "m.safetensors")
+    assert type(again) is type(model) and again.config == model.config
+    assert np.array_equal(again(x).data, model(x).data) and again.card == {"steps": 3}
+    assert hasattr(again, "tokenizer") == isinstance(model, BERT)
+
+
+def test_a_bert_gets_a_classifier_and_its_masked_words_back(tmp_path):
+    base, path = BERT(BERT_CONFIG, seed=1), tmp_path / "m.safetensors"
+    save_model(base, path)
+    model = load_model(path, "linear", 3, seed=5)
+    assert model(IDS).shape == (1, 3)
+    assert np.array_equal(model.blocks[1].ln_2.weight.data, base.blocks[1].ln_2.weight.data)
+    assert np.array_equal(model.emb.tok.weight.data, base.emb.tok.weight.data)
+    assert model.pooler.new and model.head.new  # MLM pretraining has no pooler
+    same, other = (load_model(path, "linear", 3, seed=s).pooler.weight.data for s in (5, 6))
+    assert np.array_equal(same, model.pooler.weight.data) and not np.array_equal(other, same)
+
+    tuned = tmp_path / "classifier.safetensors"
+    save_model(model, tuned)
+    again = load_model(tuned)
+    assert np.array_equal(again(IDS).data, model(IDS).data)
+    wider = load_model(tuned, classes=4, seed=7)
+    assert wider(IDS).shape == (1, 4) and wider.head.new and not wider.pooler.new
+    assert np.array_equal(wider.pooler.weight.data, model.pooler.weight.data)
+    back = load_model(tuned, "mlm")  # its transform is new
+    assert back(IDS).shape == (1, 5, 30) and back.mlm.fc.new
+    assert back.head.weight is back.emb.tok.weight
+    for name, wrong in (("lm", "a BERT: head must be 'mlm' or 'linear', got 'lm'"),
+                        ("linear", "classes goes with head='linear'")):  # fmt: skip
+        with pytest.raises(ValueError, match=wrong):
+            load_model(path, name)
+
+
+def test_a_vit_gets_other_classes(tmp_path):
+    base, path = ViT(VIT_CONFIG, seed=1), tmp_path / "m.safetensors"
+    save_model(base, path)
+    model = load_model(path, classes=5, dtype="float64")
+    assert model(IMAGE).shape == (1, 5) and model(IMAGE).dtype == np.float64
+    assert np.array_equal(model.emb.patch.weight.data, base.emb.patch.weight.data)
+    with pytest.raises(ValueError, match="a ViT: head must be 'linear', got 'lm'"):
+        load_model(path, "lm")
+
+
+def test_a_body_that_lacks_an_array_is_refused_with_a_new_head_too(tmp_path):
+    path = tmp_path / "m.safetensors"
+    save_model(BERT(BERT_CONFIG), path)
+    arrays, metadata = load_arrays(path)
+    del arrays["emb.seg.weight"]
+    save_arrays(path, arrays, metadata)
+    with pytest.raises(CheckpointError, match=r"missing +emb\.seg\.weight"):
+        load_model(path, "linear", 3)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"format": "other"}, "is no model of minipeft.*got format='other'"),
         ({"version": "2"}, "format version '2', this minipeft reads up to 1"),
-        ({"kind": "gtp"}, r"model kind must be one of \['gpt'\], got 'gtp'"),
+        ({"kind": "gtp"}, r"kind must be one of \['gpt', 'bert', 'vit'\], got 'gtp'"),
+        ({"kind": "bert"}, "wrong config: BERTConfig: head must be 'mlm' or 'linear', got 'lm'"),
+        ({"kind": "vit"}, "wrong config: ViTConfig has no field 'vocab'"),
         ({"config": "{"}, "has a wrong config"),
         ({"config": "3"}, "has a wrong config"),
         ({"config": json.dumps(CONFIG | {"depth": 3})}, "no field 'depth'"),
