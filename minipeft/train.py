@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import math
 import os
 import platform
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,11 +16,13 @@ import numpy as np
 
 from minipeft.backend import Array, Rng, to_numpy, xp_of
 from minipeft.batches import IGNORE, Batch, Source, TaskBatches
-from minipeft.checkpoint import CheckpointError, fingerprint, load_arrays, save_arrays
-from minipeft.engine import Tensor, context, fused, no_grad, running
+from minipeft.checkpoint import fingerprint
+from minipeft.engine import context, no_grad, running
 from minipeft.nn import Module
 from minipeft.optim import SGD, AdamW, Muon, Optimizer, clip_gradients, schedule
 from minipeft.progress import Progress
+from minipeft.resume import Best, State
+from minipeft.step import Workers, loss_of
 
 WATCHED = 10  # first steps whose gradient norms an adapter's report shows
 
@@ -56,25 +56,6 @@ def tune_malloc() -> bool:
     )
 
 
-def loss_of(model: Any, batch: Batch, smoothing: float = 0.0) -> Tensor:
-    """Mean cross-entropy of a batch; the head runs only where there is a label."""
-    xp = xp_of(next(model.places()).parameter.data)
-    ids = xp.asarray(batch.ids)
-    mask = xp.asarray(batch.mask) if batch.labels.ndim == 1 or not model.causal else None
-    if batch.labels.ndim == 1:
-        return fused.cross_entropy(
-            model(ids, mask=mask), xp.asarray(batch.labels), smoothing=smoothing
-        )
-    counts = batch.labels != IGNORE
-    if counts.all():
-        return fused.cross_entropy(
-            model(ids, mask=mask), xp.asarray(batch.labels), ignore=IGNORE, smoothing=smoothing
-        )
-    rows, columns = counts.nonzero()
-    logits = model(ids, mask=mask, at=(xp.asarray(rows), xp.asarray(columns)))  # (N, V)
-    return fused.cross_entropy(logits, xp.asarray(batch.labels[counts]), smoothing=smoothing)
-
-
 def trainable(model: Module) -> list[tuple[str, Any]]:
     """(path, Parameter) of everything that trains."""
     return [(path, p) for path, p in model.named_parameters() if p.requires_grad]
@@ -98,8 +79,11 @@ def fit(
     accumulate: int = 1,
     smoothing: float = 0.0,
     recompute: bool = False,
+    threads: int = 1,
     evaluate_every: int | None = None,
     evaluation: Callable[[Any], dict[str, float]] | None = None,
+    keep: str | None = None,
+    patience: int | None = None,
     checkpoint: str | Path | None = None,
     save_every: int = 500,
     quiet: bool = False,
@@ -115,14 +99,23 @@ def fit(
     clip        the largest joint norm of the gradients, None for no limit
     accumulate  batches per step whose gradients are averaged
     recompute   keep no activations inside blocks; backward makes them again: less memory, more time
+    threads     parts of a batch that are worked on at once; results depend on it in their last bits
     evaluation  called every `evaluate_every` steps and at the end; its dict goes to the history
+    keep        which of its numbers decides what weights the run ends with: the best ones. "loss"
+                is best low, any other best high; None ends with the last
+    patience    stop after so many evaluations in a row without a better one
     checkpoint  a file to save the state to every `save_every` steps, and to resume from
     Raises  ValueError if nothing trains; NonFiniteLoss that names the step, the batch, the first
             operation and the parameter that went bad
     """
-    for name, value in (("steps", steps), ("batch", batch), ("accumulate", accumulate)):
+    for name, value in (("steps", steps), ("batch", batch), ("accumulate", accumulate),
+                        ("threads", threads)):  # fmt: skip
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")
+    if (keep or patience) and evaluation is None:
+        raise ValueError("keep= and patience= need evaluation=, a function of the model")
+    if patience and not keep:
+        raise ValueError("patience= needs keep=: which number of the evaluation is to get better")
     tune_malloc()
     handles = list(model.handles)
     if lr is None:
@@ -139,56 +132,59 @@ def fit(
         )
     opt = _optimizer(optimizer, params, lr, decay)
     history = History()
+    best = Best(keep, params) if keep else None
     first = 0
     saved = None
     if checkpoint is not None:
         settings = {
             "steps": steps, "lr": lr, "batch": batch, "seed": seed, "optimizer": optimizer,
             "decay": decay, "decline": decline, "warmup": warmup, "clip": clip,
-            "accumulate": accumulate, "smoothing": smoothing,
+            "accumulate": accumulate, "smoothing": smoothing, "threads": threads, "keep": keep,
             "methods": [repr(handle.method) for handle in handles],
             "frozen": fingerprint(_frozen(model)),
             "data": fingerprint(vars(source.batch(0, batch, seed))),
         }  # fmt: skip
-        saved = State(Path(checkpoint), settings, opt, handles, history)
+        saved = State(Path(checkpoint), settings, opt, handles, history, best)
         first = saved.resume()
     show = Progress("training", steps, out=out, quiet=quiet, start=first)
-    for step in range(first, steps):
-        began = time.perf_counter()
-        rate = lr * schedule(decline, step, steps, warmup)
-        total: Any = 0.0
-        for part in range(accumulate):
-            data = source.batch(step * accumulate + part, batch, seed)
-            drawn = Rng(seed, "dropout", step, part)
-            with running(rng=drawn, recompute=recompute), np.errstate(all="ignore"):
-                loss = loss_of(model, data, smoothing)  # what warns here is looked at below
+    with Workers(model, params, threads, smoothing, recompute) as workers:
+        for step in range(first, steps):
+            if patience and best and best.since >= patience:
+                break
+            began = time.perf_counter()
+            rate = lr * schedule(decline, step, steps, warmup)
+            total = 0.0
+            for part in range(accumulate):
+                data = source.batch(step * accumulate + part, batch, seed)
+                rng = Rng(seed, "dropout", step, part)
+                loss = workers.gradients(data, rng, 1 / accumulate)
+                if not math.isfinite(loss):
+                    raise NonFiniteLoss(_diagnose(model, data, seed, step, part))
+                total += loss
+            if step == first:
+                _check_reached(params)
+            if step - first < WATCHED:
                 for handle in handles:
-                    extra = handle.extra_loss()
-                    loss = loss if extra is None else loss + extra
-            if not math.isfinite(loss.item()):
-                raise NonFiniteLoss(_diagnose(model, data, seed, step, part))
-            total += loss.item()
-            (loss * (1 / accumulate) if accumulate > 1 else loss).backward()
-            del loss
-        if step == first:
-            _check_reached(params)
-        if step - first < WATCHED:
+                    handle.observe()
+            if clip is not None:
+                clip_gradients(params, clip)
+            opt.step(rate)
             for handle in handles:
-                handle.observe()
-        if clip is not None:
-            clip_gradients(params, clip)
-        opt.step(rate)
-        for handle in handles:
-            handle.after_step(step, steps)
-        history.loss.append(total / accumulate)
-        history.lr.append(rate)
-        history.seconds.append(time.perf_counter() - began)
-        last = step == steps - 1
-        if evaluation and (last or (evaluate_every and (step + 1) % evaluate_every == 0)):
-            history.evaluations.append({"step": float(step + 1), **evaluation(model)})
-        if saved and (last or (step + 1) % save_every == 0):
-            saved.save()
-        show.update(step + 1, f"loss {history.loss[-1]:.3f}")
+                handle.after_step(step, steps)
+            history.loss.append(total / accumulate)
+            history.lr.append(rate)
+            history.seconds.append(time.perf_counter() - began)
+            last = step == steps - 1
+            if evaluation and (last or (evaluate_every and (step + 1) % evaluate_every == 0)):
+                found = {"step": float(step + 1), **evaluation(model)}
+                history.evaluations.append(found)
+                if best:
+                    best.look(found)
+            if saved and (last or (step + 1) % save_every == 0):
+                saved.save()
+            show.update(step + 1, f"loss {history.loss[-1]:.3f}")
+    if best:
+        best.put_back()
     show.done(f"loss {history.loss[-1]:.3f}")
     return history
 
@@ -255,88 +251,6 @@ def _finite(array: Array) -> bool:
 def _frozen(model: Module) -> dict[str, Array]:
     """The arrays that do not train: a state belongs to them."""
     return {path: p.data for path, p in model.named_parameters() if not p.requires_grad}
-
-
-@dataclass
-class State:
-    """A run on disk: what trains, the optimizer's and the methods' arrays, the history.
-
-    settings  what must be the same for the run to go on; they are in the file
-    """
-
-    path: Path
-    settings: dict[str, Any]
-    opt: Optimizer
-    handles: list[Any]
-    history: History
-
-    def save(self) -> None:
-        """Write the state after a step, whole or not at all."""
-        arrays = self.opt.arrays() | {f"w:{name}": to_numpy(p.data) for name, p in self.opt.params}
-        for i, handle in enumerate(self.handles):
-            state = handle.method.state(handle)
-            arrays |= {f"state:{i}:{name}": to_numpy(a) for name, a in state.items()}
-        facts = {
-            "format": "minipeft-training",
-            "settings": json.dumps(self.settings),
-            "machine": _machine(),
-            "steps": str(self.opt.steps),
-            "history": json.dumps(vars(self.history)),
-        }
-        save_arrays(self.path, arrays, facts)
-
-    def resume(self) -> int:
-        """Go back to a saved state, if there is one; returns the steps done.
-
-        Raises  CheckpointError if the file is of another run
-        """
-        if not self.path.is_file():
-            return 0
-        arrays, facts = load_arrays(self.path)
-        self._check(arrays, facts)
-        for name, p in self.opt.params:
-            p.data = xp_of(p.data).asarray(arrays[f"w:{name}"])
-        self.opt.load_arrays(arrays, int(facts["steps"]))
-        for i, handle in enumerate(self.handles):
-            lead = f"state:{i}:"
-            state = {k.removeprefix(lead): a for k, a in arrays.items() if k.startswith(lead)}
-            if state:
-                handle.method.load_state(handle, state)
-        for key, values in json.loads(facts["history"]).items():
-            setattr(self.history, key, values)
-        return self.opt.steps
-
-    def _check(self, arrays: dict[str, Any], facts: dict[str, str]) -> None:
-        if facts.get("format") != "minipeft-training":
-            raise CheckpointError(
-                f"{self.path} is no training state: format={facts.get('format')!r}"
-            )
-        there, wanted = json.loads(facts["settings"]), json.loads(json.dumps(self.settings))
-        other = [k for k in wanted if there.get(k) != wanted[k]]
-        if other:
-            told = "; ".join(f"{k}: {there.get(k)!r} there, {wanted[k]!r} here" for k in other)
-            raise CheckpointError(
-                f"{self.path} belongs to another run ({told}). Give another file, or delete it"
-            )
-        shapes = {f"w:{name}": p.shape for name, p in self.opt.params}
-        shapes |= {name: array.shape for name, array in self.opt.arrays().items()}
-        found = {k: a.shape for k, a in arrays.items() if not k.startswith("state:")}
-        if found != shapes:
-            odd = sorted(k for k in found.keys() | shapes if found.get(k) != shapes.get(k))[:4]
-            raise CheckpointError(f"{self.path} holds the state of other parameters: "
-                                  f"{', '.join(odd)}")  # fmt: skip
-        if facts["machine"] != _machine():
-            warnings.warn(
-                f"{self.path} was written with {facts['machine']}, this is {_machine()}: the run "
-                "goes on, but its last bits may differ",
-                stacklevel=4,
-            )
-
-
-def _machine() -> str:
-    """What the bits of a run depend on beside its settings."""
-    named = [f"{v}={os.environ.get(v, '')}" for v in ("OPENBLAS_CORETYPE", "OPENBLAS_NUM_THREADS")]
-    return ", ".join([platform.machine(), f"NumPy {np.__version__}", *named])
 
 
 def evaluate(

@@ -14,6 +14,7 @@ from minipeft.engine import no_grad
 from minipeft.generate import generate_many, score
 from minipeft.methods import LoRA, TopK, attach
 from minipeft.train import NonFiniteLoss, evaluate, fit, loss_of, mean_loss
+from tests.methods.throwaway import Masked
 from tests.tiny import Rows, Sounds, gpt, tokenizer
 
 VOCAB = tokenizer().vocab_size
@@ -212,7 +213,7 @@ def test_the_hooks_of_a_method_are_called():
 # -- what is refused ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["steps", "batch", "accumulate"])
+@pytest.mark.parametrize("name", ["steps", "batch", "accumulate", "threads"])
 @pytest.mark.parametrize("value", [0, 1.5, True])
 def test_counts_must_be_whole(name, value):
     with pytest.raises(ValueError, match=f"{name} must be a whole number >= 1"):
@@ -456,3 +457,105 @@ def test_malloc_is_tuned_only_where_it_may_be(monkeypatch):
     monkeypatch.delenv("MINIPEFT_MALLOC")
     monkeypatch.setattr(train.platform, "libc_ver", lambda: ("", ""))
     assert train.tune_malloc() is False
+
+
+# -- threads, the best weights, early stopping --------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["rows", "task"])
+def test_threads_give_the_gradients_of_the_whole_batch(kind):
+    """Parts of unlike size, with unlike numbers of labels: the mean is over labels."""
+    task = Rows(VOCAB) if kind == "rows" else Sounds()
+    one, a = run(3, task=task, batch=5)
+    three, b = run(3, task=task, batch=5, threads=3)
+    np.testing.assert_allclose(one.loss, three.loss, rtol=1e-12)
+    for path in a:
+        np.testing.assert_allclose(a[path], b[path], rtol=1e-9, atol=1e-13, err_msg=path)
+
+
+def test_threads_repeat_to_the_bit_and_draw_their_own_dropout():
+    runs = [run(3, lora(dropout=0.3)[0], batch=4, threads=2) for _ in range(2)]
+    assert runs[0][0].loss == runs[1][0].loss and same(runs[0][1], runs[1][1])
+    assert run(3, lora(dropout=0.3)[0], batch=4)[0].loss != runs[0][0].loss
+
+
+def test_a_penalty_counts_once_whatever_the_threads():
+    def first_loss(threads):
+        model = gpt()
+        attach(model, Masked(keep=1.0, strength=10.0))
+        for _, p in train.trainable(model):
+            p.data = p.data + 0.1
+        return run(1, model, threads=threads)[0].loss[0]
+
+    assert first_loss(2) == pytest.approx(first_loss(1), rel=1e-12)
+
+
+def test_threads_notice_a_loss_that_is_not_finite():
+    model, _ = lora()
+    model.ln_f.weight.data = model.ln_f.weight.data * np.inf
+    with pytest.raises(NonFiniteLoss, match="not finite at step 0"):
+        run(1, model, batch=4, threads=2)
+
+
+def scripted(*losses):
+    """An evaluation that returns these losses, one after another, and what trained then."""
+    seen = []
+
+    def evaluation(model):
+        seen.append(values(model))
+        return {"loss": losses[len(seen) - 1]}
+
+    return evaluation, seen
+
+
+def test_the_best_weights_are_kept():
+    evaluation, seen = scripted(3.0, 1.0, 2.0, 1.0)
+    history, end = run(4, evaluation=evaluation, evaluate_every=1, keep="loss")
+    assert len(history.loss) == 4 and same(end, seen[1]) and not same(end, seen[3])
+    evaluation, seen = scripted(3.0, 1.0, 2.0, 1.0)
+    assert same(run(4, evaluation=evaluation, evaluate_every=1)[1], seen[3])
+
+    def accuracy(model):
+        return {"accuracy": -evaluation(model)["loss"]}
+
+    evaluation, seen = scripted(3.0, 1.0, 2.0, 5.0)
+    assert same(run(4, evaluation=accuracy, evaluate_every=1, keep="accuracy")[1], seen[1])
+
+
+def test_patience_ends_a_run():
+    evaluation, seen = scripted(3.0, 1.0, 2.0, 1.5, 0.1)
+    history, end = run(9, evaluation=evaluation, evaluate_every=1, keep="loss", patience=2)
+    assert len(history.loss) == 4 and same(end, seen[1])
+
+
+def test_the_best_weights_survive_an_interruption(tmp_path):
+    losses, state = (3.0, 1.0, 2.0, 2.5, 2.6, 2.7), tmp_path / "state.safetensors"
+    settings = {"evaluate_every": 1, "keep": "loss", "patience": 4}
+    evaluation, seen = scripted(*losses)
+    whole, end = run(9, evaluation=evaluation, **settings)
+
+    class Stop(Exception):
+        pass
+
+    three, calls = scripted(*losses)
+
+    def stopping(model):
+        if len(calls) == 3:
+            raise Stop
+        return three(model)
+
+    with pytest.raises(Stop):
+        run(9, evaluation=stopping, checkpoint=state, save_every=1, **settings)
+    rest, _ = scripted(*losses[3:])
+    again, resumed = run(9, evaluation=rest, checkpoint=state, save_every=1, **settings)
+    assert again.loss == whole.loss and again.evaluations == whole.evaluations
+    assert same(resumed, end) and same(end, seen[1])
+
+
+def test_keeping_needs_an_evaluation_with_that_number():
+    with pytest.raises(ValueError, match="need evaluation="):
+        run(1, keep="loss")
+    with pytest.raises(ValueError, match="patience= needs keep="):
+        run(1, evaluation=lambda m: {}, patience=1)
+    with pytest.raises(ValueError, match="keep='f1', but the evaluation returns loss, accuracy"):
+        run(1, evaluation=lambda m: {"loss": 1.0, "accuracy": 2.0}, keep="f1")

@@ -1,0 +1,149 @@
+"""What a run keeps: the state on disk that it can go on from, and its best weights."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minipeft.backend import Array, to_numpy, xp_of
+from minipeft.checkpoint import CheckpointError, load_arrays, save_arrays
+from minipeft.optim import Optimizer
+
+
+@dataclass
+class Best:
+    """The best weights that the evaluations of a run have found.
+
+    key  which number of the evaluation decides: "loss" is best low, others are best high
+    """
+
+    key: str
+    params: list[tuple[str, Any]]
+    value: float = -math.inf
+    since: int = 0  # evaluations since then
+    weights: dict[str, Array] | None = None
+
+    def look(self, found: dict[str, float]) -> None:
+        """Take note of an evaluation; of two equals the first stays."""
+        if self.key not in found:
+            have = ", ".join(k for k in found if k != "step") or "nothing"
+            raise ValueError(f"keep={self.key!r}, but the evaluation returns {have}")
+        value = -found[self.key] if self.key == "loss" else found[self.key]
+        self.since += 1
+        if value > self.value:
+            self.value, self.since = value, 0
+            self.weights = {name: p.data.copy() for name, p in self.params}
+
+    def put_back(self) -> None:
+        """Give the parameters their best values."""
+        for name, p in self.params:
+            if self.weights is not None:
+                p.data = self.weights[name]
+
+    def saved(self) -> dict[str, Array]:
+        """The best weights, for a state."""
+        return self.weights or {}
+
+    def load(self, weights: dict[str, Any], history: Any) -> None:
+        """Take back the weights, and the count from the history."""
+        if not weights:
+            return
+        for found in history.evaluations:
+            self.look(found)
+        self.weights = {n: xp_of(p.data).asarray(weights[n]) for n, p in self.params}
+
+
+@dataclass
+class State:
+    """A run on disk: what trains, the optimizer's and the methods' arrays, the history.
+
+    settings  what must be the same for the run to go on; they are in the file
+    """
+
+    path: Path
+    settings: dict[str, Any]
+    opt: Optimizer
+    handles: list[Any]
+    history: Any
+    best: Best | None = None
+
+    def save(self) -> None:
+        """Write the state after a step, whole or not at all."""
+        arrays = self.opt.arrays() | {f"w:{name}": to_numpy(p.data) for name, p in self.opt.params}
+        for i, handle in enumerate(self.handles):
+            state = handle.method.state(handle)
+            arrays |= {f"state:{i}:{name}": to_numpy(a) for name, a in state.items()}
+        best = self.best.saved() if self.best else {}
+        arrays |= {f"best:{name}": to_numpy(a) for name, a in best.items()}
+        facts = {
+            "format": "minipeft-training",
+            "settings": json.dumps(self.settings),
+            "machine": machine(),
+            "steps": str(self.opt.steps),
+            "history": json.dumps(vars(self.history)),
+        }
+        save_arrays(self.path, arrays, facts)
+
+    def resume(self) -> int:
+        """Go back to a saved state, if there is one; returns the steps done.
+
+        Raises  CheckpointError if the file is of another run
+        """
+        if not self.path.is_file():
+            return 0
+        arrays, facts = load_arrays(self.path)
+        self._check(arrays, facts)
+        for name, p in self.opt.params:
+            p.data = xp_of(p.data).asarray(arrays[f"w:{name}"])
+        self.opt.load_arrays(arrays, int(facts["steps"]))
+        for i, handle in enumerate(self.handles):
+            lead = f"state:{i}:"
+            state = {k.removeprefix(lead): a for k, a in arrays.items() if k.startswith(lead)}
+            if state:
+                handle.method.load_state(handle, state)
+        for key, values in json.loads(facts["history"]).items():
+            setattr(self.history, key, values)
+        if self.best:
+            held = {k.removeprefix("best:"): a for k, a in arrays.items() if k.startswith("best:")}
+            self.best.load(held, self.history)
+        return self.opt.steps
+
+    def _check(self, arrays: dict[str, Any], facts: dict[str, str]) -> None:
+        if facts.get("format") != "minipeft-training":
+            raise CheckpointError(
+                f"{self.path} is no training state: format={facts.get('format')!r}"
+            )
+        there, wanted = json.loads(facts["settings"]), json.loads(json.dumps(self.settings))
+        other = [k for k in wanted if there.get(k) != wanted[k]]
+        if other:
+            told = "; ".join(f"{k}: {there.get(k)!r} there, {wanted[k]!r} here" for k in other)
+            raise CheckpointError(
+                f"{self.path} belongs to another run ({told}). Give another file, or delete it"
+            )
+        shapes = {f"w:{name}": p.shape for name, p in self.opt.params}
+        shapes |= {name: array.shape for name, array in self.opt.arrays().items()}
+        found = {k: a.shape for k, a in arrays.items() if not k.startswith(("state:", "best:"))}
+        if found != shapes:
+            odd = sorted(k for k in found.keys() | shapes if found.get(k) != shapes.get(k))[:4]
+            raise CheckpointError(f"{self.path} holds the state of other parameters: "
+                                  f"{', '.join(odd)}")  # fmt: skip
+        if facts["machine"] != machine():
+            warnings.warn(
+                f"{self.path} was written with {facts['machine']}, this is {machine()}: the run "
+                "goes on, but its last bits may differ",
+                stacklevel=4,
+            )
+
+
+def machine() -> str:
+    """What the bits of a run depend on beside its settings."""
+    named = [f"{v}={os.environ.get(v, '')}" for v in ("OPENBLAS_CORETYPE", "OPENBLAS_NUM_THREADS")]
+    return ", ".join([platform.machine(), f"NumPy {np.__version__}", *named])

@@ -1,0 +1,124 @@
+"""One step's loss and gradients, in one go or with the batch's parts in threads of their own."""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from minipeft.backend import Array, Rng, xp_of
+from minipeft.batches import IGNORE, Batch
+from minipeft.engine import Tensor, fused, running
+
+
+def loss_of(model: Any, batch: Batch, smoothing: float = 0.0) -> Tensor:
+    """Mean cross-entropy of a batch; the head runs only where there is a label."""
+    xp = xp_of(next(model.places()).parameter.data)
+    ids = xp.asarray(batch.ids)
+    mask = xp.asarray(batch.mask) if batch.labels.ndim == 1 or not model.causal else None
+    if batch.labels.ndim == 1:
+        return fused.cross_entropy(
+            model(ids, mask=mask), xp.asarray(batch.labels), smoothing=smoothing
+        )
+    counts = batch.labels != IGNORE
+    if counts.all():
+        return fused.cross_entropy(
+            model(ids, mask=mask), xp.asarray(batch.labels), ignore=IGNORE, smoothing=smoothing
+        )
+    rows, columns = counts.nonzero()
+    logits = model(ids, mask=mask, at=(xp.asarray(rows), xp.asarray(columns)))  # (N, V)
+    return fused.cross_entropy(logits, xp.asarray(batch.labels[counts]), smoothing=smoothing)
+
+
+class Workers:
+    """Forward and backward passes for fit: one thread, or several with a part of the batch each.
+
+    NumPy lets go of Python's lock inside its loops, so threads that share nothing but arrays run
+    side by side. Each keeps its gradients apart; they are summed in a fixed order, so that a run
+    repeats to the bit. With more threads the sums, and so the last bits, are others.
+    """
+
+    def __init__(
+        self, model: Any, params: list[tuple[str, Any]], threads: int, smoothing: float,
+        recompute: bool,
+    ) -> None:  # fmt: skip
+        self.model, self.params = model, params
+        self.smoothing, self.recompute = smoothing, recompute
+        self.pool = ThreadPoolExecutor(threads) if threads > 1 else None
+        self.threads = threads
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.pool:
+            self.pool.shutdown()
+
+    def gradients(self, data: Batch, rng: Rng, share: float = 1.0) -> float:
+        """Add `share` times the gradients of a batch's loss to `.grad`.
+
+        Returns  the loss, penalties included; where it is not finite no gradient is added
+        """
+        if self.pool is None:
+            value, found = self._work(data, rng, 1.0, share, True)
+        else:
+            parts = _parts(data, self.threads)
+            counts = [_count(part) for part in parts]
+            work = [
+                self.pool.submit(
+                    self._work, part, rng.spawn("part", i), count / sum(counts), share, i == 0
+                )
+                for i, (part, count) in enumerate(zip(parts, counts, strict=True))
+            ]
+            done = [w.result() for w in work]
+            value, found = sum(v for v, _ in done), done[0][1]
+            for _, other in done[1:]:
+                for key, g in other.items():
+                    if key in found:
+                        found[key] += g
+                    else:
+                        found[key] = g
+        if math.isfinite(value):
+            for _, p in self.params:
+                g = found.get(id(p))
+                if p.grad is None:
+                    p.grad = g
+                elif g is not None:
+                    p.grad += g
+        return value
+
+    def _work(
+        self, data: Batch, rng: Rng, weight: float, share: float, penalties: bool
+    ) -> tuple[float, dict[int, Array]]:
+        """A part's weighted loss, and its gradients by id(Parameter)."""
+        found: dict[int, Array] = {}
+        # what warns here is looked at by whoever gets the loss
+        with running(rng=rng, recompute=self.recompute), np.errstate(all="ignore"):
+            loss = loss_of(self.model, data, self.smoothing)
+            if weight != 1:
+                loss = loss * weight
+            for handle in self.model.handles if penalties else ():
+                extra = handle.extra_loss()
+                loss = loss if extra is None else loss + extra
+            value = loss.item()
+            if math.isfinite(value):
+                (loss * share if share != 1 else loss).backward(into=found)
+        return value, found
+
+
+def _parts(data: Batch, n: int) -> list[Batch]:
+    """The batch cut into n parts by rows, those left out that hold no label."""
+    cuts = np.linspace(0, len(data.ids), n + 1).round().astype(int).tolist()
+    parts = [
+        type(data)(**{k: v[a:b] for k, v in vars(data).items()})
+        for a, b in zip(cuts, cuts[1:], strict=False)
+        if a < b
+    ]
+    return [part for part in parts if _count(part)] or parts[:1]
+
+
+def _count(data: Batch) -> int:
+    """How many labels count."""
+    return int((data.labels != IGNORE).sum())
