@@ -19,8 +19,8 @@ class Batch:
     """One step's data.
 
     ids     (B, T) token ids, padded on the right
-    labels  (B, T): what should follow each id, IGNORE where nothing is learnt;
-            (B,) classes for a linear head
+    labels  (B, T): what should follow each id, or what stands behind a mask, IGNORE where
+            nothing is learnt; (B,) classes for a linear head
     mask    (B, T) true where an id is real
     """
 
@@ -41,7 +41,7 @@ def _order(n: int, seed: int, epoch: int) -> np.ndarray:
     return Rng(seed, "epoch", epoch).permutation(n)
 
 
-def _chosen(n: int, step: int, size: int, seed: int) -> list[int]:
+def in_turn(n: int, step: int, size: int, seed: int) -> list[int]:
     """The numbers of a step's examples: epochs follow one another without a gap."""
     chosen: list[int] = []
     while len(chosen) < size:
@@ -58,43 +58,77 @@ def pad(rows: Sequence[Sequence[int]], fill: int) -> np.ndarray:
     return out
 
 
+def blanks(
+    prompt: Sequence[int], options: Sequence[Sequence[int]], tokenizer: Any
+) -> tuple[list[int], int, list[list[int]]]:
+    """A prompt with a mask for each token of its longest option; shorter ones end earlier.
+
+    Returns  the end token, the prompt, n masks and the end token; the first mask's place; and n
+             ids for each option, filled up with end tokens
+    """
+    n, end = max(len(option) for option in options), tokenizer.end_id
+    ids = [end, *prompt, *[tokenizer.mask_id] * n, end]
+    return ids, 1 + len(prompt), [[*option, *[end] * (n - len(option))] for option in options]
+
+
 class TaskBatches:
     """Batches of a task's examples, in a new random order every epoch.
 
-    The text is prompt + target + the end token; the loss is on the target and the end.
-    With head="linear" the text is the prompt, and the label its class.
+    head="lm"      the text is prompt + target + the end token; the loss is on the last two
+    head="mlm"     it is the prompt with masks for the longest option; the loss is on them
+    head="linear"  it is the prompt, and the label its class
+    Where the model is not `causal` the end token stands in front too: a linear head reads it.
     """
 
-    def __init__(self, examples: Sequence[Any], tokenizer: Any, head: str, context: int) -> None:
+    def __init__(
+        self, examples: Sequence[Any], tokenizer: Any, head: str, context: int, causal: bool = True
+    ) -> None:
         if not examples:
             raise ValueError("there is no example to train on")
         prompts = tokenizer.encode_many([e.prompt for e in examples])
         targets = tokenizer.encode_many([e.target for e in examples])
-        self.pad, self.linear = tokenizer.pad_id, head == "linear"
+        words = sorted({option for e in examples for option in e.options})
+        options = dict(zip(words, tokenizer.encode_many(words), strict=True))
+        end, self.pad, self.linear = tokenizer.end_id, tokenizer.pad_id, head == "linear"
         self.rows: list[tuple[list[int], list[int]]] = []
         for example, prompt, target in zip(examples, prompts, targets, strict=True):
-            ids = prompt if self.linear else [*prompt, *target, tokenizer.end_id]
             if not prompt:
                 raise ValueError(f"an example with an empty prompt; its target: {example.target!r}")
-            if len(ids) > context:
-                raise ValueError(f"an example has {len(ids)} tokens, the context holds {context}: "
-                                 f"{example.prompt[:60]!r} …")  # fmt: skip
+            if head in ("linear", "mlm") and example.label is None:
+                raise ValueError(
+                    f"head={head!r} needs a label, and {example.prompt[:60]!r} … has none: "
+                    "a task of generation needs head='lm'"
+                )
             if self.linear:
-                if example.label is None:
-                    raise ValueError(
-                        f"head='linear' needs a label, and {example.prompt[:60]!r} … has none: "
-                        "a task of generation needs head='lm'"
-                    )
-                self.rows.append((ids, [example.label]))
+                ids, labels = prompt if causal else [end, *prompt], [example.label]
+                needed = len(ids)
+            elif head == "mlm":
+                ids, first, filled = blanks(
+                    prompt, [options[o] for o in example.options], tokenizer
+                )
+                labels = [IGNORE] * len(ids)
+                labels[first:-1] = filled[example.label]
+                needed = len(ids)
             else:
-                labels = [IGNORE] * (len(prompt) - 1) + ids[len(prompt) :]
-                self.rows.append((ids[:-1], labels))
+                ids = [*prompt, *target]
+                labels = [IGNORE] * (len(prompt) - 1) + [*target, end]
+                needed = len(ids) + 1
+            if needed > context:
+                raise ValueError(f"an example has {needed} tokens, the context holds {context}: "
+                                 f"{example.prompt[:60]!r} …")  # fmt: skip
+            self.rows.append((ids, labels))
+
+    @classmethod
+    def of(cls, model: Any, examples: Sequence[Any]) -> TaskBatches:
+        """Examples as a model of text takes them, with its tokenizer and head."""
+        config = model.config
+        return cls(examples, model.tokenizer, config.head, config.context, model.causal)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def batch(self, step: int, size: int, seed: int) -> Batch:
-        return self.collate(_chosen(len(self.rows), step, size, seed))
+        return self.collate(in_turn(len(self.rows), step, size, seed))
 
     def collate(self, chosen: Sequence[int]) -> Batch:
         """The batch of the examples with these numbers."""
@@ -139,7 +173,7 @@ class TokenBatches:
         return len(self.rows)
 
     def batch(self, step: int, size: int, seed: int) -> Batch:
-        return self.collate(_chosen(len(self.rows), step, size, seed))
+        return self.collate(in_turn(len(self.rows), step, size, seed))
 
     def collate(self, chosen: Sequence[int]) -> Batch:
         rows = self.rows[np.asarray(chosen)].astype(np.int64)

@@ -13,7 +13,7 @@ from typing import Any
 
 from minipeft.files import write_atomic
 
-END, PAD = "<|end|>", "<|pad|>"
+END, PAD, MASK = "<|end|>", "<|pad|>", "<|mask|>"
 GPT2_END = "<|endoftext|>"  # GPT-2's own file has this end token, and no padding token
 
 
@@ -96,6 +96,12 @@ class Tokenizer:
         """The id that fills a batch; the end token's where the file has none of its own."""
         found = self._inner.token_to_id(PAD)
         return self.end_id if found is None else found
+
+    @cached_property
+    def mask_id(self) -> int:
+        """The id of a hidden token; where the file has none, the first one after its own."""
+        found = self._inner.token_to_id(MASK)
+        return self.vocab_size if found is None else found
 
     def encode(self, text: str) -> list[int]:
         """Ids of one text, without an end token."""

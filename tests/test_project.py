@@ -28,6 +28,7 @@ LAYERS = {  # a part -> the parts of minipeft that it may import, besides itself
     "hub": "backend files text engine nn models checkpoint",
     "methods": "backend files engine nn checkpoint",
     "batches": "backend",
+    "masking": "backend batches",
     "progress": "",
     "generate": "backend batches engine nn",
     "viz": "backend engine nn",

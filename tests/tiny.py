@@ -6,7 +6,7 @@ import numpy as np
 
 from minipeft.backend import Rng
 from minipeft.batches import Batch
-from minipeft.models import GPT, GPTConfig
+from minipeft.models import BERT, GPT, BERTConfig, GPTConfig
 from minipeft.tasks.base import Example
 from minipeft.text import Tokenizer
 
@@ -26,6 +26,17 @@ def gpt(seed=0, *, context=24, dtype=np.float64, spread=0.3, **fields):
     config = GPTConfig(vocab=tokenizer().vocab_size, context=context, width=16, layers=2, heads=2,
                        **fields)  # fmt: skip
     model = GPT(config, dtype=dtype)
+    for path, p in model.named_parameters():
+        p.data = p.data + (spread * Rng(seed, path).normal(p.shape)).astype(dtype)
+    model.tokenizer = tokenizer()
+    return model
+
+
+def bert(seed=0, *, context=24, dtype=np.float64, spread=0.3, **fields):
+    """The same for a BERT: its table has a row for the mask."""
+    config = BERTConfig(vocab=tokenizer().mask_id + 1, context=context, width=16, layers=2, heads=2,
+                        **fields)  # fmt: skip
+    model = BERT(config, dtype=dtype)
     for path, p in model.named_parameters():
         p.data = p.data + (spread * Rng(seed, path).normal(p.shape)).astype(dtype)
     model.tokenizer = tokenizer()
