@@ -86,7 +86,8 @@ class ViT(Module):
         self.head = Linear(c.width, c.classes, rng=rng, like=like)
         self.head.new = True  # trained whole beside whatever a method trains
 
-    def forward(self, images: Array) -> Tensor:
+    def forward(self, images: Array, mask: Array | None = None) -> Tensor:
+        """Logits. mask (B, 1 + N) is true where a place is seen, the class token's first."""
         c = self.config
         if not is_array(images) or images.dtype.kind != "f":
             raise TypeError("images must be a float array (B, channels, image, image)")
@@ -95,7 +96,9 @@ class ViT(Module):
             raise ValueError(f"images must be (B, {c.channels}, {c.image}, {c.image}) with B >= 1, "
                              f"got {images.shape}")  # fmt: skip
         x = self.emb(images)  # (B, 1 + N, C)
-        _, mask, past = self.start(xp_of(images).zeros(x.shape[:2], int), None)
+        if mask is not None and mask.shape != x.shape[:2]:
+            raise ValueError(f"mask must be {x.shape[:2]}, got {mask.shape}")
+        _, mask, past = self.start(xp_of(images).zeros(x.shape[:2], int), mask)
         for i, block in enumerate(self.blocks):
             x = block(x, past=past[i] if past else None, mask=mask)
         return self.head(self.ln_f(x[:, 0]))

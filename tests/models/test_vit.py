@@ -237,6 +237,20 @@ def test_a_patch_is_a_square_of_the_image():
         assert (np.abs(model(changed).data - model(PICTURES).data) > 1e-6).all()
 
 
+def test_a_masked_patch_is_not_seen():
+    model = large()
+    mask = np.ones((3, 5), bool)
+    assert np.abs(model(PICTURES, mask=mask).data - model(PICTURES).data).max() < 1e-12
+    mask[:, 2] = False
+    changed = PICTURES.copy()
+    changed[:, :, :3, 3:] += 1.0  # the upper right one
+    y = model(PICTURES, mask=mask).data
+    assert np.abs(model(changed, mask=mask).data - y).max() < 1e-12
+    assert np.abs(model(PICTURES).data - y).max() > 1e-6
+    with pytest.raises(ValueError, match=r"mask must be \(3, 5\), got \(3, 4\)"):
+        model(PICTURES, mask=mask[:, 1:])
+
+
 def test_rows_do_not_see_each_other():
     model = large()
     whole = model(PICTURES).data
