@@ -31,6 +31,7 @@ LAYERS = {  # a part -> the parts of minipeft that it may import, besides itself
     "masking": "backend batches",
     "progress": "",
     "generate": "backend batches engine nn",
+    "beam": "backend engine generate",
     "viz": "backend engine nn",
     "ledger": "backend engine nn models methods optim",
     "step": "backend batches engine",
