@@ -160,7 +160,7 @@ def run(plan: Plan, name: str, seed: int) -> Row:
     """One job: fine-tune with a method, or measure the base as it is."""
     model, task, held = _bench(plan)
     examples = task.load("train", n=plan.n, seed=seed)
-    source = TaskBatches(examples, model.tokenizer, model.config.head, model.config.context)
+    source = TaskBatches.of(model, examples)
     if name == BASE:
         return _measure(plan, model, task, held) | {
             "trainable": 0, "total": model.num_parameters(), "step_seconds": 0.0,

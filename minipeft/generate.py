@@ -1,7 +1,8 @@
 """Sampling over a KV cache, and scoring of continuations.
 
 `score` is how a language model classifies: the class whose label words it finds likeliest
-after the prompt (a verbalizer), or the likeliest answer of a multiple choice.
+after the prompt (a verbalizer), or the likeliest answer of a multiple choice. A masked language
+model has masks after the prompt, one for each token of the longest continuation.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from minipeft.backend import Rng, to_numpy, xp_of
-from minipeft.batches import pad
+from minipeft.batches import blanks, pad
 from minipeft.engine import no_grad, running
 
 
@@ -190,46 +191,59 @@ def score_many(
     normalize: bool = False,
     batch: int = 64,
 ) -> list[list[float]]:
-    """`score` for many (prompt, continuations). One-token continuations share one forward pass."""
-    _need_lm(model, "scoring")
-    tokenizer = model.tokenizer
-    rows: list[tuple[int, int | None, list[int], list[int]]] = []
+    """`score` for many (prompt, continuations). One-token continuations share one forward pass.
+
+    A masked model scores the tokens at its masks, the end tokens after a shorter continuation
+    among them; with normalize=True without those.
+    """
+    masked = model.config.head == "mlm"
+    if not masked:
+        _need_lm(model, "scoring")
+    rows: list[Row] = []
     scores = [[0.0] * len(options) for _, options in questions]
     for q, (prompt, options) in enumerate(questions):
         if not options or any(not o for o in options):
             raise ValueError(f"score needs continuations that are not empty, got {list(options)!r}")
-        encoded = tokenizer.encode_many(list(options))
-        head = _prompt_ids(model, prompt, room=max(len(e) for e in encoded))
-        if all(len(e) == 1 for e in encoded):  # one row for all options
-            rows.append((q, None, head, [e[0] for e in encoded]))
+        encoded = model.tokenizer.encode_many(list(options))
+        longest = max(len(e) for e in encoded)
+        head = _prompt_ids(model, prompt, room=longest + 2 * masked)
+        if masked:
+            ids, first, filled = blanks(head, encoded, model.tokenizer)
+            both = list(enumerate(zip(encoded, filled, strict=True)))
+            reads = []
+            for k in range(longest):
+                live = [(i, e, f) for i, (e, f) in both if k < len(e) or not normalize]
+                reads.append((first + k, [(q, i, f[k], len(e)) for i, e, f in live]))
+            rows.append((ids, reads))
+        elif longest == 1:  # one row for all options
+            reads = [(len(head) - 1, [(q, i, e[0], 1) for i, e in enumerate(encoded)])]
+            rows.append((head, reads))
         else:
-            rows += [(q, i, head, e) for i, e in enumerate(encoded)]
-    rows.sort(key=lambda r: len(r[2]) + len(r[3]))  # like lengths together: less padding
+            for i, e in enumerate(encoded):
+                reads = [(len(head) - 1 + k, [(q, i, t, len(e))]) for k, t in enumerate(e)]
+                rows.append(([*head, *e[:-1]], reads))
+    rows.sort(key=lambda row: len(row[0]))  # like lengths together: less padding
     for start in range(0, len(rows), batch):
         _score_rows(model, rows[start : start + batch], scores, normalize)
     return scores
 
 
-def _score_rows(model: Any, rows: list, scores: list[list[float]], normalize: bool) -> None:
-    """Fill in the scores of rows (question, option, prompt, ids); option None: of every option."""
+# ids, and what to read where: (place, [(question, option, token, tokens of the option)])
+Row = tuple[list[int], list[tuple[int, list[tuple[int, int, int, int]]]]]
+
+
+def _score_rows(model: Any, rows: list[Row], scores: list[list[float]], normalize: bool) -> None:
+    """Add what the rows tell to the scores."""
     xp = xp_of(model.parameters()[0].data)
-    texts, where, picked = [], [], []  # picked: (question, option, ids to read off)
-    for r, (q, option, head, ids) in enumerate(rows):
-        texts.append(head if option is None else [*head, *ids[:-1]])
-        if option is None:
-            where.append((r, len(head) - 1))
-            picked.append([(q, i, token, 1) for i, token in enumerate(ids)])
-        else:
-            for k, token in enumerate(ids):
-                where.append((r, len(head) - 1 + k))
-                picked.append([(q, option, token, len(ids))])
+    where = [(r, place) for r, (_, reads) in enumerate(rows) for place, _ in reads]
     at = tuple(xp.asarray(np.array(column)) for column in zip(*where, strict=True))
-    ids = pad(texts, model.tokenizer.pad_id)
-    mask = None if model.causal else xp.asarray(pad([[1] * len(t) for t in texts], 0) > 0)
+    ids = pad([ids for ids, _ in rows], model.tokenizer.pad_id)
+    mask = None if model.causal else xp.asarray(pad([[1] * len(t) for t, _ in rows], 0) > 0)
     with no_grad():
         logits = to_numpy(model(xp.asarray(ids), mask=mask, at=at).data).astype(np.float64)
     top = logits.max(axis=1, keepdims=True)
     logp = logits - top - np.log(np.exp(logits - top).sum(axis=1, keepdims=True))
+    picked = [tokens for _, reads in rows for _, tokens in reads]
     for line, wanted in zip(logp, picked, strict=True):
         for q, option, token, length in wanted:
             scores[q][option] += float(line[token]) / (length if normalize else 1)

@@ -193,9 +193,7 @@ def task_batches(
     model: Any, task: Any, split: str, n: int | None, pattern: int, seed: int = 0
 ) -> TaskBatches:
     """A task's examples as batches for a model, with the model's tokenizer and head."""
-    examples = task.load(split, n=n, seed=seed, pattern=pattern)
-    config = model.config
-    return TaskBatches(examples, model.tokenizer, config.head, config.context)
+    return TaskBatches.of(model, task.load(split, n=n, seed=seed, pattern=pattern))
 
 
 def _optimizer(name: str, params: list, lr: float, decay: float) -> Optimizer:
@@ -272,7 +270,7 @@ def evaluate(
 
     examples = task.load(split, n=n, seed=seed, pattern=pattern)
     config = model.config
-    source = TaskBatches(examples, model.tokenizer, config.head, config.context)
+    source = TaskBatches.of(model, examples)
     result = {"loss": mean_loss(model, source, batch), "n": float(len(examples))}
     if config.head == "linear":
         with no_grad():
