@@ -11,6 +11,8 @@ from minipeft.engine import no_grad
 from minipeft.generate import _need_lm as need_lm
 from minipeft.generate import _prompt_ids as prompt_ids
 
+FORBIDDEN = -1e30  # log p below which nothing is drawn
+
 
 def beam_search(
     model: Any,
@@ -58,12 +60,14 @@ def beam_search(
             logp = last - np.log(np.exp(last).sum(axis=1, keepdims=True))
             for row, tokens in enumerate(texts):
                 logp[row, _repeats(tokens, no_repeat)] = -np.inf
+                if logp[row].max() < FORBIDDEN:  # nothing may follow: it counts as it stands
+                    close(tokens, float(sums[row]), max(1, n - 1))
             total = sums[:, None] + logp
             best = np.argsort(-total, axis=None, kind="stable")[: 2 * beams]
             rows, tokens_of, at = [], [], []
             for row, token in zip(*np.unravel_index(best, total.shape), strict=True):
                 text, value = [*texts[row], int(token)], float(total[row, token])
-                if value == -np.inf or len(rows) == beams:
+                if value < FORBIDDEN or len(rows) == beams:
                     continue
                 if token == end:
                     close(text[:-1], value, n)

@@ -18,14 +18,14 @@ class FewTokens:
     """A model whose vocabulary is cut to a few tokens: the others get no probability."""
 
     def __init__(self, model, allowed):
-        self.model, self.allowed = model, allowed
+        self.model, self.allowed, self.barred = model, allowed, -1e9
 
     def __getattr__(self, name):
         return getattr(self.model, name)
 
     def __call__(self, ids, **kwargs):
         logits, past = self.model(ids, **kwargs)
-        barred = np.full(logits.shape[-1], -1e9)
+        barred = np.full(logits.shape[-1], self.barred)
         barred[self.allowed] = 0.0
         return logits + barred, past
 
@@ -84,11 +84,17 @@ def test_texts_come_best_first_and_are_different():
 
 
 def test_no_run_of_tokens_comes_twice():
-    model = few(2, n=2)
-    for text, _ in beam_search(model, "the", beams=3, max_tokens=12, no_repeat=2):
-        tokens = model.tokenizer.encode(text)
-        pairs = list(zip(tokens, tokens[1:], strict=False))
-        assert len(set(pairs)) == len(pairs)
+    def pairs(text):
+        tokens = tokenizer().encode(text)
+        return list(zip(tokens, tokens[1:], strict=False))
+
+    model = FewTokens(gpt(2, context=40), [40, 41])  # it never ends
+    free = [pairs(text) for text, _ in beam_search(model, "the", beams=3, max_tokens=12)]
+    assert any(len(set(p)) < len(p) for p in free)
+    model.barred = -np.inf
+    kept = [pairs(text) for text, _ in beam_search(model, "the", beams=3, no_repeat=2)]
+    assert len(kept) == 3
+    assert all(len(set(p)) == len(p) for p in kept)
 
 
 def test_a_text_is_cut_before_stop():
