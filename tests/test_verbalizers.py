@@ -153,7 +153,7 @@ def test_a_bert_learns_its_task(method, head):
     settings = {"head": "linear", "classes": 5} if head == "linear" else {}
     model = bert(dtype=np.float32, spread=0.1, **settings)
     attach(model, METHODS[method](r=4) if method == "lora" else METHODS[method]())
-    fit(model, Sounds(), steps=80, lr=0.02, batch=6, quiet=True)
+    fit(model, Sounds(), steps=120, lr=0.02, batch=6, quiet=True)
     assert evaluate(model, Sounds())["accuracy"] == 100
 
 
