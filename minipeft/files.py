@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
+
+UNFINISHED = ".tmp"  # how the name of a file ends that is being written
 
 
 def data_dir() -> Path:
@@ -39,7 +42,7 @@ def write_atomic(path: str | Path, write: Callable[[Path], object]) -> None:
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: the folder {path.parent} does not exist")
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}{UNFINISHED}"
     try:
         temporary.touch()
         mode = temporary.stat().st_mode  # what the user's umask gives a new file
@@ -52,6 +55,16 @@ def write_atomic(path: str | Path, write: Callable[[Path], object]) -> None:
         raise
     if os.name == "posix":  # elsewhere a folder cannot be opened
         _sync(path.parent, os.O_RDONLY)
+
+
+def sweep(path: str | Path) -> None:
+    """Remove what writers of `path` left behind when they were killed.
+
+    Only for a file that nobody else writes at the moment.
+    """
+    path = Path(path)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*{UNFINISHED}"):
+        left.unlink(missing_ok=True)
 
 
 def _sync(path: Path, flags: int) -> None:

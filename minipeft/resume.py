@@ -15,6 +15,7 @@ import numpy as np
 
 from minipeft.backend import Array, to_numpy, xp_of
 from minipeft.checkpoint import CheckpointError, load_arrays, save_arrays
+from minipeft.files import sweep
 from minipeft.optim import Optimizer
 
 
@@ -97,6 +98,7 @@ class State:
 
         Raises  CheckpointError if the file is of another run
         """
+        sweep(self.path)
         if not self.path.is_file():
             return 0
         arrays, facts = load_arrays(self.path)

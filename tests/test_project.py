@@ -35,7 +35,7 @@ LAYERS = {  # a part -> the parts of minipeft that it may import, besides itself
     "viz": "backend engine nn",
     "ledger": "backend engine nn models methods optim",
     "step": "backend batches engine",
-    "resume": "backend checkpoint optim",
+    "resume": "backend checkpoint files optim",
     "train": "backend batches engine nn optim checkpoint generate metrics progress resume step",
     "pretrain": "batches files text checkpoint models tasks train",
     "doctor": "backend files text checkpoint",
