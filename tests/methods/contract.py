@@ -1,4 +1,4 @@
-"""The contract of methods: one list of checks, run over every method.
+"""The contract of methods: one list of checks, run over every method on every kind of model.
 
 A check takes a Case. All but the first give every trained array random values of O(0.3), so that
 nothing passes because B = 0, or because the same seed draws the same again. The base is random
@@ -22,11 +22,16 @@ from minipeft.checkpoint import load_arrays
 from minipeft.engine import grad_check, no_grad, running
 from minipeft.generate import generate
 from minipeft.methods import METHODS, BitFit, LoRA, TopK, Wrapper, attach, load_adapter
-from minipeft.models import GPT, GPTConfig
+from minipeft.models import MODELS, BERTConfig, GPTConfig, ViTConfig
 from minipeft.train import fit, loss_of
 from tests.methods.throwaway import THROWAWAY
 
 CONFIG = GPTConfig(vocab=11, context=8, width=8, layers=2, heads=2)
+CONFIGS = {
+    "gpt": CONFIG,
+    "bert": BERTConfig(vocab=11, context=8, width=16, layers=2, heads=2),  # 8 learns too little
+    "vit": ViTConfig(image=6, patch=3, channels=2, width=8, layers=2, heads=2, classes=3),
+}
 QKV = ("q_proj", "k_proj", "v_proj")
 CLOSE = 1e-12  # of max |y|, in float64
 LEARNT, TIED = 0.3, 0.03  # nats by which training must beat lr = 0, and shuffled labels
@@ -34,18 +39,21 @@ LEARNT, TIED = 0.3, 0.03  # nats by which training must beat lr = 0, and shuffle
 
 @dataclass(frozen=True)
 class Case:
-    """A method, the array library, and a count where the docstring's holds for other settings."""
+    """A method, a kind of model, the array library, and a count where not the docstring's holds."""
 
     method: Any
     adds: str = ""
     xp: Any = np
+    kind: str = "gpt"
 
-    def model(self, dtype=np.float64, seed=0, head_seed=0, **changes):
-        """A base whose every parameter is random of O(0.3)."""
-        model = GPT(dataclasses.replace(CONFIG, **changes), dtype=dtype)
-        for path, p in model.named_parameters():
+    def model(self, dtype=np.float64, seed=0, head_seed=0, init="normal", **changes):
+        """A base whose every parameter is random of O(0.3), or has a shape alone."""
+        model = MODELS[self.kind][0](
+            dataclasses.replace(CONFIGS[self.kind], **changes), dtype=dtype, init=init
+        )
+        for path, p in model.named_parameters() if init == "normal" else ():
             rng = Rng(head_seed if path.startswith("head") else seed, path)
-            norm = ".ln_" in f".{path}" and path.endswith("weight")
+            norm = re.search(r"\.ln(_\w+)?\.weight", f".{path}") is not None
             p.data = self.xp.asarray(0.3 * rng.normal(p.shape) + norm, dtype=dtype)
         return model
 
@@ -60,8 +68,22 @@ class Case:
         """The same settings with another seed, if the method has one."""
         return dataclasses.replace(self.method, seed=1) if hasattr(self.method, "seed") else None
 
-    def ids(self, seed=0, rows=2):
+    def inputs(self, seed=0, rows=2):
+        """Ids, or images."""
+        if self.kind == "vit":
+            c = CONFIGS["vit"]
+            shape = (rows, c.channels, c.image, c.image)
+            return self.xp.asarray(Rng(seed, "images").normal(shape))
         return self.xp.asarray(Rng(seed, "ids").integers(0, CONFIG.vocab, (rows, CONFIG.context)))
+
+    def batches(self, shuffled=False, classes=None):
+        """Something to learn, or to learn in vain."""
+        return Looks(shuffled) if self.kind == "vit" else Next(shuffled, classes)
+
+    @property
+    def classifier(self):
+        """The changes of a config that give it a new head; a ViT always has one."""
+        return {} if self.kind == "vit" else {"head": "linear", "classes": 3}
 
 
 SETTINGS = {  # what suits the tiny model; a method without an entry is checked with its defaults
@@ -139,6 +161,22 @@ class Next:
         return Batch(ids, labels, np.ones(ids.shape, bool))
 
 
+class Looks:
+    """Images to tell apart: one pattern for each class, under noise."""
+
+    def __init__(self, shuffled=False):
+        self.shuffled = shuffled
+
+    def batch(self, step, size, seed):
+        c, rng = CONFIGS["vit"], Rng(seed, "looks", step)
+        shape = (c.channels, c.image, c.image)
+        labels = rng.integers(0, c.classes, size)
+        images = Rng(0, "patterns").normal((c.classes, *shape))[labels] + rng.normal((size, *shape))
+        if self.shuffled:
+            labels = labels[rng.permutation(size)]
+        return Batch(images, labels, np.ones((size, 1 + c.patches), bool))
+
+
 class Letters:
     """A tokenizer of single letters."""
 
@@ -157,9 +195,9 @@ class Letters:
 def starts_as_the_identity(case, _):
     for dtype in (np.float32, np.float64):
         model = case.model(dtype)
-        before = run(model, case.ids())
+        before = run(model, case.inputs())
         attach(model, case.method)
-        after = run(model, case.ids())
+        after = run(model, case.inputs())
         assert after.dtype == dtype
         assert same(after, before) == (not case.method.identity)
 
@@ -169,7 +207,7 @@ def only_what_trains_gets_gradients(case, _):
     base = [x.parameter for x in model.places()]
     handle = attach(model, case.method)
     randomize(handle)
-    model(case.ids()).sum().backward()
+    model(case.inputs()).sum().backward()
     trained = {id(p) for _, p in handle.trainable()}
     assert trained and not trained & {id(p) for p in base}
     for place in model.places():
@@ -182,17 +220,17 @@ def only_what_trains_gets_gradients(case, _):
 
 def every_trained_array_matters(case, _):
     model, handle = case.attached()
-    y = run(model, case.ids())
+    y = run(model, case.inputs())
     for path, p in handle.trainable():
         kept = p.data
         p.data = kept + case.xp.asarray(0.1 * Rng(1, path).normal(p.shape))
-        change = abs(run(model, case.ids()) - y).max()
+        change = abs(run(model, case.inputs()) - y).max()
         p.data = kept
         if path.endswith("k_proj.bias"):  # softmax does not see it
             assert change < CLOSE * abs(y).max(), path
         else:
             assert change > 1e-6, path
-    assert same(run(model, case.ids()), y)
+    assert same(run(model, case.inputs()), y)
 
 
 def training_leaves_the_base_alone(case, _):
@@ -201,8 +239,8 @@ def training_leaves_the_base_alone(case, _):
     handle = attach(model, case.method)
     randomize(handle)
     start = {path: to_numpy(p.data).copy() for path, p in handle.trainable()}
-    fit(model, Next(), steps=3, lr=0.01, batch=4, decay=0.1, quiet=True)
-    fit(model, Next(), steps=3, lr=0.01, batch=4, decay=0.1, optimizer="sgd", quiet=True)
+    fit(model, case.batches(), steps=3, lr=0.01, batch=4, decay=0.1, quiet=True)
+    fit(model, case.batches(), steps=3, lr=0.01, batch=4, decay=0.1, optimizer="sgd", quiet=True)
     assert all(not same(p.data, start[path]) for path, p in handle.trainable())
     assert all(to_numpy(array).tobytes() == raw for array, raw in before[2])
     assert model.state_dict().keys() == state.keys()
@@ -213,18 +251,18 @@ def gradients_are_right(case, _):
     model, handle = case.attached()
     params = [p for _, p in handle.trainable()]
     assert case.method.gradient == "exact"
-    assert grad_check(lambda: model(case.ids()), params=params) < 1e-8
+    assert grad_check(lambda: model(case.inputs()), params=params) < 1e-8
     if handle.extra_loss() is not None:
         assert grad_check(handle.extra_loss, params=params) < 1e-8
 
 
 def the_loss_falls(case, _):
-    held = Next().batch(0, 64, seed=99)
+    held = case.batches().batch(0, 64, seed=99)
 
     def after(lr, shuffled):
         model = case.model(np.float32)
         attach(model, case.method)
-        fit(model, Next(shuffled), steps=60, lr=lr, batch=8, quiet=True)
+        fit(model, case.batches(shuffled), steps=60, lr=lr, batch=8, quiet=True)
         with no_grad():
             return loss_of(model, held).item()
 
@@ -234,28 +272,29 @@ def the_loss_falls(case, _):
 
 
 def the_count_is_the_docstring_s(case, _):
-    for model in (case.model(), GPT(CONFIG, init="shape")):
+    for model in (case.model(), case.model(init="shape")):
         handle = attach(model, case.method)
         assert handle.count() == stated_count(handle, case.adds)
-        assert handle.count() == sum(p.size for _, p in handle.trainable())
+        trained = sum(p.size for _, p in handle.trainable())
+        assert handle.count() + handle.count_head() == trained
         assert f"{handle.count():,}" in repr(handle)
 
 
 def a_file_holds_all(case, tmp_path):
     file = tmp_path / "adapter.safetensors"
     model, handle = case.attached()
-    y = run(model, case.ids())
+    y = run(model, case.inputs())
     handle.save(file)
     fresh = case.model()
     second = attach(fresh, case.other() or case.method)
-    assert not same(run(fresh, case.ids()), y)
+    assert not same(run(fresh, case.inputs()), y)
     second.load(file)
-    assert same(run(fresh, case.ids()), y) and second.method == case.method
+    assert same(run(fresh, case.inputs()), y) and second.method == case.method
     alone = case.model()
     third = load_adapter(alone, file, {**METHODS, **THROWAWAY})
-    assert same(run(alone, case.ids()), y) and third.method == case.method
+    assert same(run(alone, case.inputs()), y) and third.method == case.method
     third.detach()
-    assert same(run(alone, case.ids()), run(case.model(), case.ids()))
+    assert same(run(alone, case.inputs()), run(case.model(), case.inputs()))
     arrays, _ = load_arrays(file)
     state = {f"state:{name}" for name in handle.method.state(handle)}
     assert set(arrays) == {path for path, _ in handle.trainable()} | state
@@ -264,10 +303,10 @@ def a_file_holds_all(case, tmp_path):
 def merged_weights_do_the_same(case, _):
     for dtype, close in ((np.float64, CLOSE), (np.float32, 2e-5)):
         model, handle = case.attached(dtype)
-        base = run(case.model(dtype), case.ids())
-        y = run(model, case.ids())
+        base = run(case.model(dtype), case.inputs())
+        y = run(model, case.inputs())
         report = handle.merge()
-        merged = run(model, case.ids())
+        merged = run(model, case.inputs())
         assert abs(merged - y).max() <= close * abs(y).max()
         assert abs(merged - base).max() > 1e-3 * abs(y).max()
         assert not any(isinstance(part, Wrapper) for _, part in model.named_modules())
@@ -276,7 +315,7 @@ def merged_weights_do_the_same(case, _):
         assert {r["path"] for r in report.rows} == set(handle.wrappers)
         plain = case.model(dtype)
         plain.load_state_dict(model.state_dict())
-        assert same(run(plain, case.ids()), merged)
+        assert same(run(plain, case.inputs()), merged)
         with pytest.raises(RuntimeError, match=r"merged before; merge\(keep=True\)"):
             handle.detach()
 
@@ -286,26 +325,26 @@ def a_kept_base_comes_back(case, _):
     before = snapshot(model)
     handle = attach(model, case.method)
     randomize(handle)
-    y = run(model, case.ids())
+    y = run(model, case.inputs())
     handle.merge(keep=True)
     held = [array for array, _ in before[2]]
     new = [p for p in model.parameters() if not any(p is x.parameter for x, _ in before[1])]
     assert new and not any(case.xp.shares_memory(p.data, a) for p in new for a in held)
-    assert abs(run(model, case.ids()) - y).max() <= CLOSE * abs(y).max()
+    assert abs(run(model, case.inputs()) - y).max() <= CLOSE * abs(y).max()
     handle.detach()
     assert_restored(model, before)
 
 
 def detach_restores_the_base(case, _):
     model = case.model(np.float32)
-    before, y = snapshot(model), run(model, case.ids())
+    before, y = snapshot(model), run(model, case.inputs())
     for _ in range(2):
         with attach(model, case.method) as handle:
             randomize(handle)
-            assert not same(run(model, case.ids()), y)
-            fit(model, Next(), steps=1, lr=0.1, batch=2, quiet=True)
+            assert not same(run(model, case.inputs()), y)
+            fit(model, case.batches(), steps=1, lr=0.1, batch=2, quiet=True)
         assert_restored(model, before)
-        assert same(run(model, case.ids()), y)
+        assert same(run(model, case.inputs()), y)
 
 
 def a_wrong_target_is_refused(case, _):
@@ -321,14 +360,22 @@ def a_wrong_target_is_refused(case, _):
 
 def generation_and_no_grad_see_the_method(case, _):
     model, handle = case.attached()
-    ids = case.ids()
+    ids = case.inputs()
     y = model(ids)
     assert y.requires_grad and same(run(model, ids), y.data)
+    assert not same(run(model, ids), run(case.model(), ids))
+    randomize(handle, seed=8)
+    assert not same(run(model, ids), y.data)
+    if case.kind == "gpt":
+        generation_sees_the_method(case, model, ids)
+
+
+def generation_sees_the_method(case, model, ids):
+    y = model(ids)
     with no_grad():
         _, past = model(ids[:, :5], return_past=True)
         rest = to_numpy(model(ids[:, 5:], past=past).data)
     assert abs(rest - to_numpy(y.data)[:, 5:]).max() < 1e-10 * abs(y.data).max()
-    assert not same(run(model, ids), run(case.model(), ids))
     model.tokenizer = Letters()
     text = generate(model, "abc", max_tokens=4)
     expected = "abc"
@@ -339,34 +386,32 @@ def generation_and_no_grad_see_the_method(case, _):
             break
         expected += Letters().decode([last])
     assert "abc" + text == expected
-    randomize(handle, seed=8)
-    assert not same(run(model, ids), y.data)
 
 
 def a_new_head_trains_beside(case, tmp_path):
-    shape = {"head": "linear", "classes": 3}
+    shape = case.classifier
     model, handle = case.attached(**shape)
-    count, d = handle.count(), CONFIG.width
-    assert handle.count_head() == 3 * d and count == stated_count(handle, case.adds)
+    size = sum(p.size for p in model.head.parameters())
+    assert handle.count_head() == size and handle.count() == stated_count(handle, case.adds)
     start = to_numpy(model.head.weight.data).copy()
-    fit(model, Next(classes=3), steps=2, lr=0.01, batch=4, quiet=True)
+    fit(model, case.batches(classes=3), steps=2, lr=0.01, batch=4, quiet=True)
     assert not same(model.head.weight.data, start)
-    y = run(model, case.ids())
+    y = run(model, case.inputs())
     handle.save(tmp_path / "a")
     assert "head.weight" in load_arrays(tmp_path / "a")[0]
     other = case.model(head_seed=1, **shape)  # a new head is no part of the base
     load_adapter(other, tmp_path / "a", {**METHODS, **THROWAWAY})
-    assert same(run(other, case.ids()), y)
+    assert same(run(other, case.inputs()), y)
     handle.merge()
-    assert abs(run(model, case.ids()) - y).max() <= CLOSE * abs(y).max()
+    assert abs(run(model, case.inputs()) - y).max() <= CLOSE * abs(y).max()
 
 
 def it_can_be_turned_off(case, _):
-    for shape in ({}, {"head": "linear", "classes": 3}):
+    for shape in ({}, case.classifier):
         model, handle = case.attached(**shape)
         with running(off=[handle]):
-            assert same(run(model, case.ids()), run(case.model(**shape), case.ids()))
-        assert not same(run(model, case.ids()), run(case.model(**shape), case.ids()))
+            assert same(run(model, case.inputs()), run(case.model(**shape), case.inputs()))
+        assert not same(run(model, case.inputs()), run(case.model(**shape), case.inputs()))
 
 
 def a_report_tells_what_moved(case, _):
@@ -374,7 +419,7 @@ def a_report_tells_what_moved(case, _):
     handle = attach(model, case.method)
     assert set(handle.report().never_moved) == {path for path, _ in handle.trainable()}
     assert "No step was watched" in str(handle.report())
-    fit(model, Next(), steps=2, lr=0.01, batch=4, quiet=True)
+    fit(model, case.batches(), steps=2, lr=0.01, batch=4, quiet=True)
     report = handle.report()
     assert not report.never_moved and report.steps == 2 and report.count == handle.count()
     assert all(row["gradient"] is not None for row in report.rows)
@@ -416,13 +461,32 @@ def fields_of(kind):
     }
 
 
+ADDS = {  # where a docstring counts a GPT: m = 1 with a head for masked words, P inputs of a patch
+    "bert": {
+        "full": "V * d + T * d + 4 * d + L * (12 * d * d + 13 * d) + d * d + d + m * (2 * d + V) "
+        "per model",
+        "topk": "k * (12 * d * d + 13 * d) per model",
+        "bitfit": "11 * d * L + 2 * d + m * (d + V) per model",
+    },
+    "vit": {
+        "full": "P * d + 2 * d + T * d + L * (12 * d * d + 13 * d) + 2 * d per model",
+        "bitfit": "11 * d * L + 2 * d per model",
+    },
+}
+
+
 def stated_count(handle, adds=""):
     """What stands before `per` in a method's Adds, with this model's sizes and its own fields."""
     method, config = handle.method, handle.model.config
     module = sys.modules[type(method).__module__]
-    adds = adds or fields_of(type(method) if type(method) in THROWAWAY.values() else module)["Adds"]
-    formula, _, rest = adds.partition(" per ")
-    names = {"d": config.width, "L": config.layers, "V": config.vocab, "T": config.context}
+    stated = fields_of(type(method) if type(method) in THROWAWAY.values() else module)["Adds"]
+    kind = type(handle.model).__name__.lower()
+    formula, _, rest = (adds or ADDS.get(kind, {}).get(method.name, stated)).partition(" per ")
+    names = {"d": config.width, "L": config.layers}
+    if kind == "vit":
+        names |= {"T": 1 + config.patches, "P": config.channels * config.patch**2}
+    else:
+        names |= {"V": config.vocab, "T": config.context, "m": config.head == "mlm"}
     names |= {f.name: getattr(method, f.name) for f in dataclasses.fields(method)}
     if rest.startswith("model"):
         return evaluated(formula, names)

@@ -18,7 +18,7 @@ from tests.methods.contract import CASES, CONFIG, assert_restored, randomize, ru
 from tests.methods.throwaway import THROWAWAY, Masked, Subspace
 
 CASE = CASES["lora"]
-METHOD, IDS = CASE.method, CASE.ids()
+METHOD, IDS = CASE.method, CASE.inputs()
 
 
 @pytest.fixture

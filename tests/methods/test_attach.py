@@ -19,7 +19,7 @@ from tests.methods.contract import CASES, CONFIG, Next, assert_restored, randomi
 from tests.methods.contract import run as output
 from tests.methods.throwaway import Masked, Subspace
 
-IDS = CASES["lora"].ids()
+IDS = CASES["lora"].inputs()
 
 
 @pytest.fixture

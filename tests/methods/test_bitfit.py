@@ -35,7 +35,7 @@ def test_it_trains_biases_and_nothing_else():
 
 def test_a_key_s_bias_gets_rounding_noise():
     model, handle = CASES["bitfit"].attached()
-    y = model(CASES["bitfit"].ids())
+    y = model(CASES["bitfit"].inputs())
     y.backward(Rng(0).normal(y.shape))
     sizes = {path: abs(p.grad).max() for path, p in handle.trainable()}
     keys = {path for path in sizes if path.endswith("k_proj.bias")}

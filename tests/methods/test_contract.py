@@ -4,13 +4,33 @@ import dataclasses
 
 import pytest
 
-from tests.methods.contract import CASES, CHECKS
+from tests.methods import contract
+from tests.methods.contract import CASES, CHECKS, CONFIGS
+
+SHORT = [  # what is checked by default on other models than GPT; `-m full` checks the rest
+    contract.starts_as_the_identity,
+    contract.only_what_trains_gets_gradients,
+    contract.training_leaves_the_base_alone,
+    contract.the_count_is_the_docstring_s,
+    contract.merged_weights_do_the_same,
+]
 
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_contract(check, name, tmp_path):
     check(CASES[name], tmp_path)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("kind", [kind for kind in CONFIGS if kind != "gpt"])
+@pytest.mark.parametrize(
+    "check",
+    [pytest.param(c, marks=() if c in SHORT else pytest.mark.full) for c in CHECKS],
+    ids=lambda check: check.__name__,
+)
+def test_contract_on_other_models(check, kind, name, tmp_path):
+    check(dataclasses.replace(CASES[name], kind=kind), tmp_path)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -15,7 +15,7 @@ from minipeft.nn import init
 from minipeft.train import fit
 from tests.methods.contract import CASES, CONFIG, QKV, Next, randomize, run, same
 
-IDS = CASES["lora"].ids()
+IDS = CASES["lora"].inputs()
 QV, QKVO = ("q_proj", "v_proj"), (*QKV, "o_proj")
 
 

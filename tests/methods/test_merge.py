@@ -21,7 +21,7 @@ from tests.methods.contract import (
 )
 from tests.methods.throwaway import Masked, Subspace
 
-IDS = CASES["lora"].ids()
+IDS = CASES["lora"].inputs()
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ def output(layers, k):
     """The output of a model of so many layers, of which k train."""
     model = Case(TopK(k)).model(layers=layers)
     attach(model, TopK(k))
-    return model, model(CASES["topk"].ids())
+    return model, model(CASES["topk"].inputs())
 
 
 def bytes_held(y):
