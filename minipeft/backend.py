@@ -101,6 +101,8 @@ def dropout_factors(rng: Rng, shape: tuple[int, ...], p: float, like: Array) -> 
     On the CPU 16-bit slices of the raw stream are compared. On a device only a seed goes up,
     and an integer hash of (seed, element number) decides, so that nothing large is copied.
     """
+    if rng.blank is not None:
+        return rng.blank(shape, like)
     xp, n = xp_of(like), _count(shape)
     limit = round(p * 65536)
     if xp is np:
@@ -173,6 +175,8 @@ class Rng:
     Uniforms, integers, permutations and signs are the same bits everywhere; normals go
     through log and cos, so they agree to about 1e-15.
     """
+
+    blank: Any = None  # where only shapes count, a function that makes a mask without values
 
     def __init__(self, seed: int, *path: str | int) -> None:
         if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:

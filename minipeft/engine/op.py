@@ -34,7 +34,8 @@ def op(fn: Callable[..., Any]) -> Callable[..., Tensor]:
         ctx = context()
         if ctx.values:  # a reparametrised Parameter is swapped for what was computed for it
             args = tuple(ctx.values.get(id(a), a) for a in args)
-        y, vjps = fn(*[_array(a) for a in args], **settings)
+        run = fn if ctx.shapes is None else functools.partial(ctx.shapes.run, name, fn)
+        y, vjps = run(*[_array(a) for a in args], **settings)
         out = Tensor(y if is_array(y) else np.asarray(y))  # 0-d results come as scalars
         out.made_by = name
         if ctx.trace is not None:

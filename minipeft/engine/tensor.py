@@ -27,6 +27,7 @@ class Context(threading.local):
     recompute: bool = False  # keep no activations of a block: backward makes them again
     inside: bool = False  # inside the outermost Module call?
     trace: Callable[[str, Array, tuple[Any, ...]], None] | None = None  # sees every operation
+    shapes: Any = None  # a Meter, which runs operations on shapes alone (meter.py)
     values: dict[int, Tensor] | None = None  # id(Parameter) -> what stands for it in this pass
 
 
@@ -427,7 +428,9 @@ def _walk(
             raise RuntimeError(f"backward of shape {y.shape} needs a cotangent g of that shape")
         g = xp.ones_like(y._data)
     else:
-        g = xp.asarray(_raw(g), dtype=y.dtype)
+        g = _raw(g)
+        if type(g) is not type(y._data) or g.dtype != y.dtype:
+            g = xp.asarray(g, dtype=y.dtype)
         if g.shape != y.shape:
             raise ValueError(f"the cotangent has shape {g.shape}, the Tensor {y.shape}")
     root = y._node or y

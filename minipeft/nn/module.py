@@ -236,13 +236,12 @@ def standing(module: Module, thing: Module | Parameter) -> list[tuple[Module, st
 @contextmanager
 def _forward_scope(module: Module) -> Iterator[None]:
     """The outermost call: attached methods compute what stands for Parameters in this pass."""
-    first = next((p.parameter for p in module.places()), None)
-    if first is not None and init.is_shape_only(first.data):
+    ctx, first = context(), next((p.parameter for p in module.places()), None)
+    if first is not None and init.is_shape_only(first.data) and ctx.shapes is None:
         raise RuntimeError(
             f"{type(module).__name__} has shapes but no values (init='shape'): it can be counted, "
             "not run. Build it with init='normal' or load weights"
         )
-    ctx = context()
     ctx.inside = True
     values: dict[Any, Any] = {}
     try:

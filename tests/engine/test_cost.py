@@ -1,0 +1,142 @@
+"""Every operation's rule against the operation: what it makes, keeps, and gives back."""
+
+import numpy as np
+import pytest
+
+from minipeft.engine import Tensor, fused, op, ops
+from minipeft.engine.cost import RULES
+from minipeft.engine.graph import held
+from minipeft.engine.meter import Blank, metered
+
+A, B = (3, 4), (2, 3, 4)  # shapes
+
+
+def index(*where):
+    return {"index": where}
+
+
+CASES = {  # operation -> lists of (shapes of its inputs, or arrays, and settings)
+    **{name: [([B, A], {}), ([B, B], {})] for name in ("add", "sub", "mul", "div")},
+    **{name: [([B, (4,)], {})] for name in ("maximum", "minimum")},
+    **{name: [([B], {})] for name in ("neg", "exp", "log", "sqrt", "tanh", "sigmoid", "relu")},
+    **{name: [([B], {})] for name in ("erf", "abs", "softmax", "log_softmax", "gelu", "gelu_erf")},
+    **{
+        name: [([B], {}), ([B], {"axis": (0, -1)}), ([B], {"axis": 1, "keepdims": True})]
+        for name in ("sum", "mean", "var", "max", "min")
+    },
+    "pow": [([B, 2.0], {}), ([B, A], {})],
+    "where": [([np.ones(A, bool), A, B], {})],
+    "clip": [([B], {"low": 0.1})],
+    "cumsum": [([B], {"axis": 1})],
+    "reshape": [([B], {"shape": (6, -1)})],
+    "transpose": [([B], {}), ([B], {"axes": (1, 0, 2)})],
+    "swapaxes": [([B], {"a": 0, "b": -1})],
+    "squeeze": [([(3, 1)], {"axis": 1})],
+    "expand_dims": [([A], {"axis": 0})],
+    "broadcast_to": [([A], {"shape": B})],
+    "pad": [([A], {"widths": ((1, 0), (2, 3))})],
+    "getitem": [
+        ([B], index(slice(None), 0)),
+        ([B], index(np.array([1, 0, 1]))),
+        ([B], index(np.array([1, 0]), np.array([2, 2]))),
+        ([A], index(np.ones(3, bool))),
+    ],
+    "_concatenate": [([A, (5, 4)], {"axis": 0}), ([B, B], {"axis": -1})],
+    "matmul": [([B, (4, 5)], {}), ([(4,), (4, 5)], {}), ([A, (4,)], {})],
+    "linear": [([B, (5, 4), (5,)], {}), ([A, (5, 4)], {})],
+    "add_low_rank": [([(2, 3, 5), B, (2, 4), (5, 2)], {"scale": 0.5})],
+    "layer_norm": [([B, (4,), (4,)], {})],
+    "attention": [
+        ([B, B, B], {"heads": 2, "causal": True}),
+        ([B, (2, 5, 4), (2, 5, 4)], {"heads": 1, "causal": False, "mask": np.ones((2, 5), bool)}),
+        ([B, B, B], {"heads": 1, "causal": False, "keep": np.ones((2, 1, 3, 3))}),
+    ],
+    "embedding": [([(7, 4), np.array([[1, 2, 3]])], {})],
+    "cross_entropy": [
+        ([A, np.array([0, 1, 2])], {}),
+        ([B, np.array([[0, 1, -100], [3, -100, -100]])], {"smoothing": 0.1}),
+    ],
+}
+FLAT = [(name, *case) for name, cases in CASES.items() for case in cases]
+SLACK = 4 * 8  # layer norm keeps a row of 1/n
+
+
+def operations():
+    found = [f for part in (ops, fused) for f in vars(part).values() if hasattr(f, "__wrapped__")]
+    return {f.__name__.rstrip("_"): f for f in found}
+
+
+def inputs(given):
+    draw = np.random.default_rng(0).uniform
+    return [
+        Tensor(draw(0.3, 1.0, x), requires_grad=True) if isinstance(x, tuple) else x for x in given
+    ]
+
+
+def grads(tensors):
+    return [t.grad.shape for t in tensors if isinstance(t, Tensor)]
+
+
+def test_every_operation_has_a_rule_and_a_case():
+    assert set(RULES) == set(operations()) == set(CASES)
+
+
+@pytest.mark.parametrize(("name", "given", "settings"), FLAT)
+def test_a_rule_makes_keeps_and_returns_what_its_operation_does(name, given, settings):
+    fn, real = operations()[name], inputs(given)
+    y = fn(*real, **settings)
+    with metered([]) as meter:
+        shapes = [
+            Tensor(meter.new(t.shape, t.data), requires_grad=True) if isinstance(t, Tensor) else t
+            for t in real
+        ]
+        z = fn(*shapes, **settings)
+        assert (z.shape, z.dtype) == (y.shape, y.dtype)
+        assert abs(held(y._node) - held(z._node)) <= SLACK
+        z.backward(meter.new(z.shape, z.data))
+        assert all(isinstance(x.grad, Blank) for x in shapes if isinstance(x, Tensor))
+    y.backward(np.ones_like(y.data))
+    assert grads(shapes) == grads(real)
+
+
+@pytest.mark.parametrize("trains", [0, 1, 2])
+def test_what_is_frozen_is_pruned_on_shapes_too(trains):
+    x, w, b = inputs([B, (5, 4), (5,)])
+    for i, t in enumerate((x, w, b)):
+        t.requires_grad = i == trains
+    with metered([x.data, w.data, b.data]) as meter:
+        h = fused.linear(ops.exp(x), w, b)
+        del x
+        assert meter.live == [h.data.nbytes + 8 * 24, h.data.nbytes + 8 * 24, h.data.nbytes][trains]
+        h.backward(meter.new(h.shape, h.data))
+        product = 2 * 2 * 3 * 4 * 5
+        assert meter.forward["linear"] == product
+        assert meter.back.get("linear", 0) == (product if trains < 2 else 0)
+
+
+def test_blanks_are_counted_while_they_live():
+    with metered([]) as meter:
+        a = meter.new((10, 10), np.zeros(1))
+        view = a.reshape(100)[5:]
+        del a
+        assert meter.live == meter.peak == 800
+        del view
+        assert meter.live == 0 and meter.peak == 800
+
+
+def test_the_walk_adds_gradients_without_values():
+    w = Tensor(np.ones(A), requires_grad=True)
+    with metered([w.data]) as meter:
+        y = ops.sum(ops.exp(w) + ops.exp(w) + w)
+        y.backward()
+        del y
+        assert w.grad.shape == A and meter.live == 8 * 12
+
+
+def test_an_operation_without_a_rule_is_named():
+    @op
+    def cube(x):
+        return x * x * x, (lambda g: 3 * g * x * x,)
+
+    with metered([]), pytest.raises(NotImplementedError, match="'cube' has no rule in"):
+        cube(np.ones(3))
