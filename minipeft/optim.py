@@ -185,6 +185,9 @@ def orthogonal(x: Array) -> Array:
     return y if x.shape[0] <= x.shape[1] else y.T
 
 
+OPTIMIZERS: dict[str, type[Optimizer]] = {"adamw": AdamW, "sgd": SGD, "muon": Muon}
+
+
 def clip_gradients(params: Sequence[tuple[str, Parameter]], max_norm: float) -> float:
     """Scale all gradients down so that their joint norm is at most max_norm; returns the norm.
 

@@ -1,0 +1,14 @@
+"""What a training step costs: parameters, bytes and FLOPs, predicted and then measured.
+
+The prediction runs one step, forward and backward, on shapes alone (engine/meter.py): the same
+modules, tape and walk as in training, with every array replaced by its size. So it needs no
+values: `GPT(preset("gpt3-175b"), init="shape")` takes no memory. What an operation keeps is
+written in engine/cost.py as its mathematics has it; `measure` then takes a real step and traces
+every allocation of an array. Where the two disagree, an operation's code keeps what it need not,
+and the table of operations says which.
+"""
+
+from minipeft.ledger.step import check_fits, example, measure, predict
+from minipeft.ledger.table import Ledger
+
+__all__ = ["Ledger", "check_fits", "example", "measure", "predict"]
