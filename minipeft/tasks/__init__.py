@@ -8,6 +8,7 @@ from functools import partial
 
 from .base import Example, Pattern, Task, majority, nearest
 from .e2e import E2E
+from .nli import NLI, NLIShift
 from .remap import Remap
 from .sentiment import Sentiment
 from .table_to_text import TableToText
@@ -15,6 +16,8 @@ from .truth import Truth
 
 TASKS: dict[str, Callable[..., Task]] = {
     "sentiment": Sentiment,
+    "nli": NLI,
+    "nli-shift": NLIShift,
     "table-to-text": TableToText,
     "remap": Remap,
     "remap-new": partial(Remap, "new"),
@@ -46,6 +49,6 @@ def get_task(name: str, path: str | os.PathLike[str] | None = None) -> Task:
 
 
 __all__ = [
-    "TASKS", "E2E", "Example", "Pattern", "Remap", "Sentiment", "TableToText", "Task",
-    "Truth", "get_task", "majority",
+    "NLI", "TASKS", "E2E", "Example", "NLIShift", "Pattern", "Remap", "Sentiment", "TableToText",
+    "Task", "Truth", "get_task", "majority",
 ]  # fmt: skip

@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 
-from minipeft.tasks.base import Example, majority
+from minipeft.tasks.base import Example, Pattern, majority
 
 
 def bag_of_words(
@@ -39,3 +39,10 @@ def baselines(name: str, train: list[Example], test: list[Example]) -> dict[str,
     scores = {"majority": majority(test), "bag of words": bag_of_words(train, test)}
     print(f"{name}: " + ", ".join(f"{k} {v:.1f} %" for k, v in scores.items()))
     return scores
+
+
+def parts(example: Example, pattern: Pattern) -> tuple[str, ...]:
+    """The texts that stand where the pattern has {x} and {y}."""
+    form = re.escape(pattern.template).replace(r"\{x\}", "(.*)").replace(r"\{y\}", "(.*)")
+    found = re.fullmatch(form, example.prompt, re.DOTALL)
+    return found.groups() if found else (example.prompt,)

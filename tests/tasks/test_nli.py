@@ -1,0 +1,156 @@
+"""NLI: a reader that knows the grammar finds every label; a hypothesis alone says nothing."""
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from minipeft.tasks.claims import TOPICS
+from minipeft.tasks.lexicon import ANIMALS, THINGS
+from minipeft.tasks.nli import ENTAILED, FALSE, NLI, OPEN, NLIShift
+from minipeft.tasks.sentences import bend, deny
+from minipeft.tasks.world import World
+from tests.tasks.baselines import bag_of_words, baselines, parts
+
+TASK = NLIShift()
+SORTS = {noun: sort for nouns in (ANIMALS, THINGS) for sort, ns in nouns.items() for noun in ns}
+NAMES = {e.name.lower() for e in World().entities}
+
+
+def texts(e):
+    return parts(e, NLI.patterns[0])
+
+
+def forms():
+    """(pattern of a clause, topic, denied) for everything that the grammar can say."""
+    for kind, topics in TOPICS.items():
+        for topic in topics:
+            values = "|".join(re.escape(topic.attribute.show(v)) for v in topic.values)
+            for way in topic.ways:
+                for denied in (False, True) if "{e}" not in way else (False,):
+                    bent = "{e} " + (deny(way) if denied else bend(way, "plain"))
+                    form = (way if "{e}" in way else bent).replace("{e}", "(?P<e>.+)")
+                    form = form.replace("{av}", "{v}").replace("{v}", f"(?P<v>{values})")
+                    yield re.compile(form, re.I), (kind, topic.attribute.name), topic, denied
+
+
+FORMS = list(forms())
+
+
+def claims(clause):
+    """What a clause says, as (subject, topic's name, single, value, denied); all readings."""
+    return [
+        (m["e"].lower(), name, topic.single, m["v"].lower(), denied)
+        for form, name, topic, denied in FORMS
+        if (m := form.fullmatch(clause))
+    ]
+
+
+def read(text):
+    """The claims of a text of one clause, or of two about one subject."""
+    text = text.removesuffix(".")
+    if found := re.fullmatch(r"(.+), (?:who|which) (.+), (.+)", text):
+        return claims(f"{found[1]} {found[2]}") + claims(f"{found[1]} {found[3]}")
+    if " and " not in text:
+        return claims(text)
+    first, second = text.split(" and ")
+    return claims(first) + [
+        c for n in {c[0] for c in claims(first)} for c in claims(f"{n} {second}")
+    ]
+
+
+def label_of(premise, hypothesis):
+    """The relation of two texts by the rules of claims alone."""
+    known = read(premise)
+    asked, topic, single, value, denied = min(claims(hypothesis[:-1]), key=lambda c: len(c[0]))
+    quantifier, noun = asked.split()[0], asked.split()[-1]
+    for who, about, _, said, no in known:
+        if about != topic:
+            continue
+        general = who.split()[0] if who.split()[0] in ("every", "no", "some") else ""
+        sort = who.split()[-1]
+        if quantifier == "some":
+            covered = noun == (sort if general else SORTS[sort])
+            if general == "no" and covered and said == value:
+                return FALSE
+            if general == "every" and covered:
+                return ENTAILED if said == value else FALSE if single else OPEN
+            if not general and covered and said == value and not no:
+                return ENTAILED
+            continue
+        if general:
+            if general == "some" or SORTS.get(noun) != sort:
+                continue
+            no = general == "no"
+        elif who != asked:
+            continue
+        if said == value:
+            return ENTAILED if no == denied else FALSE
+        if single and not no:  # it has another value, so not this one
+            return ENTAILED if denied else FALSE
+    return OPEN
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_a_rule_that_reads_finds_every_label(split):
+    for e in TASK.load(split, 400):
+        assert label_of(*texts(e)) == e.label, (e.kind, texts(e))
+
+
+def test_pairs_turn_on_negation_wording_and_kinds():
+    kinds = [(e.kind, e.label) for e in TASK.load("train", 1500)]
+    for kind in ("wording", "negation", "value", "kind", "some", "subject", "topic"):
+        assert sum(k == kind for k, _ in kinds) > 40, kind
+    for kind in ("kind", "some"):
+        assert {label for k, label in kinds if k == kind} == {ENTAILED, OPEN, FALSE}
+
+
+def test_the_hypothesis_alone_and_words_alone_are_not_enough():
+    train, test = TASK.load("train", 1500), TASK.load("test", 600)
+    scores = baselines("nli", train, test)
+    assert 33.0 < scores["majority"] < 34.0 and scores["bag of words"] < 60.0
+    alone = [[replace(e, prompt=texts(e)[1]) for e in part] for part in (train, test)]
+    score = bag_of_words(*alone)
+    print(f"nli, hypothesis alone: bag of words {score:.1f} %")
+    assert score < 45.0
+
+
+def test_the_shift_overlaps_fully_and_never_follows():
+    examples = TASK.load("shift")
+    assert {e.label for e in examples} == {OPEN, FALSE}
+    assert {e.kind for e in examples} == {"swap", "or", "if", "not", "denial"}
+    for e in examples:
+        premise, hypothesis = ({*re.findall(r"\w+", t.lower())} for t in texts(e))
+        assert hypothesis <= premise, texts(e)
+
+
+def entailed_by_overlap(e):
+    """The rule of thumb of a lazy reader: all words of the claim are there, and no "not"."""
+    premise, hypothesis = ({*re.findall(r"\w+", t.lower())} for t in texts(e))
+    return hypothesis <= premise and ("not" in hypothesis) == ("not" in premise)
+
+
+def test_overlap_speaks_for_entailment_in_training_and_not_in_the_shift():
+    full = [e for e in TASK.load("train", 3000) if entailed_by_overlap(e)]
+    assert len(full) > 60
+    share = sum(e.label == ENTAILED for e in full) / len(full)
+    print(f"nli: of {len(full)} pairs with full overlap {100 * share:.0f} % are entailed")
+    assert share > 0.9
+
+
+def test_subjects_are_invented_and_belong_to_one_split():
+    subjects = {}
+    for split in ("train", "validation", "test"):
+        told = [c for e in TASK.load(split, 500) for c in claims(texts(e)[1][:-1])]
+        subjects[split] = {c[0] for c in told if c[0].split()[0] not in ("some", "every", "no")}
+        assert not subjects[split] & NAMES
+    assert len(subjects["train"]) > 200 and len(subjects["test"]) > 50
+    assert not subjects["train"] & subjects["test"]
+    assert not subjects["train"] & subjects["validation"]
+    assert not subjects["validation"] & subjects["test"]
+
+
+def test_shift_trains_on_the_same_pairs():
+    assert NLIShift().load("train", 60) == NLI().load("train", 60)
+    with pytest.raises(ValueError, match="no split 'shift'"):
+        NLI().load("shift")
