@@ -188,6 +188,14 @@ def orthogonal(x: Array) -> Array:
 OPTIMIZERS: dict[str, type[Optimizer]] = {"adamw": AdamW, "sgd": SGD, "muon": Muon}
 
 
+def get_optimizer(name: str) -> type[Optimizer]:
+    """The class of an optimizer's name."""
+    if name not in OPTIMIZERS:
+        *most, last = map(repr, OPTIMIZERS)
+        raise ValueError(f"optimizer must be {', '.join(most)} or {last}, got {name!r}")
+    return OPTIMIZERS[name]
+
+
 def clip_gradients(params: Sequence[tuple[str, Parameter]], max_norm: float) -> float:
     """Scale all gradients down so that their joint norm is at most max_norm; returns the norm.
 

@@ -19,7 +19,7 @@ from minipeft.batches import IGNORE, Batch, Source, TaskBatches
 from minipeft.checkpoint import fingerprint
 from minipeft.engine import context, no_grad, running
 from minipeft.nn import Module
-from minipeft.optim import SGD, AdamW, Muon, Optimizer, clip_gradients, schedule
+from minipeft.optim import clip_gradients, get_optimizer, schedule
 from minipeft.progress import Progress
 from minipeft.resume import Best, State
 from minipeft.step import Workers, loss_of
@@ -130,7 +130,7 @@ def fit(
         raise ValueError(
             "nothing in the model trains: attach a method first, e.g. attach(model, LoRA())"
         )
-    opt = _optimizer(optimizer, params, lr, decay)
+    opt = get_optimizer(optimizer)(params, lr, decay=decay)
     history = History()
     best = Best(keep, params) if keep else None
     first = 0
@@ -194,16 +194,6 @@ def task_batches(
 ) -> TaskBatches:
     """A task's examples as batches for a model, with the model's tokenizer and head."""
     return TaskBatches.of(model, task.load(split, n=n, seed=seed, pattern=pattern))
-
-
-def _optimizer(name: str, params: list, lr: float, decay: float) -> Optimizer:
-    if name == "adamw":
-        return AdamW(params, lr, decay=decay)
-    if name == "sgd":
-        return SGD(params, lr, decay=decay)
-    if name == "muon":
-        return Muon(params, lr, decay=decay)
-    raise ValueError(f"optimizer must be 'adamw', 'sgd' or 'muon', got {name!r}")
 
 
 def _check_reached(params: list[tuple[str, Any]]) -> None:

@@ -181,7 +181,10 @@ def test_wrong_input_is_refused():
     for wrong, told in [
         ({"batch": 0}, "batch must be a whole number >= 1, got 0"),
         ({"batch": 1, "length": 65}, "length must be in 1 … 64, the context, got 65"),
-        ({"batch": 1, "optimizer": "adam"}, "optimizer must be one of adamw, sgd, muon"),
+        (
+            {"batch": 1, "optimizer": "adam"},
+            "optimizer must be 'adamw', 'sgd' or 'muon', got 'adam'",
+        ),
     ]:
         with pytest.raises(ValueError, match=told):
             predict(gpt, **wrong)

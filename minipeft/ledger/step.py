@@ -18,7 +18,7 @@ from minipeft.engine.tensor import Node, _topological
 from minipeft.ledger.table import Bytes, Ledger, size
 from minipeft.nn import Module, Parameter
 from minipeft.nn.module import original
-from minipeft.optim import CHUNK, OPTIMIZERS, clip_gradients
+from minipeft.optim import CHUNK, clip_gradients, get_optimizer
 
 ROOM = 0.7  # of the machine's memory that a measured step may take
 MASKED = 0.15  # share of the places whose word a masked language model predicts
@@ -40,7 +40,7 @@ def predict(
     recompute  keep no activations inside blocks
     Raises     ValueError if nothing trains, or the batch does not fit the model
     """
-    slots = _optimizer(optimizer).slots
+    slots = get_optimizer(optimizer).slots
     parameters = _parameters(model)
     trained = [p for p in model.parameters() if p.requires_grad]
     if not trained:
@@ -104,7 +104,7 @@ def measure(
         gc.collect()
         weights, _ = _traced()
         params = [(path, p) for path, p in model.named_parameters() if p.requires_grad]
-        opt = _optimizer(optimizer)(params, 1e-3)
+        opt = get_optimizer(optimizer)(params, 1e-3)
         state = _traced()[0] - weights
         loss = _loss(model, sample, recompute, Rng(0))
         at_loss, high = _traced()
@@ -252,12 +252,6 @@ def _arrays(module: Module, seen: set[int]) -> Iterator[Array]:
 
 def _bytes(p: Parameter) -> int:
     return int(p.size * p.dtype.itemsize)
-
-
-def _optimizer(name: str) -> Any:
-    if name not in OPTIMIZERS:
-        raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {name!r}")
-    return OPTIMIZERS[name]
 
 
 def _work(optimizer: str, trained: Sequence[Parameter]) -> int:
