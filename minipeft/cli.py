@@ -142,6 +142,34 @@ def _grouped(at: Any) -> list[str]:
     ]
 
 
+# -- memory ---------------------------------------------------------------------------------------
+
+
+def _memory(args: argparse.Namespace) -> Result:
+    from minipeft import ledger
+    from minipeft.methods import attach
+
+    shape = _shape_of(args)
+    method = _method(args) if args.method else None
+    size = {"batch": args.batch, "length": args.length, "optimizer": args.optimizer}
+
+    def build(model: Any = None) -> Any:
+        if model is None:
+            model = type(shape)(shape.config, dtype=shape.parameters()[0].dtype)
+        if method:
+            attach(model, method)
+        return model
+
+    found = ledger.predict(build(shape), **size)
+    found.title = f"{args.model} with {_described(method)}" if method else args.model
+    if args.measure:
+        ledger.check_fits(found.predicted["peak"])
+        found.compare(ledger.measure(build, **size))
+    value = {"model": args.model, "method": args.method}
+    value["settings"] = dataclasses.asdict(method) if method else {}
+    return value | found.as_dict(), str(found)
+
+
 # -- generate -------------------------------------------------------------------------------------
 
 
@@ -346,7 +374,7 @@ def _known(model: str) -> str:
         return model
     there = f"models with weights: {', '.join(names) or 'none'}, or a file"
     if model in PRESETS:
-        raise UsageError(f"{model!r} is known by its sizes alone, for params; {there}")
+        raise UsageError(f"{model!r} is known by its sizes alone, for params and memory; {there}")
     raise UsageError(f"no model {model!r}{nearest(model, [*names, *PRESETS])}; {there}; "
                      f"sizes alone, for params: {', '.join(PRESETS)}")  # fmt: skip
 
@@ -398,6 +426,12 @@ def _tasks() -> Any:
     from minipeft.tasks import TASKS
 
     return TASKS
+
+
+def _optimizers() -> Any:
+    from minipeft.optim import OPTIMIZERS
+
+    return OPTIMIZERS
 
 
 def _recipes() -> Any:
@@ -501,6 +535,19 @@ def _parser() -> argparse.ArgumentParser:
     model(new, "a preset, a shipped model's name or a file")
     method(new, None)
     new.add_argument("--classes", type=_number(2), default=2, help="of --head linear; default 2")
+
+    new = command("memory", _memory, "tell what a training step holds and computes",
+                  "minipeft memory --model gpt3-175b --method lora --set r=4 \\\n"
+                  "      --batch 1 --length 2048")  # fmt: skip
+    model(new, "a preset, a shipped model's name or a file")
+    method(new, None)
+    new.add_argument("--classes", type=_number(2), default=2, help="of --head linear; default 2")
+    new.add_argument("--batch", type=_number(1), default=16, help="rows; default 16")
+    new.add_argument("--length", type=_number(1), help="tokens in a row; default up to 128")
+    new.add_argument("--optimizer", type=_one_of(_optimizers), default="adamw", metavar="NAME",
+                     help="adamw (the default), sgd or muon")  # fmt: skip
+    new.add_argument("--measure", action="store_true",
+                     help="take a real step too, on random weights, and trace it")  # fmt: skip
 
     new = command("lectures", _lectures, "list, open, run or print the lectures",
                   "minipeft lectures --open 08")  # fmt: skip

@@ -20,7 +20,9 @@ from minipeft.files import data_dir
 from minipeft.methods import METHODS
 from minipeft.models import GPT, GPTConfig
 
-COMMANDS = ("doctor", "pretrain", "finetune", "compare", "generate", "params", "lectures")
+COMMANDS = (
+    "doctor", "pretrain", "finetune", "compare", "generate", "params", "memory", "lectures",
+)  # fmt: skip
 GPT3 = ["params", "--model", "gpt3-175b", "--method", "lora", "--set", "r=4",
         "targets=q_proj,v_proj"]  # fmt: skip
 QUICK = ["--steps", "3", "--n", "16", "--batch", "4"]
@@ -113,6 +115,27 @@ def test_params_reads_files_and_shows_every_parameter(capsys, small_base):
 def test_every_method_can_be_counted(capsys, name):
     got = value(capsys, "params", "--model", "gpt2", "--method", name)
     assert 0 < got["trainable"] <= got["total"]
+
+
+# -- memory -------------------------------------------------------------------------------------
+
+
+def test_memory_tells_of_gpt3(capsys):
+    line = ["memory", *GPT3[1:], "--batch", "1", "--length", "2048"]
+    got = value(capsys, *line)
+    assert got["papers"]["weights in half precision"] == 2 * 174_604_259_328  # "350 GB"
+    assert got["predicted"]["optimizer"] == 2 * 4 * 18_874_368 and got["measured"] is None
+    text = tell(capsys, *line)
+    assert "gpt3-175b with lora r=4" in text and "349.2 GB" in text and "attention" in text
+
+
+def test_memory_measures_beside_its_prediction(capsys):
+    got = value(capsys, "memory", "--method", "topk", "--batch", "8", "--length", "32",
+                "--optimizer", "sgd", "--measure")  # fmt: skip
+    assert got["method"] == "topk" and got["settings"]["k"] == 2
+    for name in ("weights", "gradients", "optimizer", "activations", "peak"):
+        assert got["predicted"][name] == pytest.approx(got["measured"][name], rel=0.1)
+    assert "measured" in tell(capsys, "memory", "--batch", "2", "--measure")
 
 
 # -- finetune and generate ------------------------------------------------------------------------
@@ -276,6 +299,8 @@ def test_doctor_fails_where_there_is_a_problem(capsys, tmp_path, monkeypatch):
         ("generate x --model tiny-gtp", "did you mean 'tiny-gpt'"),
         ("generate x --model gpt2", "known by its sizes alone"),
         ("params --model gpt4", "no model 'gpt4'"),
+        ("memory --batch 0", "wanted a number >= 1, got '0'"),
+        ("memory --optimizer adam", "no 'adam' (did you mean 'adamw'?)"),
         ("pretrain tiny-bert", "there are tiny-gpt, tokenizer"),
         ("lectures --list --open 8", "not allowed with"),
     ],
@@ -293,6 +318,8 @@ def test_wrong_usage_is_2(capsys, line, told):
         ("finetune --task e2e --path /no/such/folder", "Looked in: /no/such/folder/"),
         ("finetune --path x", "makes its own data and takes no path"),
         ("params --model gpt2 --method lora --set targets=c_attn", "Did you mean"),
+        ("memory --length 500", "length must be in 1 … 256, the context, got 500"),
+        ("memory --model gpt3-175b --measure", "a step needs about"),
         ("generate x --top-p 2", "top_p must be in (0, 1]"),
         ("finetune --method full --lr 1e30 --steps 3 --n 8 --eval 2", "the loss is not finite"),
     ],
