@@ -106,6 +106,12 @@ class Claim:
         """Whether it speaks of a kind: every bird, no bird, some bird."""
         return self.subject.name.split()[0] in QUANTIFIERS
 
+    @property
+    def combination(self) -> str:
+        """The kind and the value, which together belong to one split: "bird green"."""
+        sort = self.subject.name.split()[-1] if self.general else sort_of(self.subject)
+        return f"{sort} {self.value}"
+
     def ways(self) -> tuple[str, ...]:
         """How it can be told: a kind and a denial stand before a verb alone."""
         return self.topic.phrases if self.denied or self.general else self.topic.ways

@@ -150,6 +150,16 @@ def test_subjects_are_invented_and_belong_to_one_split():
     assert not subjects["validation"] & subjects["test"]
 
 
+def test_kinds_and_values_that_are_tested_never_meet_in_training():
+    met = {}
+    for split in ("train", "test"):
+        told = [c for e in TASK.load(split, 900) for t in texts(e)[:1] if re.match("Every|No ", t)
+                for c in claims(t[:-1])]  # fmt: skip
+        met[split] = {(c[0].split()[-1], c[3]) for c in told}
+    assert len(met["train"]) > 80 and len(met["test"]) > 10
+    assert not met["train"] & met["test"]
+
+
 def test_shift_trains_on_the_same_pairs():
     assert NLIShift().load("train", 60) == NLI().load("train", 60)
     with pytest.raises(ValueError, match="no split 'shift'"):
