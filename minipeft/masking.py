@@ -25,10 +25,9 @@ class MaskedBatches:
     def __init__(self, tokens: TokenBatches, tokenizer: Any, rate: float = 0.15) -> None:
         if not 0 < rate <= 1:
             raise ValueError(f"rate must be in (0, 1], got {rate}")
-        first = np.full((len(tokens), 1), tokenizer.end_id, tokens.rows.dtype)
-        self.rows = np.concatenate([first, tokens.rows], axis=1)
-        self.fill, self.mask_id, self.rate = tokens.fill, tokenizer.mask_id, rate
-        self.special = [tokenizer.end_id, tokens.fill, tokenizer.mask_id]
+        self.rows, self.fill, self.rate = tokens.rows, tokens.fill, rate
+        self.end, self.mask_id = tokenizer.end_id, tokenizer.mask_id
+        self.special = [self.end, self.fill, self.mask_id]
         self.plain = np.setdiff1d(np.arange(tokenizer.vocab_size), self.special)
         self.opens, self.closes = edges(tokenizer)
 
@@ -52,6 +51,7 @@ class MaskedBatches:
 
     def _hide(self, chosen: Sequence[int], rng: Rng) -> Batch:
         rows = self.rows[np.asarray(chosen)].astype(np.int64)
+        rows = np.pad(rows, ((0, 0), (1, 0)), constant_values=self.end)
         draws = np.take_along_axis(rng.uniform(rows.shape), self.words(rows), axis=1)
         draws[np.isin(rows, self.special)] = np.inf
         least = float(draws.min())
