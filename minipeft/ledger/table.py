@@ -14,7 +14,7 @@ class Ledger:
     """Predicted costs of a step, beside measured ones once `compare` was given them.
 
     step        batch, length, optimizer, dtype, recompute
-    parameters  total (of the base) and trainable
+    parameters  total (of the base, a new head included), trainable, added (by methods)
     predicted   bytes: weights (the base, a method's copies and additions), optimizer, gradients
                 (all of them, after backward), activations (what the tape keeps, after forward),
                 temporary (the rest of the peak, over the larger of these two), peak
