@@ -9,6 +9,7 @@ from functools import partial
 from .base import Example, Pattern, Task, majority, nearest
 from .e2e import E2E
 from .nli import NLI, NLIShift
+from .paraphrase import Paraphrase
 from .remap import Remap
 from .sentiment import Sentiment
 from .table_to_text import TableToText
@@ -18,6 +19,7 @@ TASKS: dict[str, Callable[..., Task]] = {
     "sentiment": Sentiment,
     "nli": NLI,
     "nli-shift": NLIShift,
+    "paraphrase": Paraphrase,
     "table-to-text": TableToText,
     "remap": Remap,
     "remap-new": partial(Remap, "new"),
@@ -49,6 +51,6 @@ def get_task(name: str, path: str | os.PathLike[str] | None = None) -> Task:
 
 
 __all__ = [
-    "NLI", "TASKS", "E2E", "Example", "NLIShift", "Pattern", "Remap", "Sentiment", "TableToText",
-    "Task", "Truth", "get_task", "majority",
+    "E2E", "NLI", "TASKS", "Example", "NLIShift", "Paraphrase", "Pattern", "Remap", "Sentiment",
+    "TableToText", "Task", "Truth", "get_task", "majority",
 ]  # fmt: skip

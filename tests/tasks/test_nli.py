@@ -5,12 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from minipeft.tasks.claims import TOPICS
 from minipeft.tasks.lexicon import ANIMALS, THINGS
 from minipeft.tasks.nli import ENTAILED, FALSE, NLI, OPEN, NLIShift
-from minipeft.tasks.sentences import bend, deny
 from minipeft.tasks.world import World
 from tests.tasks.baselines import bag_of_words, baselines, parts
+from tests.tasks.reader import claims, read
 
 TASK = NLIShift()
 SORTS = {noun: sort for nouns in (ANIMALS, THINGS) for sort, ns in nouns.items() for noun in ns}
@@ -21,48 +20,10 @@ def texts(e):
     return parts(e, NLI.patterns[0])
 
 
-def forms():
-    """(pattern of a clause, topic, denied) for everything that the grammar can say."""
-    for kind, topics in TOPICS.items():
-        for topic in topics:
-            values = "|".join(re.escape(topic.attribute.show(v)) for v in topic.values)
-            for way in topic.ways:
-                for denied in (False, True) if "{e}" not in way else (False,):
-                    bent = "{e} " + (deny(way) if denied else bend(way, "plain"))
-                    form = (way if "{e}" in way else bent).replace("{e}", "(?P<e>.+)")
-                    form = form.replace("{av}", "{v}").replace("{v}", f"(?P<v>{values})")
-                    yield re.compile(form, re.I), (kind, topic.attribute.name), topic, denied
-
-
-FORMS = list(forms())
-
-
-def claims(clause):
-    """What a clause says, as (subject, topic's name, single, value, denied); all readings."""
-    return [
-        (m["e"].lower(), name, topic.single, m["v"].lower(), denied)
-        for form, name, topic, denied in FORMS
-        if (m := form.fullmatch(clause))
-    ]
-
-
-def read(text):
-    """The claims of a text of one clause, or of two about one subject."""
-    text = text.removesuffix(".")
-    if found := re.fullmatch(r"(.+), (?:who|which) (.+), (.+)", text):
-        return claims(f"{found[1]} {found[2]}") + claims(f"{found[1]} {found[3]}")
-    if " and " not in text:
-        return claims(text)
-    first, second = text.split(" and ")
-    return claims(first) + [
-        c for n in {c[0] for c in claims(first)} for c in claims(f"{n} {second}")
-    ]
-
-
 def label_of(premise, hypothesis):
     """The relation of two texts by the rules of claims alone."""
     known = read(premise)
-    asked, topic, single, value, denied = min(claims(hypothesis[:-1]), key=lambda c: len(c[0]))
+    asked, topic, single, value, denied = claims(hypothesis[:-1])[0]
     quantifier, noun = asked.split()[0], asked.split()[-1]
     for who, about, _, said, no in known:
         if about != topic:

@@ -1,0 +1,94 @@
+"""Paraphrase: do two sentences say the same? Like MRPC and QQP.
+
+Sentences that say the same differ in their words, and sentences that do not differ in one value,
+in who has what, or in a "not": so counting the words they share solves little.
+"""
+
+from __future__ import annotations
+
+from ..backend import Rng
+from .base import Example, Pattern, Task
+from .claims import Claim, another, claim, subject
+from .grammar import Draw, sentence
+from .sentences import FRONTS
+
+SHAPES = ("one", "two", "both")  # one claim, two of one subject, one each of two subjects
+SHAPE_WEIGHTS = (0.4, 0.3, 0.3)
+DENIED_SHARE = 0.2
+FRONT_SHARE = 0.3  # sentences that begin with "in fact" or the like, which changes nothing
+
+
+class Paraphrase(Task):
+    """Pairs of sentences: 0 they say different things, 1 they say the same.
+
+    The splits share no subject, so no text; `Example.kind` names how the two differ.
+    """
+
+    name = "paraphrase"
+    patterns = (
+        Pattern("{x}\n{y}\nThe same? Answer:", (" no", " yes")),
+        Pattern("Text: {x} In other words: {y}\nLabel:", (" false", " true")),
+        Pattern("Input: {x} Or: {y}\nOutput:", (" bad", " good")),
+    )
+
+    def _draw(self, split: str, n: int, seed: int, pattern: Pattern) -> list[Example]:
+        draw = Draw(Rng(seed, self.name, split))
+        seen: set[tuple[str, str]] = set()
+        out: list[Example] = []
+        while len(out) < n:
+            for label in draw.shuffle((0, 1)):
+                x = y = ""
+                while x == y or (x, y) in seen:
+                    x, y, kind = pair(draw, split, same=label == 1)
+                seen.add((x, y))
+                word, prompt = pattern.words[label], pattern.template.format(x=x, y=y)
+                out.append(Example(prompt, word, pattern.words, label, (word,), kind))
+        return out[:n]
+
+
+def pair(draw: Draw, part: str, same: bool) -> tuple[str, str, str]:
+    """Two sentences that say the same or not, and how the second differs."""
+    shape = draw.weighted(SHAPES, SHAPE_WEIGHTS)
+    first = claim(draw, subject(draw, part))
+    if shape == "one":
+        first = first.turned() if draw.flip(DENIED_SHARE) else first
+        change = "wording" if same else draw.pick(("value", "negation", "subject"))
+        if change == "value":
+            second = first.other(draw)
+            second = second.turned() if first.denied else second
+        elif change == "negation":
+            second = first.turned()
+        else:
+            second = first.of(another(draw, part, first.subject)) if change == "subject" else first
+        return _front(draw, _one(draw, first)), _front(draw, _one(draw, second)), change
+    if shape == "two":
+        pairs = [first, claim(draw, first.subject, first.topic)]
+        change, other = "order", draw.shuffle(pairs)
+        if not same:
+            change, other = "value", [other[0].other(draw), other[1]]
+        return _two(draw, pairs), _two(draw, draw.shuffle(other)), change
+    pairs = [first, first.other(draw).of(another(draw, part, first.subject))]
+    change, other = "order", draw.shuffle(pairs)
+    if not same:
+        change = "exchange"
+        other = [other[0].of(other[1].subject), other[1].of(other[0].subject)]
+    return _both(draw, pairs), _both(draw, other), change
+
+
+def _one(draw: Draw, x: Claim) -> str:
+    return x.told(draw.pick(x.ways()))
+
+
+def _two(draw: Draw, pair: list[Claim]) -> str:
+    one, two = (x.verb_phrase(draw.pick(x.topic.phrases)) for x in pair)
+    of = pair[0].subject
+    link = draw.pick((" {} and {}", f", {of.relative} {{}}, {{}}"))
+    return sentence(of.name + link.format(one, two))
+
+
+def _both(draw: Draw, pair: list[Claim]) -> str:
+    return sentence(", and ".join(_one(draw, x) for x in pair))
+
+
+def _front(draw: Draw, text: str) -> str:
+    return sentence((draw.pick(FRONTS) if draw.flip(FRONT_SHARE) else "") + text)
