@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from minipeft.backend import is_array
 from minipeft.engine.tensor import Node, Tensor, _topological
+
+
+class Kept(NamedTuple):
+    """One recorded operation, and the bytes that it keeps for backward."""
+
+    operation: str
+    shape: tuple[int, ...]
+    bytes: int
 
 
 def held(node: Node, seen: set[int] | None = None) -> int:
@@ -88,6 +96,16 @@ def tape(y: Tensor, names: Mapping[str, Tensor] | None = None) -> str:
         cells = [r[i].rjust(w) if i == 3 else r[i].ljust(w) for i, w in enumerate(widths)]
         lines.append("  ".join([*cells, r[5]]).rstrip())
     return "\n".join(lines)
+
+
+def kept(y: Tensor) -> list[Kept]:
+    """What each recorded operation below y keeps for backward, inputs before outputs.
+
+    An array that two operations hold counts once, at the one that backward reaches first.
+    """
+    seen: set[int] = set()
+    nodes = [] if y._node is None else _topological(y._node)[::-1]
+    return [Kept(n.name, n.shape, held(n, seen)) for n in nodes if isinstance(n, Node)][::-1]
 
 
 def operations(y: Tensor) -> list[str]:

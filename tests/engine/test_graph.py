@@ -3,7 +3,7 @@
 import numpy as np
 
 from minipeft.engine import Tensor, fused, no_grad, op, ops, tape
-from minipeft.engine.graph import held, operations
+from minipeft.engine.graph import held, kept, operations
 from minipeft.nn import Parameter
 
 ROWS, WIDTH = 6, 4
@@ -53,6 +53,19 @@ def test_an_array_kept_twice_counts_once():
     assert held(y._node, seen) == KEPT and held(z._node, seen) == 0
     lines = tape((y + z).sum()).splitlines()
     assert f"{KEPT:,}" in lines[-1] and "bytes" in lines[-1]
+
+
+def test_kept_lists_what_each_operation_below_keeps():
+    x = inner()
+    y = (x * x).exp() * x
+    rows = kept(y)
+    assert [row.operation for row in rows] == ["mul", "mul", "exp", "mul"]
+    assert [row.bytes for row in rows] == [0, 0, 0, 2 * KEPT]  # the last one holds both, x and exp
+    assert rows[-1].shape == (ROWS, WIDTH)
+    total = tape(y).splitlines()[-1].split()[-2]
+    assert total == f"{sum(row.bytes for row in rows):,}"
+    y.backward(np.ones((ROWS, WIDTH)))
+    assert [row.bytes for row in kept(y)] == [0] and kept(Tensor([1.0])) == []
 
 
 def test_views_of_one_array_count_as_that_array():
