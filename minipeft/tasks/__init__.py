@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from functools import partial
 
+from .acceptability import Acceptability
 from .base import Example, Pattern, Task, majority, nearest
 from .e2e import E2E
 from .nli import NLI, NLIShift
@@ -20,6 +21,7 @@ TASKS: dict[str, Callable[..., Task]] = {
     "nli": NLI,
     "nli-shift": NLIShift,
     "paraphrase": Paraphrase,
+    "acceptability": Acceptability,
     "table-to-text": TableToText,
     "remap": Remap,
     "remap-new": partial(Remap, "new"),
@@ -51,6 +53,6 @@ def get_task(name: str, path: str | os.PathLike[str] | None = None) -> Task:
 
 
 __all__ = [
-    "E2E", "NLI", "TASKS", "Example", "NLIShift", "Paraphrase", "Pattern", "Remap", "Sentiment",
-    "TableToText", "Task", "Truth", "get_task", "majority",
+    "E2E", "NLI", "TASKS", "Acceptability", "Example", "NLIShift", "Paraphrase", "Pattern",
+    "Remap", "Sentiment", "TableToText", "Task", "Truth", "get_task", "majority",
 ]  # fmt: skip

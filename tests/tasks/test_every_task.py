@@ -13,8 +13,11 @@ NAMES = [name for name in TASKS if name not in FROM_FILES]
 SMALL = {"truth": 400}  # of so many facts and no more
 ALIASES = {"all", "seen", "unseen"}  # parts of another split
 DIGESTS = {
-    "nli": "6ed6ccdd5ab9e77b", "nli-shift": "6e624ab87cb53f52", "paraphrase": "ca29416f18fa5908",
-}  # fmt: skip
+    "nli": "6ed6ccdd5ab9e77b",
+    "nli-shift": "6e624ab87cb53f52",
+    "paraphrase": "ca29416f18fa5908",
+    "acceptability": "5434a6b93f71f70b",
+}
 
 
 @pytest.fixture(scope="module", params=NAMES)

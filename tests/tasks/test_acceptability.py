@@ -1,0 +1,87 @@
+"""Acceptability: a parser accepts the right sentences and no other; words alone say nothing."""
+
+import re
+from collections import Counter
+
+import pytest
+
+from minipeft.tasks.acceptability import Acceptability
+from minipeft.tasks.claims import TOPICS as CLAIMED
+from minipeft.tasks.grammar import third
+from minipeft.tasks.reviews import TOPICS
+from tests.tasks.baselines import baselines, parts
+
+TASK = Acceptability()
+NAME = r"(?:The [A-Z]\w+ [A-Z]\w+|[A-Z]\w+ [A-Z]\w+|[Tt]he [a-z]+ [a-z]+)"
+
+
+def any_of(words):
+    return "(?:" + "|".join(map(re.escape, words)) + ")"
+
+
+def predicates(plural):
+    """Every right predicate of that number."""
+    for topic in (topic for topics in CLAIMED.values() for topic in topics):
+        values = any_of(topic.attribute.show(v) for v in topic.values)
+        for phrase in topic.phrases:
+            verb, _, rest = phrase.partition(" ")
+            plain = {True: "are", False: "is"}[plural] if verb == "be" else (
+                verb if plural else third(verb)
+            )  # fmt: skip
+            denied = f"{plain} not" if verb == "be" else f"{'do' if plural else 'does'} not {verb}"
+            for said in (plain, denied):
+                yield f"{said} {rest}".replace("{av}", values).replace("{v}", values)
+
+
+def reviews():
+    for topic in TOPICS["food"]:
+        for nouns, verb in ((topic.one, "was"), (topic.many, "were")):
+            yield f"[Tt]he {any_of(nouns)} at {NAME} {verb} {any_of(topic.good + topic.bad)}"
+
+
+RIGHT = [re.compile(form) for form in (
+    *(f"{NAME} {p}" for p in predicates(False)),
+    *(f"{NAME} and {NAME} {p}" for p in predicates(True)),
+    *reviews(),
+)]  # fmt: skip
+
+
+def texts(examples):
+    return [parts(e, TASK.patterns[0])[0] for e in examples]
+
+
+@pytest.mark.parametrize("split", TASK.splits)
+def test_a_parser_finds_every_label(split):
+    for text, e in zip(texts(examples := TASK.load(split, 400)), examples, strict=True):
+        assert any(form.fullmatch(text[:-1]) for form in RIGHT) == (e.label == 1), (e.kind, text)
+
+
+def test_mistakes_of_both_kinds():
+    kinds = Counter(e.kind for e in TASK.load("train", 1000))
+    assert kinds["right"] == 500 and min(kinds["agreement"], kinds["order"]) > 200
+
+
+def test_spoilt_sentences_keep_the_words_of_right_ones():
+    """Word order is spoilt by moving words, agreement by a form that other sentences need."""
+    told = {label: " ".join(texts(e for e in TASK.load("train", 3000) if e.label == label))
+            for label in (0, 1)}  # fmt: skip
+    for form in ("is", "are", "was", "were", "does", "do", "have", "has"):
+        counts = [len(re.findall(rf"\b{form}\b", told[label])) for label in (0, 1)]
+        assert min(counts) > 0.6 * max(counts) > 10, (form, counts)
+
+
+def test_counting_words_is_not_enough():
+    scores = baselines("acceptability", TASK.load("train", 1500), TASK.load("test", 600))
+    assert scores["majority"] == 50.0 and scores["bag of words"] < 60.0
+
+
+def test_nouns_and_adjectives_that_are_tested_never_meet_in_training():
+    met = {}
+    for split in ("train", "test"):
+        found = [
+            re.search(r"(?i)the (.+) at .+ (?:was|were) (\w+)\.", t)
+            for t in texts(e for e in TASK.load(split, 1500) if e.kind != "order")
+        ]
+        met[split] = {m.groups() for m in found if m}
+    assert len(met["train"]) > 100 and len(met["test"]) > 10
+    assert not met["train"] & met["test"]
