@@ -13,11 +13,13 @@ from .nli import NLI, NLIShift
 from .paraphrase import Paraphrase
 from .remap import Remap
 from .sentiment import Sentiment
+from .sentiment_shift import SentimentShift
 from .table_to_text import TableToText
 from .truth import Truth
 
 TASKS: dict[str, Callable[..., Task]] = {
     "sentiment": Sentiment,
+    "sentiment-shift": SentimentShift,
     "nli": NLI,
     "nli-shift": NLIShift,
     "paraphrase": Paraphrase,
@@ -54,5 +56,6 @@ def get_task(name: str, path: str | os.PathLike[str] | None = None) -> Task:
 
 __all__ = [
     "E2E", "NLI", "TASKS", "Acceptability", "Example", "NLIShift", "Paraphrase", "Pattern",
-    "Remap", "Sentiment", "TableToText", "Task", "Truth", "get_task", "majority",
+    "Remap", "Sentiment", "SentimentShift", "TableToText", "Task", "Truth", "get_task",
+    "majority",
 ]  # fmt: skip

@@ -13,6 +13,7 @@ NAMES = [name for name in TASKS if name not in FROM_FILES]
 SMALL = {"truth": 400}  # of so many facts and no more
 ALIASES = {"all", "seen", "unseen"}  # parts of another split
 DIGESTS = {
+    "sentiment-shift": "2bb368516934235c",
     "nli": "6ed6ccdd5ab9e77b",
     "nli-shift": "6e624ab87cb53f52",
     "paraphrase": "ca29416f18fa5908",
