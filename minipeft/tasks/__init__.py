@@ -8,6 +8,7 @@ from functools import partial
 
 from .acceptability import Acceptability
 from .base import Example, Pattern, Task, majority, nearest
+from .choice import Choice
 from .e2e import E2E
 from .nli import NLI, NLIShift
 from .paraphrase import Paraphrase
@@ -24,6 +25,7 @@ TASKS: dict[str, Callable[..., Task]] = {
     "nli-shift": NLIShift,
     "paraphrase": Paraphrase,
     "acceptability": Acceptability,
+    "choice": Choice,
     "table-to-text": TableToText,
     "remap": Remap,
     "remap-new": partial(Remap, "new"),
@@ -55,7 +57,7 @@ def get_task(name: str, path: str | os.PathLike[str] | None = None) -> Task:
 
 
 __all__ = [
-    "E2E", "NLI", "TASKS", "Acceptability", "Example", "NLIShift", "Paraphrase", "Pattern",
-    "Remap", "Sentiment", "SentimentShift", "TableToText", "Task", "Truth", "get_task",
-    "majority",
+    "E2E", "NLI", "TASKS", "Acceptability", "Choice", "Example", "NLIShift", "Paraphrase",
+    "Pattern", "Remap", "Sentiment", "SentimentShift", "TableToText", "Task", "Truth",
+    "get_task", "majority",
 ]  # fmt: skip
