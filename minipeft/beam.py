@@ -64,7 +64,9 @@ def beam_search(
                     close(tokens, float(sums[row]), max(1, n - 1))
             total = sums[:, None] + logp
             best = np.argsort(-total, axis=None, kind="stable")[: 2 * beams]
-            rows, tokens_of, at = [], [], []
+            rows: list[int] = []
+            tokens_of: list[list[int]] = []
+            at: list[float] = []
             for row, token in zip(*np.unravel_index(best, total.shape), strict=True):
                 text, value = [*texts[row], int(token)], float(total[row, token])
                 if value < FORBIDDEN or len(rows) == beams:
@@ -85,12 +87,12 @@ def beam_search(
             past = [(k[order], v[order]) for k, v in past]
             ids = np.array([[text[-1]] for text in texts])
     for text, value in zip(texts, sums.tolist(), strict=True):
-        close(text, value, n)  # cut short, it counts as it stands
+        close(text, float(value), n)  # cut short, it counts as it stands
     done.sort(key=lambda d: -d[0])
     found = []
-    for value, tokens in done[:beams]:
-        text = tokenizer.decode(tokens)
-        found.append((text.split(stop)[0] if stop else text, value))
+    for score, tokens in done[:beams]:
+        words = tokenizer.decode(tokens)
+        found.append((words.split(stop)[0] if stop else words, score))
     return found
 
 

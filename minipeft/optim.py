@@ -15,7 +15,7 @@ import numpy as np
 from minipeft.backend import Array, to_numpy, xp_of
 from minipeft.nn.module import Parameter
 
-CHUNK = 1 << 16  # elements updated at a time, so that the five passes stay in cache
+CHUNK = 1 << 16  # elements updated at a time on the CPU: the five passes stay in its cache
 
 
 class Optimizer:
@@ -53,9 +53,10 @@ class Optimizer:
                     data = data.copy(order="C")
                 decay = self.decay if data.ndim > 1 else 0.0
                 flat = [a.reshape(-1) for a in (data, p.grad, *state.values())]
-                for i in range(0, data.size, CHUNK):
+                chunk = CHUNK if xp_of(data) is np else max(1, data.size)
+                for i in range(0, data.size, chunk):
                     self._update(
-                        self.lr if lr is None else lr, decay, *[a[i : i + CHUNK] for a in flat]
+                        self.lr if lr is None else lr, decay, *[a[i : i + chunk] for a in flat]
                     )
                 p.data = data  # counts the change
             p.grad = None

@@ -16,20 +16,40 @@ from minipeft.engine import Tensor, fused, running
 def loss_of(model: Any, batch: Batch, smoothing: float = 0.0) -> Tensor:
     """Mean cross-entropy of a batch; the head runs only where there is a label."""
     xp = xp_of(next(model.places()).parameter.data)
-    ids = xp.asarray(batch.ids)
-    mask = xp.asarray(batch.mask) if batch.labels.ndim == 1 or not model.causal else None
-    if batch.labels.ndim == 1:
-        return fused.cross_entropy(
-            model(ids, mask=mask), xp.asarray(batch.labels), smoothing=smoothing
-        )
-    counts = batch.labels != IGNORE
-    if counts.all():
-        return fused.cross_entropy(
-            model(ids, mask=mask), xp.asarray(batch.labels), ignore=IGNORE, smoothing=smoothing
-        )
-    rows, columns = counts.nonzero()
-    logits = model(ids, mask=mask, at=(xp.asarray(rows), xp.asarray(columns)))  # (N, V)
-    return fused.cross_entropy(logits, xp.asarray(batch.labels[counts]), smoothing=smoothing)
+    counts, labels, at = batch.labels != IGNORE, batch.labels, None
+    mask: np.ndarray | None = batch.mask
+    if labels.ndim > 1:
+        if model.causal:
+            mask = None  # padding stands on the right, where nothing looks
+        if not counts.all():
+            at, labels = counts.nonzero(), labels[counts]
+    ids, mask, labels, at = upload(xp, batch.ids, mask, labels, at)
+    logits = model(ids, mask=mask) if at is None else model(ids, mask=mask, at=at)  # (…, V)
+    return fused.cross_entropy(logits, labels, ignore=IGNORE, smoothing=smoothing)
+
+
+def upload(xp: Any, *arrays: Any) -> list[Any]:
+    """Host arrays, tuples of them and None, for the library xp; to a device in one transfer."""
+    if xp is np:
+        return list(arrays)
+    parts: list[np.ndarray] = []
+    for entry in arrays:
+        parts += entry if isinstance(entry, tuple) else [] if entry is None else [entry]
+    sizes = [-(-a.nbytes // 16) * 16 for a in parts]  # each begins where any dtype may begin
+    ends = np.cumsum(sizes).tolist()
+    host = np.zeros(ends[-1], np.uint8)
+    for a, end, size in zip(parts, ends, sizes, strict=True):
+        host[end - size : end - size + a.nbytes] = np.ascontiguousarray(a).reshape(-1).view("u1")
+    there = xp.asarray(host)
+    made = iter(
+        there[end - size : end - size + a.nbytes].view(a.dtype).reshape(a.shape)
+        for a, end, size in zip(parts, ends, sizes, strict=True)
+    )
+    return [
+        tuple(next(made) for _ in entry) if isinstance(entry, tuple)
+        else None if entry is None else next(made)
+        for entry in arrays
+    ]  # fmt: skip
 
 
 class Workers:

@@ -24,6 +24,7 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 from minipeft import backend as arrays  # noqa: E402
+from tests import fakecupy  # noqa: E402
 
 TESTS = Path(__file__).parent
 CHECKOUT = TESTS.parent
@@ -43,15 +44,19 @@ def real_data():
     return find
 
 
-@pytest.fixture(params=["numpy", pytest.param("cupy", marks=pytest.mark.gpu)])
+@pytest.fixture(params=["numpy", "stand-in", pytest.param("cupy", marks=pytest.mark.gpu)])
 def backend(request):
     """The array library to test on."""
     if request.param == "numpy":
-        return np
-    try:
-        return arrays.xp_of(arrays.to_device(np.zeros(1), "cuda"))
-    except RuntimeError:
-        pytest.skip("cupy: there is no GPU with CuPy")
+        yield np
+    elif request.param == "stand-in":
+        with fakecupy.device() as xp:
+            yield xp
+    else:
+        try:
+            yield arrays.xp_of(arrays.to_device(np.zeros(1), "cuda"))
+        except RuntimeError:
+            pytest.skip("cupy: there is no GPU with CuPy")
 
 
 # --- skips -----------------------------------------------------------------------------------

@@ -11,6 +11,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from minipeft import backend
 from minipeft.backend import Array, xp_of
 from minipeft.engine.op import op, unbroadcast
@@ -306,6 +308,8 @@ def getitem(x, *, index):
     parts = tuple(p.data if isinstance(p, Tensor) else p for p in parts)
     basic = all(p is None or p is ... or isinstance(p, (int, slice)) for p in parts)
     xp, shape = xp_of(x), x.shape
+    if xp is not np:  # lists and host arrays do not index a device array
+        parts = tuple(xp.asarray(p) if isinstance(p, (list, np.ndarray)) else p for p in parts)
 
     def vjp(g: Array) -> Array:
         full = xp.zeros(shape, g.dtype)

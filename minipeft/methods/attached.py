@@ -113,7 +113,7 @@ class Attached:
         self.trained = dict(self._trained())
         # where a clone began, its base remembers
         self.start = {n: init.copy(p.data) for n, p in self.trained.items() if p.base is None}
-        self.gradients: dict[str, list[float]] = {}
+        self.gradients: dict[str, list[Any]] = {}  # path -> norms, as numbers or 0-d arrays
 
     def swap(self, owner: Module, name: str, new: Any) -> None:
         """Set an attribute and remember what stood there."""
@@ -266,7 +266,8 @@ class Attached:
         for path, p in self.trainable():
             if not p.requires_grad:  # a later method froze it
                 continue
-            norm = 0.0 if p.grad is None else float(xp_of(p.grad).linalg.norm(p.grad.reshape(-1)))
+            g = p.grad  # the norm stays where it is: to read it would wait for the device
+            norm = 0.0 if g is None else xp_of(g).linalg.norm(g.reshape(-1))
             self.gradients.setdefault(path, []).append(norm)
 
     def after_step(self, step: int, total: int) -> None:

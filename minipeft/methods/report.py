@@ -34,7 +34,7 @@ class AdapterReport:
                     "path": path,
                     "shape": p.shape,
                     "count": p.size,
-                    "gradient": sum(seen) / len(seen) if seen else None,
+                    "gradient": sum(map(float, seen)) / len(seen) if seen else None,
                     "update": moved,
                 }
             )

@@ -25,6 +25,11 @@ class Case(NamedTuple):
     inputs: tuple  # float64 arrays
 
 
+def beside(a, t):
+    """An array in the array library of t, which may be a Tensor."""
+    return arrays.xp_of(getattr(t, "data", t)).asarray(a)
+
+
 def normal(name, *shape):
     return np.asarray(Rng(0, name, str(shape)).normal(shape))
 
@@ -93,13 +98,13 @@ def binary():
         condition = normal("condition", *np.broadcast_shapes(sa, sb)) > 0
         yield Case(
             "where",
-            lambda a, b, c=condition: ops.where(c, a, b),
+            lambda a, b, c=condition: ops.where(beside(c, a), a, b),
             lambda a, b, c=condition: np.where(c, a, b),
             (normal("a", *sa), normal("b", *sb)),
         )
     row = np.array([True, False, True])  # the condition broadcasts too
-    yield Case("where row", lambda a, b: ops.where(row, a, b), lambda a, b: np.where(row, a, b),
-               (normal("a", 2, 1), normal("b")))  # fmt: skip
+    yield Case("where row", lambda a, b: ops.where(beside(row, a), a, b),
+               lambda a, b: np.where(row, a, b), (normal("a", 2, 1), normal("b")))  # fmt: skip
 
 
 def reductions():

@@ -34,7 +34,10 @@ def test_contract_on_other_models(check, kind, name, tmp_path):
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("backend", [pytest.param("cupy", marks=pytest.mark.gpu)], indirect=True)
-def test_contract_on_a_device(name, backend, tmp_path):
-    for check in CHECKS:
+@pytest.mark.parametrize(
+    "backend", ["stand-in", pytest.param("cupy", marks=pytest.mark.gpu)], indirect=True
+)
+@pytest.mark.parametrize("checks", [SHORT, pytest.param(CHECKS, marks=pytest.mark.full)])
+def test_contract_on_a_device(checks, name, backend, tmp_path):
+    for check in checks:
         check(dataclasses.replace(CASES[name], xp=backend), tmp_path)
