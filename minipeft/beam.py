@@ -35,9 +35,9 @@ def beam_search(
     Returns  at most `beams` (text, score), of texts that ended or reached max_tokens
     Raises   ValueError for an empty prompt, one that does not fit, or settings out of range
     """
-    for name, value in (("beams", beams), ("max_tokens", max_tokens)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")
+    for name, count in (("beams", beams), ("max_tokens", max_tokens)):
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise ValueError(f"{name} must be a whole number >= 1, got {count!r}")
     if isinstance(no_repeat, bool) or not isinstance(no_repeat, int) or no_repeat < 0:
         raise ValueError(f"no_repeat must be a whole number >= 0, got {no_repeat!r}")
     need_lm(model, "beam search")
