@@ -10,6 +10,7 @@ from .acceptability import Acceptability
 from .base import Example, Pattern, Task, majority, nearest
 from .choice import Choice
 from .e2e import E2E
+from .new_facts import NewFacts
 from .nli import NLI, NLIShift
 from .paraphrase import Paraphrase
 from .remap import Remap
@@ -32,6 +33,7 @@ TASKS: dict[str, Callable[..., Task]] = {
     "remap-route": partial(Remap, "route"),
     "remap-values": partial(Remap, "values"),
     "truth": Truth,
+    "new-facts": NewFacts,
     "e2e": E2E,
 }
 FROM_FILES = ("e2e",)  # the tasks that read published files
@@ -57,7 +59,7 @@ def get_task(name: str, path: str | os.PathLike[str] | None = None) -> Task:
 
 
 __all__ = [
-    "E2E", "NLI", "TASKS", "Acceptability", "Choice", "Example", "NLIShift", "Paraphrase",
-    "Pattern", "Remap", "Sentiment", "SentimentShift", "TableToText", "Task", "Truth",
-    "get_task", "majority",
+    "E2E", "NLI", "TASKS", "Acceptability", "Choice", "Example", "NLIShift", "NewFacts",
+    "Paraphrase", "Pattern", "Remap", "Sentiment", "SentimentShift", "TableToText", "Task",
+    "Truth", "get_task", "majority",
 ]  # fmt: skip

@@ -10,9 +10,10 @@ from minipeft.tasks.base import SIZES
 from tests.tasks.baselines import parts
 
 NAMES = [name for name in TASKS if name not in FROM_FILES]
-SMALL = {"truth": 400}  # of so many facts and no more
-ALIASES = {"all", "seen", "unseen"}  # parts of another split
+FEW = {"truth": 200, "new-facts": 50}  # of so many facts and no more
+ALIASES = {"all", "seen", "unseen", "edited", "paraphrased"}  # of other splits
 DIGESTS = {
+    "new-facts": "431b1e5af0bd2b22",
     "choice": "f22cd1ddd87f178e",
     "sentiment-shift": "2bb368516934235c",
     "nli": "6ed6ccdd5ab9e77b",
@@ -54,7 +55,7 @@ def test_examples_are_whole(task):
 
 def test_patterns_change_the_frame_alone(task):
     sets = [task.load("test", 12, pattern=i) for i in range(len(task.patterns))]
-    assert len({s[0].prompt for s in sets}) == len(sets)
+    assert len({tuple(e.prompt for e in s) for s in sets}) == len(sets)
     for i, examples in enumerate(sets):
         assert [e.label for e in examples] == [e.label for e in sets[0]]
         for one, other in zip(sets[0], examples, strict=True):
@@ -62,23 +63,21 @@ def test_patterns_change_the_frame_alone(task):
 
 
 def test_splits_share_no_text(task):
-    n = SMALL.get(task.name, 400)
+    n = FEW.get(task.name, 400)
     splits = [s for s in task.splits if s not in ALIASES]
-    loaded = {
-        s: {e.prompt for e in task.load(s, min(n, task.sizes[i] if task.name in SMALL else n))}
-        for i, s in enumerate(task.splits) if s in splits
-    }  # fmt: skip
+    loaded = {s: {e.prompt for e in task.load(s, n)} for s in splits}
     for one, other in combinations(splits, 2):
         assert not loaded[one] & loaded[other], (one, other)
-    assert not loaded["train"] & {e.prompt for e in task.load("test", 100, seed=7)}
+    assert not loaded["train"] & {e.prompt for e in task.load("test", 50, seed=7)}
 
 
 def test_small_sizes_are_the_beginning_of_large_ones(task):
-    large = task.load("train", 300)
-    for n in (s for s in SIZES if s <= 300):
+    most = FEW.get(task.name, 300)
+    large = task.load("train", most)
+    for n in (s for s in SIZES if s <= most):
         assert task.load("train", n) == large[:n]
     assert task.load("train", 16, seed=1) != large[:16]
-    assert len({(e.prompt, *sorted(e.options)) for e in large}) == 300, "an example twice"
+    assert len({(e.prompt, *sorted(e.options)) for e in large}) == most, "an example twice"
 
 
 @pytest.mark.parametrize("name", DIGESTS)
