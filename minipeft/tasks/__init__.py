@@ -16,6 +16,7 @@ from .paraphrase import Paraphrase
 from .remap import Remap
 from .sentiment import Sentiment
 from .sentiment_shift import SentimentShift
+from .summary import Summary
 from .table_to_text import TableToText
 from .truth import Truth
 
@@ -32,6 +33,7 @@ TASKS: dict[str, Callable[..., Task]] = {
     "remap-new": partial(Remap, "new"),
     "remap-route": partial(Remap, "route"),
     "remap-values": partial(Remap, "values"),
+    "summary": Summary,
     "truth": Truth,
     "new-facts": NewFacts,
     "e2e": E2E,
@@ -60,6 +62,6 @@ def get_task(name: str, path: str | os.PathLike[str] | None = None) -> Task:
 
 __all__ = [
     "E2E", "NLI", "TASKS", "Acceptability", "Choice", "Example", "NLIShift", "NewFacts",
-    "Paraphrase", "Pattern", "Remap", "Sentiment", "SentimentShift", "TableToText", "Task",
-    "Truth", "get_task", "majority",
+    "Paraphrase", "Pattern", "Remap", "Sentiment", "SentimentShift", "Summary", "TableToText",
+    "Task", "Truth", "get_task", "majority",
 ]  # fmt: skip

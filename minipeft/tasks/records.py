@@ -367,7 +367,7 @@ def telling(draw: Draw, category: str, slots: dict[str, str]) -> str:
     phrases = [draw.pick(spec[s].tails).format(v=slots[s]) for s in tails]
     after = " ".join(["", *sorted(phrases, key=_is_clause)])
     verbs = [draw.pick(spec[s].verbs).format(v=slots[s]) for s in rest if s not in tails]
-    pronoun = _pronoun(category, name)
+    pronoun = pronoun_of(category, name)
     if verbs and len(verbs) < 3 and not tails and draw.flip(0.5):
         return sentence(f"{name}, {noun}, {join(verbs)}")
     out = sentence(f"{name} is {noun}{after}")
@@ -407,7 +407,8 @@ def _is_clause(phrase: str) -> bool:
     return phrase.startswith(("who ", "that "))
 
 
-def _pronoun(category: str, name: str) -> str:
+def pronoun_of(category: str, name: str) -> str:
+    """It, she or he, for a name of that category."""
     if category != "person":
         return "it"
     return "she" if name.split()[0] in WOMEN else "he"
