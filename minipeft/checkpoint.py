@@ -5,6 +5,7 @@ and byte range, then the bytes. The library refuses files that are cut short, ra
 overlap or leave gaps, sizes that do not fit the shape, unknown dtypes and headers over 100 MB.
 What it lets through is refused here: a name given twice, NaN and infinity, types without a
 NumPy twin. And it writes a transposed array wrongly (0.8.0), so only `save_arrays` calls it.
+The files written here also carry a digest of all that they hold, so that one flipped bit shows.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ def save_arrays(path: str | Path, arrays: Mapping[str, Any], metadata: dict[str,
         if not isinstance(key, str) or not isinstance(value, str):
             raise TypeError(f"metadata must map str to str, got {key!r}: {value!r}")
     held = {name: _held(name, array) for name, array in arrays.items()}
-    write_atomic(path, lambda temporary: save_file(held, temporary, metadata))
+    facts = metadata | {"digest": _digest(held, metadata)}
+    write_atomic(path, lambda temporary: save_file(held, temporary, facts))
 
 
 def load_arrays(path: str | Path, allow_nonfinite: bool = False) -> tuple[Arrays, dict[str, str]]:
@@ -84,7 +86,20 @@ def load_arrays(path: str | Path, allow_nonfinite: bool = False) -> tuple[Arrays
                         "NaN or infinite"
                     )
             arrays[name] = array
+    digest = metadata.pop("digest", None)  # files of others have none
+    if digest is not None and digest != _digest(arrays, metadata):
+        raise CheckpointError(f"{path} was damaged: what it holds is not what was written")
     return arrays, metadata
+
+
+def _digest(arrays: Arrays, metadata: dict[str, str]) -> str:
+    """SHA-256 over names, types, shapes and bytes of arrays, and the metadata."""
+    held = {name: a.astype(a.dtype.newbyteorder("<"), copy=False) for name, a in arrays.items()}
+    kinds = {name: [a.dtype.str, *a.shape] for name, a in held.items()}
+    digest = hashlib.sha256(json.dumps([kinds, metadata], sort_keys=True).encode())
+    for name in sorted(held):
+        digest.update(np.ascontiguousarray(held[name]).data)
+    return digest.hexdigest()
 
 
 def fingerprint(arrays: Mapping[str, Any]) -> str:

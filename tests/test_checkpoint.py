@@ -422,3 +422,22 @@ def test_lying_metadata_is_refused(change, message, tmp_path):
     save_arrays(path, arrays, metadata | change)
     with pytest.raises(CheckpointError, match=message):
         load_model(path)
+
+
+@pytest.mark.parametrize("bit", range(8))
+def test_one_flipped_bit_shows(tmp_path, bit):
+    """In the numbers, in the shapes or in the metadata: nothing else than what was written loads."""
+    path = tmp_path / "a.safetensors"
+    arrays = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "i": np.array([1, 2])}
+    save_arrays(path, arrays, {"method": "lora", "alpha": "16"})
+    whole, loaded = path.read_bytes(), 0
+    for at in range(8, len(whole), 7):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << bit)]) + whole[at + 1 :])
+        try:
+            found, facts = load_arrays(path)
+        except (CheckpointError, FileNotFoundError):
+            continue
+        loaded += 1  # the flip was in white space, or in the name of the digest itself
+        assert all((found[k] == a).all() and found[k].dtype == a.dtype for k, a in arrays.items())
+        assert facts.items() >= {"method": "lora", "alpha": "16"}.items()
+    assert loaded < 6
