@@ -19,6 +19,7 @@ from .sentiment_shift import SentimentShift
 from .summary import Summary
 from .table_to_text import TableToText
 from .truth import Truth
+from .unscramble import Unscramble
 
 TASKS: dict[str, Callable[..., Task]] = {
     "sentiment": Sentiment,
@@ -34,6 +35,7 @@ TASKS: dict[str, Callable[..., Task]] = {
     "remap-route": partial(Remap, "route"),
     "remap-values": partial(Remap, "values"),
     "summary": Summary,
+    "unscramble": Unscramble,
     "truth": Truth,
     "new-facts": NewFacts,
     "e2e": E2E,
@@ -63,5 +65,5 @@ def get_task(name: str, path: str | os.PathLike[str] | None = None) -> Task:
 __all__ = [
     "E2E", "NLI", "TASKS", "Acceptability", "Choice", "Example", "NLIShift", "NewFacts",
     "Paraphrase", "Pattern", "Remap", "Sentiment", "SentimentShift", "Summary", "TableToText",
-    "Task", "Truth", "get_task", "majority",
+    "Task", "Truth", "Unscramble", "get_task", "majority",
 ]  # fmt: skip

@@ -49,7 +49,7 @@ class Task:
 
     name: str = ""
     kind: str = "classification"  # or "generation"
-    metric: str = "accuracy"  # or "bleu"
+    metric: str = "accuracy"  # or "bleu", "rouge_l", "exact"
     patterns: tuple[Pattern, ...] = ()
     splits: tuple[str, ...] = ("train", "validation", "test")
     sizes: tuple[int, ...] = (1000, 500, 500)  # how many `load` gives unless told, by split

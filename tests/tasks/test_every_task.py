@@ -13,6 +13,7 @@ NAMES = [name for name in TASKS if name not in FROM_FILES]
 FEW = {"truth": 200, "new-facts": 50}  # of so many facts and no more
 ALIASES = {"all", "seen", "unseen", "edited", "paraphrased"}  # of other splits
 DIGESTS = {
+    "unscramble": "706822dba06db0b3",
     "summary": "f8b690b6ffcaafbd",
     "new-facts": "431b1e5af0bd2b22",
     "choice": "f22cd1ddd87f178e",
