@@ -8,7 +8,23 @@ import numpy as np
 import pytest
 
 from minipeft import metrics
-from minipeft.metrics import MetricError, accuracy, bleu, exact_match, perplexity, rouge_l
+from minipeft.metrics import (
+    MetricError,
+    accuracy,
+    bleu,
+    calibration_error,
+    chrf,
+    exact_match,
+    f1,
+    kl,
+    matthews,
+    mc1,
+    mc2,
+    perplexity,
+    rouge_l,
+    slot_error,
+    ter,
+)
 
 
 def test_accuracy_counts_in_percent():
@@ -52,7 +68,87 @@ def test_rouge_l_matches_a_count_by_hand():
     assert rouge_l(["a b c", "d"], [["a x c y", "a b c"], ["e"]]) == pytest.approx(50)
 
 
-@pytest.mark.parametrize("metric", [accuracy, exact_match, bleu, rouge_l])
+def test_f1_matches_a_count_by_hand():
+    said, true = [1, 1, 1, 0, 0, 0], [1, 1, 0, 1, 0, 0]  # TP 2, FP 1, FN 1
+    assert f1(said, true) == pytest.approx(400 / 6)
+    assert f1(said, true, positive=0) == pytest.approx(400 / 6)
+    # classes a, b, c: 2/3 of TP 1, FN 1; 2/3 of TP 1, FP 1; 1
+    assert f1(list("abbc"), list("aabc"), macro=True) == pytest.approx(
+        100 * (2 / 3 + 2 / 3 + 1) / 3
+    )
+    assert f1([0, 0], [0, 0]) == 0.0 and f1([0, 0], [0, 0], macro=True) == 100.0
+    assert type(f1(np.array([1, 0]), np.array([1, 1]))) is float
+
+
+def test_matthews_matches_known_values():
+    # TP 2, TN 3, FP 1, FN 1: (6 - 1) / sqrt(3 * 3 * 4 * 4)
+    said, true = [1, 1, 1, 0, 0, 0, 0], [1, 1, 0, 1, 0, 0, 0]
+    assert matthews(said, true) == pytest.approx(100 * 5 / 12)
+    assert matthews(true, true) == pytest.approx(100)
+    assert matthews([1 - y for y in true], true) == pytest.approx(-100)
+    assert matthews([0] * 7, true) == 0.0
+    # three classes: c = 4, s = 6, sum p t = 12; (24 - 12) / sqrt((36 - 14) (36 - 12))
+    assert matthews([0, 0, 0, 1, 1, 2], [0, 0, 1, 1, 2, 2]) == pytest.approx(1200 / math.sqrt(528))
+
+
+def test_mc1_and_mc2():
+    scores = [[-1.0, -2.0, -3.0], [-5.0, -4.0, -6.0]]
+    assert mc1(scores, [0, 0]) == 50.0
+    rows = [[math.log(0.2), math.log(0.1), math.log(0.1)], [-1000.0, -1000.0]]
+    assert mc2(rows, [[True, False, False], [False, True]]) == pytest.approx(50.0)
+    assert mc2(rows[:1], [[True, True, False]]) == pytest.approx(75.0)
+    with pytest.raises(MetricError, match="mc2: question 0 needs one mark for each answer"):
+        mc2([[-1.0, -2.0]], [[True, True]])
+
+
+def test_slot_error_counts_what_is_missing_and_made_up():
+    outputs, slots = (
+        ["The Mill is a cheap pub.", "A café."],
+        [["The Mill", "pub"], ["Café", "Thai"]],
+    )
+    assert slot_error(outputs, slots) == 25.0
+    assert slot_error(outputs, slots, [["cheap"], ["inn"]]) == 50.0
+    assert slot_error(["a pubs"], [["pub"]]) == 100.0  # whole words only
+
+
+def test_kl_matches_a_sum_by_hand():
+    p, q = np.log([[0.5, 0.5], [1.0 - 1e-12, 1e-12]]), np.log([[0.25, 0.75], [0.5, 0.5]])
+    by_hand = [0.5 * math.log(2) + 0.5 * math.log(2 / 3), math.log(2)]
+    assert kl(p, q) == pytest.approx(sum(by_hand) / 2, abs=1e-9)
+    assert kl(q, q) == 0.0
+    assert kl(np.array([0.0, -np.inf]), np.log([0.5, 0.5])) == pytest.approx(math.log(2))
+    assert kl(np.log([0.5, 0.5]), np.array([0.0, -np.inf])) == math.inf
+    with pytest.raises(
+        MetricError, match=r"two arrays \(..., V\) of one shape, got \(2,\), \(3,\)"
+    ):
+        kl(np.log([0.5, 0.5]), np.log([0.5, 0.25, 0.25]))
+    with pytest.raises(MetricError, match=r"rows of exp\(log_q\) must add up to 1"):
+        kl(np.log([0.5, 0.5]), np.array([0.5, 0.5]))
+
+
+def test_calibration_error_matches_a_count_by_hand():
+    # two bins of two: |0.5 - 0.85| and |1 - 0.6|, weighted 1/2 each
+    assert calibration_error([0.8, 0.9, 0.6, 0.6], [1, 0, 1, 1], bins=10) == pytest.approx(
+        100 * (0.2 + 0.9 + 0.8) / 4
+    )
+    assert calibration_error([0.85, 0.85, 0.6, 0.6], [1, 0, 1, 1]) == pytest.approx(37.5)
+    assert calibration_error([1.0, 0.0], [True, False]) == 0.0
+    assert calibration_error([0.7, 0.9], [1, 0], bins=1) == pytest.approx(30.0)
+    with pytest.raises(MetricError, match="confidences must lie in 0 to 1"):
+        calibration_error([1.5], [1])
+
+
+def test_ter_counts_edits_and_chrf_characters():
+    references = [["the cat sat on the mat", "the cat sat on a mat"], ["b b b b"]]
+    assert ter(["the cat sat on a mat"], [references[0][:1]]) == pytest.approx(100 / 6)
+    assert ter(["the cat sat on a mat", "b b b b"], references) == 0.0
+    assert chrf(["the cat sat on a mat", "b b b b"], references) == pytest.approx(100)
+    assert 0 < chrf(["the cat sat on a mat"], [references[0][:1]]) < 100
+
+
+@pytest.mark.parametrize(
+    "metric", [accuracy, exact_match, bleu, rouge_l, f1, matthews, mc1, mc2, slot_error, chrf, ter]
+)
 def test_lists_must_have_one_length_above_zero(metric):
     with pytest.raises(MetricError, match=f"{metric.__name__} needs as many .*: 2 != 1"):
         metric(["a"], [["a"], ["b"]])
@@ -60,7 +156,7 @@ def test_lists_must_have_one_length_above_zero(metric):
         metric([], [])
 
 
-@pytest.mark.parametrize("metric", [exact_match, bleu, rouge_l])
+@pytest.mark.parametrize("metric", [exact_match, bleu, rouge_l, chrf, ter])
 def test_references_must_be_groups(metric):
     with pytest.raises(MetricError, match=r"references\[0\] must be a list"):
         metric(["a"], ["a"])
