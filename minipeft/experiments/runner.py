@@ -89,8 +89,8 @@ def _earlier(path: Path, mark: str) -> list[dict[str, Any]]:
     """The runs of an earlier call, if they were made with this base."""
     if not path.is_file():
         return []
-    known = json.loads(path.read_text(encoding="utf-8"))
-    if known["base"]["fingerprint"] != mark:
+    known = read_results(path)
+    if known["base"].get("fingerprint") != mark:
         print(f"{path} was made with another {BASE}: starting anew")
         return []
     return known["runs"]
@@ -131,6 +131,29 @@ def _rounded(value: Any) -> Any:
 # -- reading ---------------------------------------------------------------------------------------
 
 
+PARTS: dict[str, Any] = {"name": str, "command": str, "seeds": list, "hours": (int, float), "base": dict,
+         "runs": list}  # fmt: skip
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """What a results file says.
+
+    Raises  ValueError that names the file and what is wrong in it
+    """
+    try:
+        whole = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    for part, kind in PARTS.items():
+        if not isinstance(whole, dict) or not isinstance(whole.get(part), kind):
+            raise ValueError(f"{path} holds no results: it has no {part!r} of the right kind")
+    for i, run in enumerate(whole["runs"]):
+        parts = [run.get(p) for p in ("settings", "outcome")] if isinstance(run, dict) else [None]
+        if not all(isinstance(part, dict) for part in parts):
+            raise ValueError(f"{path}: run {i} lacks its settings or its outcome")
+    return whole
+
+
 class Results:
     """The runs of an experiment's file.
 
@@ -138,7 +161,7 @@ class Results:
     """
 
     def __init__(self, path: Path) -> None:
-        whole = json.loads(path.read_text(encoding="utf-8"))
+        whole = read_results(path)
         self.runs: list[dict[str, Any]] = whole.pop("runs")
         self.about: dict[str, Any] = whole
         self.name: str = whole["name"]

@@ -83,7 +83,7 @@ class E2E(Task):
             if missing:
                 raise ValueError(
                     f"{path} has no column {' and '.join(sorted(missing))}; its first line says "
-                    f"{','.join(reader.fieldnames or ()) or 'nothing'}, wanted mr,ref"
+                    f"{','.join(reader.fieldnames or ())[:80] or 'nothing'}, wanted mr,ref"
                 )
             for row in reader:
                 mr, text = row["mr"], row["ref"]
