@@ -426,7 +426,7 @@ def test_lying_metadata_is_refused(change, message, tmp_path):
 
 @pytest.mark.parametrize("bit", range(8))
 def test_one_flipped_bit_shows(tmp_path, bit):
-    """In the numbers, in the shapes or in the metadata: nothing else than what was written loads."""
+    """In the numbers, the shapes or the metadata: nothing else than what was written loads."""
     path = tmp_path / "a.safetensors"
     arrays = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "i": np.array([1, 2])}
     save_arrays(path, arrays, {"method": "lora", "alpha": "16"})

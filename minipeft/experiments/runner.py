@@ -131,8 +131,9 @@ def _rounded(value: Any) -> Any:
 # -- reading ---------------------------------------------------------------------------------------
 
 
-PARTS: dict[str, Any] = {"name": str, "command": str, "seeds": list, "hours": (int, float), "base": dict,
-         "runs": list}  # fmt: skip
+PARTS: dict[str, Any] = {  # of a results file, and their kinds
+    "name": str, "command": str, "seeds": list, "hours": (int, float), "base": dict, "runs": list
+}  # fmt: skip
 
 
 def read_results(path: Path) -> dict[str, Any]:
