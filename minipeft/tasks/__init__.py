@@ -10,12 +10,15 @@ from .acceptability import Acceptability
 from .base import Example, Pattern, Task, majority, nearest
 from .choice import Choice
 from .e2e import E2E
+from .images import Images, ImageTask
+from .mini_vtab import MINI_VTAB
 from .new_facts import NewFacts
 from .nli import NLI, NLIShift
 from .paraphrase import Paraphrase
 from .remap import Remap
 from .sentiment import Sentiment
 from .sentiment_shift import SentimentShift
+from .shapes import Shapes
 from .summary import Summary
 from .table_to_text import TableToText
 from .truth import Truth
@@ -40,6 +43,7 @@ TASKS: dict[str, Callable[..., Task]] = {
     "new-facts": NewFacts,
     "e2e": E2E,
 }
+IMAGE_TASKS: dict[str, type[ImageTask]] = {"shapes": Shapes, **MINI_VTAB}
 FROM_FILES = ("e2e",)  # the tasks that read published files
 
 
@@ -48,6 +52,8 @@ def get_task(name: str, path: str | os.PathLike[str] | None = None) -> Task:
 
     Raises  ValueError for an unknown name, or a path that the task has no use for
     """
+    if name in IMAGE_TASKS:
+        raise ValueError(f"task {name!r} is on images: get_image_task({name!r}) gives it")
     if name not in TASKS:
         raise ValueError(
             f"no task {name!r}{nearest(name, TASKS)}; the tasks are {', '.join(TASKS)}"
@@ -62,8 +68,22 @@ def get_task(name: str, path: str | os.PathLike[str] | None = None) -> Task:
     return TASKS[name](path=path)
 
 
+def get_image_task(name: str) -> ImageTask:
+    """The task on images of that name.
+
+    Raises  ValueError for an unknown name
+    """
+    if name not in IMAGE_TASKS:
+        raise ValueError(
+            f"no task {name!r} on images{nearest(name, IMAGE_TASKS)}; "
+            f"they are {', '.join(IMAGE_TASKS)}"
+        )
+    return IMAGE_TASKS[name]()
+
+
 __all__ = [
-    "E2E", "NLI", "TASKS", "Acceptability", "Choice", "Example", "NLIShift", "NewFacts",
-    "Paraphrase", "Pattern", "Remap", "Sentiment", "SentimentShift", "Summary", "TableToText",
-    "Task", "Truth", "Unscramble", "get_task", "majority",
+    "E2E", "IMAGE_TASKS", "MINI_VTAB", "NLI", "TASKS", "Acceptability", "Choice", "Example",
+    "ImageTask", "Images", "NLIShift", "NewFacts", "Paraphrase", "Pattern", "Remap",
+    "Sentiment", "SentimentShift", "Shapes", "Summary", "TableToText", "Task", "Truth",
+    "Unscramble", "get_image_task", "get_task", "majority",
 ]  # fmt: skip
