@@ -13,9 +13,10 @@ from .grammar import Draw, sentence
 from .sentences import FRONTS
 
 SHAPES = ("one", "two", "both")  # one claim, two of one subject, one each of two subjects
-SHAPE_WEIGHTS = (0.4, 0.3, 0.3)
-DENIED_SHARE = 0.2
-FRONT_SHARE = 0.3  # sentences that begin with "in fact" or the like, which changes nothing
+SHAPE_WEIGHTS = (0.65, 0.2, 0.15)
+DENIED_SHARE = {True: 0.45, False: 0.2}  # of pairs that say the same; not: as many hold a "not"
+AGAIN_SHARE = 0.5  # single claims that differ, told in the same way, so that most words are shared
+FRONT_SHARE = 0.2  # sentences that begin with "in fact" or the like, which changes nothing
 
 
 class Paraphrase(Task):
@@ -51,7 +52,7 @@ def pair(draw: Draw, part: str, same: bool) -> tuple[str, str, str]:
     shape = draw.weighted(SHAPES, SHAPE_WEIGHTS)
     first = claim(draw, subject(draw, part))
     if shape == "one":
-        first = first.turned() if draw.flip(DENIED_SHARE) else first
+        first = first.turned() if draw.flip(DENIED_SHARE[same]) else first
         change = "wording" if same else draw.pick(("value", "negation", "subject"))
         if change == "value":
             second = first.other(draw)
@@ -60,7 +61,10 @@ def pair(draw: Draw, part: str, same: bool) -> tuple[str, str, str]:
             second = first.turned()
         else:
             second = first.of(another(draw, part, first.subject)) if change == "subject" else first
-        return _front(draw, _one(draw, first)), _front(draw, _one(draw, second)), change
+        way = draw.pick(first.ways())
+        again = not same and draw.flip(AGAIN_SHARE) and way in second.ways()
+        told = second.told(way if again else draw.pick(second.ways()))
+        return _front(draw, first.told(way)), _front(draw, told), change
     if shape == "two":
         pairs = [first, claim(draw, first.subject, first.topic)]
         change, other = "order", draw.shuffle(pairs)
@@ -75,10 +79,6 @@ def pair(draw: Draw, part: str, same: bool) -> tuple[str, str, str]:
     return _both(draw, pairs), _both(draw, other), change
 
 
-def _one(draw: Draw, x: Claim) -> str:
-    return x.told(draw.pick(x.ways()))
-
-
 def _two(draw: Draw, pair: list[Claim]) -> str:
     one, two = (x.verb_phrase(draw.pick(x.topic.phrases)) for x in pair)
     of = pair[0].subject
@@ -87,7 +87,7 @@ def _two(draw: Draw, pair: list[Claim]) -> str:
 
 
 def _both(draw: Draw, pair: list[Claim]) -> str:
-    return sentence(", and ".join(_one(draw, x) for x in pair))
+    return sentence(", and ".join(x.told(draw.pick(x.ways())) for x in pair))
 
 
 def _front(draw: Draw, text: str) -> str:

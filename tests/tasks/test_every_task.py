@@ -20,7 +20,7 @@ DIGESTS = {
     "sentiment-shift": "2bb368516934235c",
     "nli": "6ed6ccdd5ab9e77b",
     "nli-shift": "6e624ab87cb53f52",
-    "paraphrase": "ca29416f18fa5908",
+    "paraphrase": "b596f8765bd23f75",
     "acceptability": "5434a6b93f71f70b",
 }
 
