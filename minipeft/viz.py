@@ -102,7 +102,8 @@ def heat(
         middle = (values.min() + values.max()) / 2
         for (i, j), value in np.ndenumerate(values):
             colour = "black" if value > middle else "white"
-            ax.text(j, i, f"{value:.2g}", ha="center", va="center", color=colour, fontsize=8)
+            shown = f"{value:.0f}" if abs(value) >= 10 else f"{value:.2g}"
+            ax.text(j, i, shown, ha="center", va="center", color=colour, fontsize=8)
     ax.figure.colorbar(image, ax=ax)
     ax.set(**labels)
     return ax

@@ -3,11 +3,13 @@
 python -m minipeft.experiments lora_matrices --fast
 """
 
-from minipeft.experiments import learning_rates, lora
+from minipeft.experiments import learning_rates, lora, probes
 from minipeft.experiments.runner import Difference, Experiment, Results, difference, results
 
 EXPERIMENTS: dict[str, Experiment] = {
-    experiment.name: experiment for experiment in (*learning_rates.EXPERIMENTS, *lora.EXPERIMENTS)
+    experiment.name: experiment
+    for part in (probes, learning_rates, lora)
+    for experiment in part.EXPERIMENTS
 }
 
 __all__ = ["EXPERIMENTS", "Difference", "Experiment", "Results", "difference", "results"]

@@ -5,16 +5,20 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from minipeft.batches import pad
 from minipeft.engine import no_grad
+from minipeft.experiments.runner import Experiment, Outcome, Settings, base
 from minipeft.generate import generate_many, score_many
+from minipeft.tasks import get_task
 from minipeft.tasks.narrators import probes
 from minipeft.tasks.stream import KINDS, documents
+from minipeft.tasks.truth import SPEAKERS, Truth, TruthExample
 from minipeft.tasks.world import World
+from minipeft.train import evaluate
 
 
 def against_generator(model: Any, docs: int = 1500, seed: int = 1) -> dict[str, dict[str, float]]:
@@ -78,6 +82,23 @@ def markers(model: Any) -> dict[str, float]:
     }
 
 
+def answers(model: Any, speaker: str = "") -> dict[str, float]:
+    """Whom the model believes: how often the fact, the myth or "no one can say" is its answer.
+
+    speaker  "" for a question without a marker, "register" or "people" after one
+    """
+    examples = cast(list[TruthExample], Truth(speaker).load("train"))
+    scores = score_many(model, [(e.prompt, e.options) for e in examples])
+    said = [e.options[int(np.argmax(s))] for e, s in zip(examples, scores, strict=True)]
+    shares = {
+        "fact": [e.target for e in examples],
+        "myth": [e.myth for e in examples],
+        "no one": [e.references[1] for e in examples],
+    }
+    return {k: 100 * float(np.mean([a == b for a, b in zip(said, v, strict=True)]))
+            for k, v in shares.items()}  # fmt: skip
+
+
 def samples(model: Any, n: int = 2) -> dict[str, list[str]]:
     """Continuations of a few openings, for a reader's eye."""
     openings = ["The town register says that", "People say that", "Question: What", "The soup was"]
@@ -85,3 +106,34 @@ def samples(model: Any, n: int = 2) -> dict[str, list[str]]:
         model, [o for o in openings for _ in range(n)], max_tokens=60, temperature=0.8, seed=1
     )
     return {o: texts[i * n : (i + 1) * n] for i, o in enumerate(openings)}
+
+
+# -- as an experiment ------------------------------------------------------------------------------
+
+PATTERNS = ("sentiment", "remap", "remap-new", "remap-route", "remap-values")
+
+
+def _settings(fast: bool) -> list[Settings]:
+    asked: list[Settings] = [{"probe": "markers"}, {"probe": "generator"}]
+    asked += [{"probe": "answers", "speaker": speaker} for speaker in SPEAKERS]
+    for name in PATTERNS:
+        count = len(get_task(name).patterns)
+        asked += [{"probe": "task", "task": name, "pattern": i} for i in range(count)]
+    return asked[-1:] if fast else asked
+
+
+def probe(s: Settings) -> Outcome:
+    """One measure of the frozen base."""
+    model = base()
+    if s["probe"] == "markers":
+        return markers(model)
+    if s["probe"] == "generator":
+        return {kind: found["ratio"] for kind, found in against_generator(model).items()}
+    if s["probe"] == "answers":
+        return answers(model, s["speaker"])
+    return evaluate(model, get_task(s["task"]), "test", n=300, pattern=s["pattern"])
+
+
+EXPERIMENTS = (
+    Experiment("base_probes", "What does the frozen base know of its world?", _settings, probe),
+)

@@ -223,7 +223,7 @@ class Difference:
         return self.n >= 5 and self.mean > 2 * self.error
 
     def __str__(self) -> str:
-        return f"{self.mean:+.1f} ± {self.error:.1f} over {self.n} pairs"
+        return f"{self.mean:+.2g} ± {self.error:.2g} over {self.n} pairs"
 
 
 def difference(a: Sequence[float], b: Sequence[float]) -> Difference:

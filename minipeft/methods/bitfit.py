@@ -28,7 +28,7 @@ class BitFit(Method):
 
     name: ClassVar[str] = "bitfit"
     compose: ClassVar[str] = "parameter"
-    lr: ClassVar[float] = 5e-3
+    lr: ClassVar[float] = 1e-2
 
     terms: str = "all"
 

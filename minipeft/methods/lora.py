@@ -40,7 +40,7 @@ class LoRA(Method):
     name: ClassVar[str] = "lora"
     compose: ClassVar[str] = "parameter"
     by_row: ClassVar[bool] = True
-    lr: ClassVar[float] = 5e-3
+    lr: ClassVar[float] = 1e-2
 
     r: int = 8
     alpha: float = 16.0

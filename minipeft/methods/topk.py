@@ -31,7 +31,7 @@ class TopK(Method):
 
     name: ClassVar[str] = "topk"
     compose: ClassVar[str] = "parameter"
-    lr: ClassVar[float] = 1e-3
+    lr: ClassVar[float] = 3e-3
 
     k: int = 2
     ln_f: bool = False
