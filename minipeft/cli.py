@@ -174,6 +174,7 @@ def _memory(args: argparse.Namespace) -> Result:
 
 
 def _generate(args: argparse.Namespace) -> Result:
+    from minipeft.beam import beam_search
     from minipeft.checkpoint import load_model
     from minipeft.generate import generate
     from minipeft.methods import load_adapter
@@ -181,12 +182,75 @@ def _generate(args: argparse.Namespace) -> Result:
     model = load_model(_known(args.model))
     if args.adapter:
         load_adapter(model, args.adapter)
-    text = generate(
-        model, args.prompt, max_tokens=args.max_tokens, temperature=args.temperature,
-        top_k=args.top_k, top_p=args.top_p, seed=args.seed,
-    )  # fmt: skip
+    if args.beams > 1:
+        if args.temperature or args.top_k or args.top_p:
+            raise UsageError("--beams looks for the likeliest text: it takes no --temperature, "
+                             "--top-k or --top-p")  # fmt: skip
+        text, _ = beam_search(model, args.prompt, beams=args.beams, max_tokens=args.max_tokens)[0]
+    else:
+        text = generate(
+            model, args.prompt, max_tokens=args.max_tokens, temperature=args.temperature,
+            top_k=args.top_k, top_p=args.top_p, seed=args.seed,
+        )  # fmt: skip
     value = {"model": args.model, "adapter": args.adapter, "prompt": args.prompt, "text": text}
     return value, args.prompt + text
+
+
+# -- inspect, merge -------------------------------------------------------------------------------
+
+
+def _inspect(args: argparse.Namespace) -> Result:
+    from minipeft.inspection import FileReport
+
+    found = FileReport(args.file)
+    return found.as_dict(), str(found)
+
+
+def _merge(args: argparse.Namespace) -> Result:
+    from minipeft.checkpoint import load_model, save_model
+    from minipeft.methods import load_adapter
+
+    model = load_model(_known(args.model))
+    at = load_adapter(model, args.adapter)
+    told = _described(at.method)
+    report = at.merge(untie=args.untie)
+    card = {
+        "base": model.card,
+        "merged": {"method": at.method.name, **dataclasses.asdict(at.method)},
+    }
+    Path(args.out).parent.mkdir(parents=True, exist_ok=True)
+    save_model(model, args.out, card)
+    value = {"model": args.model, "adapter": args.adapter, "out": args.out, "rows": report.rows}
+    return value, f"{told} merged into {args.model}\n{report}\nwrote {args.out}"
+
+
+# -- data -----------------------------------------------------------------------------------------
+
+
+def _data(args: argparse.Namespace) -> Result:
+    from minipeft.tasks import TASKS, get_task
+
+    if args.name is None:
+        rows = []
+        for name in TASKS:
+            task = get_task(name)
+            rows.append({"task": name, "kind": task.kind, "metric": task.metric,
+                         "splits": list(task.splits), "patterns": len(task.patterns)})  # fmt: skip
+        lines = [
+            f"{r['task']:16} {r['kind']:15} {r['metric']:9} {r['patterns']} patterns; "
+            f"{', '.join(r['splits'])}"
+            for r in rows
+        ]
+        return rows, "\n".join(lines)
+    task = get_task(args.name, args.path)
+    examples = task.load(args.split, n=args.n, seed=args.seed, pattern=args.pattern)
+    rows = [dataclasses.asdict(e) for e in examples]
+    lines = []
+    for e in examples:
+        lines += [_wrapped("prompt", e.prompt), _wrapped("target", e.target)]
+        lines += [_wrapped("options", " |".join(e.options))] if e.options else []
+        lines.append("")
+    return rows, "\n".join(lines).rstrip()
 
 
 # -- pretrain -------------------------------------------------------------------------------------
@@ -277,10 +341,15 @@ def _told(value: dict[str, Any]) -> str:
     for one in value["outputs"]:
         lines.append("")
         for name, text in one.items():
-            lines.append(textwrap.fill(f"{name:11}{text}", 90, subsequent_indent=" " * 11))
+            lines.append(_wrapped(name, text))
     if value["saved"]:
         lines += ["", f"saved to {value['saved']}"]
     return "\n".join(lines)
+
+
+def _wrapped(name: str, text: str) -> str:
+    """A named text, broken into lines that fit."""
+    return textwrap.fill(f"{name:11}{text}", 90, subsequent_indent=" " * 11)
 
 
 def _described(method: Any) -> str:
@@ -527,6 +596,28 @@ def _parser() -> argparse.ArgumentParser:
                      help="0, the default, takes the likeliest token")  # fmt: skip
     new.add_argument("--top-k", type=_number(1), help="sample among the k likeliest tokens")
     new.add_argument("--top-p", type=_number(0, float), help="sample among the likeliest up to p")
+    new.add_argument("--beams", type=_number(1), default=1,
+                     help="keep so many texts and print the likeliest")  # fmt: skip
+    new.add_argument("--seed", type=_number(0), default=0, help="default 0")
+
+    new = command("inspect", _inspect, "tell what a file holds: a model, an adapter, a run's state",
+                  "minipeft inspect runs/lora.safetensors")  # fmt: skip
+    new.add_argument("file", metavar="FILE", help="a safetensors file")
+
+    new = command("merge", _merge, "write a model with an adapter merged into its weights",
+                  "minipeft merge runs/lora.safetensors --out runs/merged.safetensors")  # fmt: skip
+    new.add_argument("adapter", metavar="ADAPTER", help="a file that finetune --save wrote")
+    model(new)
+    new.add_argument("--out", metavar="FILE", required=True, help="the merged model")
+    new.add_argument("--untie", action="store_true", help="allow a merge at one end of a tie")
+
+    new = command("data", _data, "list the tasks, or show examples of one",
+                  "minipeft data nli --split test --n 3")  # fmt: skip
+    new.add_argument("name", nargs="?", type=_one_of(_tasks), metavar="TASK", help="default: list")
+    new.add_argument("--path", metavar="DIR", help="the folder of a real data set (e2e)")
+    new.add_argument("--split", default="train", help="default train")
+    new.add_argument("--n", type=_number(1), default=5, help="examples; default 5")
+    new.add_argument("--pattern", type=_number(0), default=0, help="which wording; default 0")
     new.add_argument("--seed", type=_number(0), default=0, help="default 0")
 
     new = command("params", _params, "count a model's parameters, and those that a method trains",

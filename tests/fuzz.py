@@ -18,6 +18,7 @@ import numpy as np
 from minipeft.backend import Rng
 from minipeft.checkpoint import load_arrays, load_model, save_arrays, save_model
 from minipeft.experiments.runner import Results
+from minipeft.inspection import FileReport
 from minipeft.methods import METHODS, LoRA, attach, load_adapter
 from minipeft.models import MODELS
 from minipeft.tasks.e2e import E2E
@@ -191,6 +192,11 @@ def run_of(path):
     return [p.data.tobytes() for _, p in at.trainable()]
 
 
+def report_of(path):
+    """What `minipeft inspect` prints."""
+    assert str(FileReport(path)).startswith(str(path))
+
+
 def tokens_of(path):
     """Any tokenizer may be read, but it must work."""
     read = Tokenizer.load(path)
@@ -242,6 +248,9 @@ def targets(folder: Path):
                model_of, tensors),
         Target("adapter", ".safetensors", adapter, adapter_of, tensors),
         Target("training state", ".safetensors", state.read_bytes(), run_of, tensors),
+        Target("report of an adapter", ".safetensors", adapter, report_of, tensors, exact=False),
+        Target("report of a state", ".safetensors", state.read_bytes(), report_of, tensors,
+               exact=False),
         Target("tokenizer", ".json", made(folder / "t.json", tokenizer().save), tokens_of,
                (*BYTES, words), exact=False),
         Target("e2e", ".csv", E2E_ROWS.encode(), rows_of, BYTES, exact=False),

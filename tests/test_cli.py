@@ -21,7 +21,8 @@ from minipeft.methods import METHODS
 from minipeft.models import GPT, GPTConfig
 
 COMMANDS = (
-    "doctor", "pretrain", "finetune", "compare", "generate", "params", "memory", "lectures",
+    "doctor", "pretrain", "finetune", "compare", "generate", "inspect", "merge", "data", "params",
+    "memory", "lectures",
 )  # fmt: skip
 GPT3 = ["params", "--model", "gpt3-175b", "--method", "lora", "--set", "r=4",
         "targets=q_proj,v_proj"]  # fmt: skip
@@ -70,6 +71,51 @@ def fails(capsys, code, *arguments):
     assert got == code and out == ""
     assert "Traceback" not in err and 0 < len(err.splitlines()) < 30
     return err
+
+
+# -- inspect, merge, data -------------------------------------------------------------------------
+
+
+def test_a_merged_model_does_what_the_adapter_did(capsys, tmp_path):
+    adapter, merged = (str(tmp_path / name) for name in ("a.safetensors", "sub/m.safetensors"))
+    tell(capsys, "finetune", *QUICK, "--lr", "0.1", "--save", adapter)
+    asked = ["generate", "The town", "--max-tokens", "8"]
+    wanted = value(capsys, *asked, "--adapter", adapter)["text"]
+    found = value(capsys, "merge", adapter, "--out", merged)
+    assert found["out"] == merged and len(found["rows"]) == 4
+    assert value(capsys, *asked, "--model", merged)["text"] == wanted
+    assert value(capsys, "inspect", merged)["merged"]["method"] == "lora"
+    told = tell(capsys, "inspect", adapter)
+    assert "shipped base  tiny-gpt" in told and "blocks.0.attn.q_proj.A" in told
+
+
+def test_a_merge_that_cannot_be_leaves_no_file(capsys, tmp_path):
+    adapter, merged = (str(tmp_path / name) for name in ("a.safetensors", "m.safetensors"))
+    assert "no file" in fails(capsys, 1, "merge", adapter, "--out", merged)
+    tell(capsys, "finetune", *QUICK, "--save", adapter)
+    config = GPTConfig(vocab=2000, context=160, width=8, layers=2, heads=2)
+    other = str(tmp_path / "other.safetensors")
+    save_model(GPT(config, seed=5), other)
+    said = fails(capsys, 1, "merge", adapter, "--model", other, "--out", merged)
+    assert "another base model" in said and not Path(merged).exists()
+
+
+def test_data_lists_the_tasks_and_shows_examples(capsys):
+    rows = value(capsys, "data")
+    assert {"sentiment", "nli", "truth"} <= {row["task"] for row in rows}
+    assert "sentiment" in tell(capsys, "data")
+    examples = value(capsys, "data", "nli", "--split", "test", "--n", "3")
+    assert len(examples) == 3 and all(e["target"] in e["options"] for e in examples)
+    assert tell(capsys, "data", "nli", "--n", "2").count("prompt") == 2
+    assert "did you mean 'nli'" in fails(capsys, 2, "data", "nlo")
+    assert "train, validation" in fails(capsys, 1, "data", "nli", "--split", "tst")
+
+
+def test_beams_look_for_the_likeliest_text(capsys):
+    asked = ["generate", "The town", "--max-tokens", "6"]
+    assert value(capsys, *asked, "--beams", "1") == value(capsys, *asked)
+    assert value(capsys, *asked, "--beams", "3")["text"]
+    assert "likeliest" in fails(capsys, 2, *asked, "--beams", "3", "--top-k", "5")
 
 
 # -- params -------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ LAYERS = {  # a part -> the parts of minipeft that it may import, besides itself
     "beam": "backend engine generate",
     "viz": "backend engine nn",
     "ledger": "backend engine nn models methods optim",
+    "inspection": "checkpoint methods nn",
     "step": "backend batches engine",
     "resume": "backend checkpoint files optim",
     "train": "backend batches engine nn optim checkpoint generate metrics progress resume step",

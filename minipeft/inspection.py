@@ -1,0 +1,115 @@
+"""What a file holds: a model, an adapter, a training state, or arrays of others."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from minipeft.checkpoint import CheckpointError, load_arrays, load_model, shipped_models
+from minipeft.methods import adapter_file
+from minipeft.nn.module import Summary
+
+KINDS = {
+    "minipeft": "model", "minipeft-adapter": "adapter", "minipeft-training": "training state",
+}  # fmt: skip
+LONGEST = 76  # letters of a value
+
+
+class FileReport:
+    """A file's kind, what its metadata tell, and its arrays; text and HTML.
+
+    facts    what it says of itself, in reading order
+    summary  a row for each array: path, shape, number, whether it is trained state, bytes
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Raises  CheckpointError for a damaged file, FileNotFoundError if there is none"""
+        self.path = Path(path)
+        arrays, metadata = load_arrays(path, allow_nonfinite=True)
+        self.kind = KINDS.get(metadata.get("format", ""), "arrays")
+        tell = {"model": _model, "adapter": _adapter, "training state": _state}
+        self.facts: dict[str, Any] = {"kind": self.kind}
+        try:
+            self.facts |= tell[self.kind](path, metadata) if self.kind in tell else metadata
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            if isinstance(error, CheckpointError):
+                raise
+            raise CheckpointError(
+                f"{path} has metadata that make no {self.kind}: {error}"
+            ) from error
+        self.facts |= {
+            "dtypes": ", ".join(sorted({str(a.dtype) for a in arrays.values()})),
+            "bytes": self.path.stat().st_size,
+        }
+        adapter = self.kind == "adapter"
+        self.summary = Summary(
+            [
+                (name, a.shape, a.size, adapter and ":" not in name, a.nbytes)
+                for name, a in arrays.items()
+            ]
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The facts and the arrays as plain values."""
+        rows = [
+            {"path": path, "shape": list(shape), "count": count, "bytes": size}
+            for path, shape, count, _, size in self.summary.rows
+        ]
+        return {"path": str(self.path), **self.facts, "arrays": rows}
+
+    def __str__(self) -> str:
+        width = max(map(len, self.facts))
+        lines = [f"{key:{width}}  {_short(value)}" for key, value in self.facts.items()]
+        return "\n".join([str(self.path), *lines, "", str(self.summary)])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return self.summary._repr_html_()
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= LONGEST else text[: LONGEST - 2] + " …"
+
+
+def _model(path: str | Path, metadata: dict[str, str]) -> dict[str, Any]:
+    model = load_model(path)  # it must be one
+    told = {k: v for k, v in model.card.items() if not isinstance(v, list)}
+    config = {k: v for k, v in model.config.to_dict().items() if v is not None}
+    return {"model": metadata["kind"], "config": config, **told}
+
+
+def _adapter(path: str | Path, metadata: dict[str, str]) -> dict[str, Any]:
+    _, facts = adapter_file.read(path)
+    fits = [name for name in shipped_models() if _fits(name, facts)]
+    return {
+        "method": facts["method"],
+        "settings": facts["fields"],
+        "over": facts["over"] or "nothing",
+        "base": facts["base"],
+        "shipped base": ", ".join(fits) or "none of the shipped ones",
+    }
+
+
+def _fits(name: str, facts: dict[str, Any]) -> bool:
+    """Whether an adapter was trained on this shipped model."""
+    from minipeft.methods import METHODS
+
+    if facts["method"] not in METHODS:
+        return False
+    method = METHODS[facts["method"]].from_fields(facts["fields"])
+    return adapter_file.base_of(load_model(name), method) == facts["base"]
+
+
+def _state(path: str | Path, metadata: dict[str, str]) -> dict[str, Any]:
+    settings, history = json.loads(metadata["settings"]), json.loads(metadata["history"])
+    last = history["loss"][-1] if history["loss"] else None
+    return {
+        "done": f"{metadata['steps']} of {settings['steps']} steps",
+        "last loss": last,
+        "methods": settings["methods"],
+        "settings": {k: v for k, v in settings.items() if k not in ("methods", "frozen", "data")},
+        "machine": metadata["machine"],
+    }

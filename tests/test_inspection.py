@@ -1,0 +1,58 @@
+"""What a file is said to hold is what it holds."""
+
+import numpy as np
+import pytest
+
+from minipeft.checkpoint import CheckpointError, load_model, save_arrays, save_model
+from minipeft.inspection import FileReport
+from minipeft.methods import LoRA, attach
+from minipeft.train import fit
+from tests.tiny import Rows, gpt, tokenizer
+
+
+def test_an_adapter_names_its_method_its_count_and_its_base(tmp_path):
+    path, model = tmp_path / "a.safetensors", load_model("tiny-gpt")
+    with attach(model, LoRA(r=2)) as at:
+        at.save(path)
+        found = FileReport(path)
+        assert found.summary.total == at.count()
+    assert found.facts["kind"] == "adapter" and found.facts["method"] == "lora"
+    assert found.facts["settings"]["r"] == 2 and found.facts["shipped base"] == "tiny-gpt"
+    assert "blocks.0.attn.q_proj.A" in str(found) and "<table" in found._repr_html_()
+    other = gpt()
+    with attach(other, LoRA(r=2)) as at:
+        at.save(path)
+    assert FileReport(path).facts["shipped base"] == "none of the shipped ones"
+
+
+def test_a_model_tells_its_config_and_its_card(tmp_path):
+    path, model = tmp_path / "m.safetensors", gpt()
+    save_model(model, path, {"made": "by hand", "curve": [1, 2]}, dtype="float16")
+    found = FileReport(path)
+    assert found.facts["kind"] == "model" and found.facts["config"]["layers"] == 2
+    assert found.facts["made"] == "by hand" and "curve" not in found.facts
+    assert found.facts["dtypes"] == "float16"
+    assert found.summary.total == model.num_parameters()
+    assert {row["path"] for row in found.as_dict()["arrays"]} == set(model.state_dict())
+
+
+def test_a_training_state_tells_how_far_it_came(tmp_path):
+    path, model = tmp_path / "run.safetensors", gpt()
+    with attach(model, LoRA(r=2)):
+        loss = fit(model, Rows(tokenizer().vocab_size), steps=3, lr=0.01, batch=2, quiet=True,
+                   checkpoint=path).loss  # fmt: skip
+    found = FileReport(path)
+    assert found.facts["kind"] == "training state" and found.facts["done"] == "3 of 3 steps"
+    assert found.facts["last loss"] == loss[-1] and "LoRA(r=2" in found.facts["methods"][0]
+
+
+def test_arrays_of_others_and_damaged_files(tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_arrays(path, {"w": np.array([np.nan, 1.0])}, {"by": "others"})
+    assert FileReport(path).facts["by"] == "others"
+    save_arrays(path, {}, {"format": "minipeft-training", "settings": "[]"})
+    with pytest.raises(CheckpointError, match="make no training state"):
+        FileReport(path)
+    path.write_bytes(b"nonsense")
+    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+        FileReport(path)
