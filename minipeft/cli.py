@@ -214,10 +214,8 @@ def _merge(args: argparse.Namespace) -> Result:
     at = load_adapter(model, args.adapter)
     told = _described(at.method)
     report = at.merge(untie=args.untie)
-    card = {
-        "base": model.card,
-        "merged": {"method": at.method.name, **dataclasses.asdict(at.method)},
-    }
+    settings = {"method": at.method.name, **dataclasses.asdict(at.method)}
+    card = {"base": model.card, "merged": settings}
     Path(args.out).parent.mkdir(parents=True, exist_ok=True)
     save_model(model, args.out, card)
     value = {"model": args.model, "adapter": args.adapter, "out": args.out, "rows": report.rows}
@@ -231,15 +229,15 @@ def _data(args: argparse.Namespace) -> Result:
     from minipeft.tasks import TASKS, get_task
 
     if args.name is None:
-        rows = []
-        for name in TASKS:
-            task = get_task(name)
-            rows.append({"task": name, "kind": task.kind, "metric": task.metric,
-                         "splits": list(task.splits), "patterns": len(task.patterns)})  # fmt: skip
+        tasks = [get_task(name) for name in TASKS]
+        rows = [
+            {"task": name, "kind": t.kind, "metric": t.metric, "splits": list(t.splits),
+             "patterns": len(t.patterns)}
+            for name, t in zip(TASKS, tasks, strict=True)
+        ]  # fmt: skip
         lines = [
-            f"{r['task']:16} {r['kind']:15} {r['metric']:9} {r['patterns']} patterns; "
-            f"{', '.join(r['splits'])}"
-            for r in rows
+            f"{name:16} {t.kind:15} {t.metric:9} {len(t.patterns)} patterns; {', '.join(t.splits)}"
+            for name, t in zip(TASKS, tasks, strict=True)
         ]
         return rows, "\n".join(lines)
     task = get_task(args.name, args.path)
