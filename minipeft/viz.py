@@ -110,6 +110,29 @@ def heat(
 
 
 @style()
+def tape(recorded: Sequence[Any], ax: Any = None, **labels: str) -> Any:
+    """Who holds which bytes: a bar for each recorded operation, the first on top.
+
+    recorded  what engine.graph.kept(loss) returns. An x marks an operation that met frozen
+              parameters, whose derivatives were dropped
+    """
+    ax = axes(ax)
+    names = list(dict.fromkeys(k.operation for k in recorded))
+    size = max([k.bytes for k in recorded], default=0) or 1
+    unit, scale = next((u, s) for u, s in (("MB", 1e6), ("kB", 1e3), ("bytes", 1)) if size >= s)
+    for name in names:
+        at = [i for i, k in enumerate(recorded) if k.operation == name]
+        colour = mark(names.index(name))["color"]
+        ax.barh(at, [recorded[i].bytes / scale for i in at], height=1.0, color=colour, label=name)
+    cut = [i for i, k in enumerate(recorded) if k.pruned]
+    ax.plot([-0.02 * size / scale] * len(cut), cut, "kx", markersize=4, label="something frozen")
+    ax.invert_yaxis()
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    ax.set(**{"xlabel": f"kept for backward ({unit})", "ylabel": "operation", **labels})
+    return ax
+
+
+@style()
 def tradeoff(rows: Sequence[Mapping[str, Any]], ax: Any = None, metric: str = "score") -> Any:
     """Score against trainable parameters, one marker a method, as `compare` returns them.
 

@@ -57,3 +57,14 @@ def test_pyplot_and_its_windows_are_not_needed():
     code = f"from minipeft import viz; viz.axes(); import sys; {ask}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_tape_has_a_bar_for_each_operation_and_marks_what_was_pruned():
+    from minipeft.engine.graph import Kept
+
+    recorded = [Kept("linear", (2, 3), 0, 2), Kept("gelu", (2, 3), 4000), Kept("linear", (2,), 500)]
+    ax = viz.tape(recorded, title="a tape")
+    assert sorted(bar.get_width() for bar in ax.patches) == [0, 0.5, 4.0]
+    assert ax.get_xlabel() == "kept for backward (kB)" and list(ax.lines[0].get_ydata()) == [0]
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == [
+        "something frozen", "linear", "gelu"]  # fmt: skip

@@ -5,6 +5,7 @@ Lecture  01_autograd
 
 from minipeft.engine import fused, ops
 from minipeft.engine.check import GradError, grad_check, jacobian
+from minipeft.engine.explain import explain_grad
 from minipeft.engine.graph import tape
 from minipeft.engine.op import op
 from minipeft.engine.recompute import recompute
@@ -14,6 +15,7 @@ __all__ = [
     "GradError",
     "Tensor",
     "context",
+    "explain_grad",
     "fused",
     "grad",
     "grad_check",

@@ -10,11 +10,15 @@ from minipeft.engine.tensor import Node, Tensor, _topological
 
 
 class Kept(NamedTuple):
-    """One recorded operation, and the bytes that it keeps for backward."""
+    """One recorded operation, and the bytes that it keeps for backward.
+
+    pruned  how many frozen parameters it met, whose VJPs were dropped
+    """
 
     operation: str
     shape: tuple[int, ...]
     bytes: int
+    pruned: int = 0
 
 
 def held(node: Node, seen: set[int] | None = None) -> int:
@@ -105,7 +109,9 @@ def kept(y: Tensor) -> list[Kept]:
     """
     seen: set[int] = set()
     nodes = [] if y._node is None else _topological(y._node)[::-1]
-    return [Kept(n.name, n.shape, held(n, seen)) for n in nodes if isinstance(n, Node)][::-1]
+    return [
+        Kept(n.name, n.shape, held(n, seen), len(n.pruned)) for n in nodes if isinstance(n, Node)
+    ][::-1]
 
 
 def operations(y: Tensor) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from minipeft.backend import Array, Rng, xp_of
-from minipeft.engine import Tensor, context
+from minipeft.engine import Tensor, context, explain_grad
 from minipeft.methods import adapter_file
 from minipeft.methods.base import Method, Recompute, Shared, Where, Wrapper
 from minipeft.methods.merge import MergeReport, merge
@@ -293,6 +294,18 @@ class Attached:
         handles = list(self.model.handles)
         before = handles[: handles.index(self)] if self in handles else handles
         return [h.method.name for h in before]
+
+    def explain_grad(self, loss: Tensor, path: str) -> str:
+        """How the gradient of a loss comes down to a trained array, or where it ends.
+
+        loss   a forward pass's, before backward()
+        path   as the report shows it
+        """
+        named = dict(self.model.named_parameters()) | dict(self.trainable())
+        if path not in named:
+            near = difflib.get_close_matches(path, named, 1, 0)
+            raise ValueError(f"there is no array {path!r}; nearest is {near[0]!r}")
+        return explain_grad(loss, named[path], path)
 
     def report(self) -> AdapterReport:
         """Counts, and gradient and update norms of what trains, with the never-moved list."""

@@ -1,0 +1,62 @@
+"""Why a parameter has the gradient that it has: the way from the loss down to it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from minipeft.backend import Array, xp_of
+from minipeft.engine.tensor import Node, Tensor, _topological, _walk
+
+
+def explain_grad(
+    y: Tensor, parameter: Tensor, name: str = "the parameter", g: Array | None = None
+) -> str:
+    """Follow the gradient of y down to a leaf, by the shortest way, operation by operation.
+
+    Call it after the forward pass and before backward(), which frees the graph.
+    g        the cotangent, of y's shape; 1 for a scalar
+    Returns  why there is no gradient (nothing recorded, frozen, not reached), or a table of the
+             operations on the way with the norm of the gradient at their outputs; the first
+             that is exactly 0 is pointed out
+    """
+    if y._node is None:
+        return "nothing was recorded: no input requires a gradient, or no_grad() was on"
+    order = _topological(y._node)  # inputs before outputs
+    if not parameter.requires_grad:
+        users = [n.name for n in order if isinstance(n, Node)
+                 and any(t is parameter for t in n.pruned)]  # fmt: skip
+        used = f"its VJP was dropped in {', '.join(users)}" if users else "no operation met it"
+        return f"{name} is frozen (requires_grad is False), so it gets no gradient; {used}"
+    steps: dict[int, float] = {id(parameter): 0}  # how far each node is from the parameter
+    for node in order:
+        if isinstance(node, Node):
+            near = [steps.get(id(p), math.inf) for p in node.parents if p is not None]
+            steps[id(node)] = 1 + min(near, default=math.inf)
+    if not math.isfinite(steps[id(y._node)]):
+        return (
+            f"no recorded operation leads from {name} to the result. Either this forward pass did "
+            "not use it, or its use was detached, or made under no_grad(), or something else "
+            "stands in its place (an attached method computes a value for it)"
+        )
+    way: list[Any] = [y._node]
+    while way[-1] is not parameter:
+        parents = [p for p in way[-1].parents if p is not None]
+        way.append(min(parents, key=lambda p: steps.get(id(p), math.inf)))
+    norms = {
+        id(n): float(xp_of(t).linalg.norm(t.reshape(-1))) for n, t, _ in _walk(y, g, True, way)
+    }
+    rows = [("operation", "output", "|gradient|")]
+    rows += [
+        (n.name if isinstance(n, Node) else name, str(n.shape), f"{norms[id(n)]:.2e}") for n in way
+    ]
+    widths = [max(len(r[i]) for r in rows) for i in range(3)]
+    lines = [f"{a:{widths[0]}}  {b:{widths[1]}}  {c:>{widths[2]}}" for a, b, c in rows]
+    zero = next((i for i, n in enumerate(way) if norms[id(n)] == 0), None)
+    if zero == 0:
+        lines.append("The cotangent itself is zero.")
+    elif zero is not None:
+        before = way[zero - 1].name
+        lines.append(f"The gradient is exactly zero from here on: {before} passes none to its "
+                     f"input {rows[zero + 1][0]}. Is another of its inputs zero?")  # fmt: skip
+    return "\n".join(lines)
