@@ -22,11 +22,13 @@ class Batch:
     labels  (B, T): what should follow each id, or what stands behind a mask, IGNORE where
             nothing is learnt; (B,) classes for a linear head
     mask    (B, T) true where an id is real
+    rows    (B,) numbers of the examples, where the same number always is the same text
     """
 
     ids: np.ndarray
     labels: np.ndarray
     mask: np.ndarray
+    rows: np.ndarray | None = None
 
 
 class Source(Protocol):
@@ -138,7 +140,7 @@ class TaskBatches:
             labels = np.array([self.rows[i][1][0] for i in chosen])
         else:
             labels = pad([self.rows[i][1] for i in chosen], IGNORE)
-        return Batch(ids, labels, mask)
+        return Batch(ids, labels, mask, np.asarray(chosen))
 
 
 class TokenBatches:
@@ -178,4 +180,4 @@ class TokenBatches:
     def collate(self, chosen: Sequence[int]) -> Batch:
         rows = self.rows[np.asarray(chosen)].astype(np.int64)
         labels = np.where(rows[:, 1:] == self.fill, IGNORE, rows[:, 1:])
-        return Batch(rows[:, :-1], labels, rows[:, :-1] != self.fill)
+        return Batch(rows[:, :-1], labels, rows[:, :-1] != self.fill, np.asarray(chosen))

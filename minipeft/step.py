@@ -11,6 +11,7 @@ import numpy as np
 from minipeft.backend import Array, Rng, xp_of
 from minipeft.batches import IGNORE, Batch
 from minipeft.engine import Tensor, fused, running
+from minipeft.hidden import HiddenStates
 
 
 def loss_of(model: Any, batch: Batch, smoothing: float = 0.0) -> Tensor:
@@ -62,10 +63,11 @@ class Workers:
 
     def __init__(
         self, model: Any, params: list[tuple[str, Any]], threads: int, smoothing: float,
-        recompute: bool,
+        recompute: bool, cached: bool,
     ) -> None:  # fmt: skip
         self.model, self.params = model, params
         self.smoothing, self.recompute = smoothing, recompute
+        self.states = HiddenStates(model) if cached else None
         self.pool = ThreadPoolExecutor(threads) if threads > 1 else None
         self.threads = threads
 
@@ -115,7 +117,11 @@ class Workers:
         """A part's weighted loss, and its gradients by id(Parameter)."""
         found: dict[int, Array] = {}
         # what warns here is looked at by whoever gets the loss
-        with running(rng=rng, recompute=self.recompute), np.errstate(all="ignore"):
+        hidden = self.states.of(data) if self.states else None
+        with (
+            running(rng=rng, recompute=self.recompute, hidden=hidden),
+            np.errstate(all="ignore"),
+        ):
             loss = loss_of(self.model, data, self.smoothing)
             if weight != 1:
                 loss = loss * weight
@@ -132,10 +138,11 @@ def _parts(data: Batch, n: int) -> list[Batch]:
     """The batch cut into n parts by rows, those left out that hold no label."""
     cuts = np.linspace(0, len(data.ids), n + 1).round().astype(int).tolist()
     parts = [
-        type(data)(**{k: v[a:b] for k, v in vars(data).items()})
+        Batch(data.ids[a:b], data.labels[a:b], data.mask[a:b],
+              None if data.rows is None else data.rows[a:b])
         for a, b in zip(cuts, cuts[1:], strict=False)
         if a < b
-    ]
+    ]  # fmt: skip
     return [part for part in parts if _count(part)] or parts[:1]
 
 

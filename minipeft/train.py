@@ -80,6 +80,7 @@ def fit(
     smoothing: float = 0.0,
     recompute: bool = False,
     threads: int = 1,
+    cached: bool = False,
     evaluate_every: int | None = None,
     evaluation: Callable[[Any], dict[str, float]] | None = None,
     keep: str | None = None,
@@ -100,6 +101,7 @@ def fit(
     accumulate  batches per step whose gradients are averaged
     recompute   keep no activations inside blocks; backward makes them again: less memory, more time
     threads     parts of a batch that are worked on at once; results depend on it in their last bits
+    cached      keep what the frozen lower blocks make of each example, and run them only once
     evaluation  called every `evaluate_every` steps and at the end; its dict goes to the history
     keep        which of its numbers decides what weights the run ends with: the best ones. "loss"
                 is best low, any other best high; None ends with the last
@@ -142,12 +144,12 @@ def fit(
             "accumulate": accumulate, "smoothing": smoothing, "threads": threads, "keep": keep,
             "methods": [repr(handle.method) for handle in handles],
             "frozen": fingerprint(_frozen(model)),
-            "data": fingerprint(vars(source.batch(0, batch, seed))),
+            "data": fingerprint(_arrays(source.batch(0, batch, seed))),
         }  # fmt: skip
         saved = State(Path(checkpoint), settings, opt, handles, history, best)
         first = saved.resume()
     show = Progress("training", steps, out=out, quiet=quiet, start=first)
-    with Workers(model, params, threads, smoothing, recompute) as workers:
+    with Workers(model, params, threads, smoothing, recompute, cached) as workers:
         for step in range(first, steps):
             if patience and best and best.since >= patience:
                 break
@@ -234,6 +236,10 @@ def _diagnose(model: Any, batch: Batch, seed: int, step: int, part: int) -> str:
 
 def _finite(array: Array) -> bool:
     return bool(xp_of(array).isfinite(array).all())
+
+
+def _arrays(batch: Batch) -> dict[str, Array]:
+    return {name: a for name, a in vars(batch).items() if a is not None and name != "rows"}
 
 
 def _frozen(model: Module) -> dict[str, Array]:

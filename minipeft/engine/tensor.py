@@ -25,6 +25,7 @@ class Context(threading.local):
     off: tuple[Any, ...] = ()  # attached handles whose branches are skipped
     rows: tuple[Any, ...] | None = None  # per row of the batch its handle, or None for the base
     recompute: bool = False  # keep no activations of a block: backward makes them again
+    hidden: Any = None  # stored states of this batch (minipeft/hidden.py): lower blocks are skipped
     inside: bool = False  # inside the outermost Module call?
     trace: Callable[[str, Array, tuple[Any, ...]], None] | None = None  # sees every operation
     shapes: Any = None  # a Meter, which runs operations on shapes alone (meter.py)
@@ -46,6 +47,7 @@ def running(
     off: Sequence[Any] = (),
     rows: Sequence[Any] | None = None,
     recompute: bool = False,
+    hidden: Any = None,
 ) -> Iterator[None]:
     """Say what forward passes depend on besides their inputs.
 
@@ -53,15 +55,16 @@ def running(
     off        attached handles whose branches are skipped
     rows       the adapter of each row of the batch: an attached handle, or None for the base
     recompute  keep no activations inside blocks: backward computes them again
+    hidden     stored states that stand for what the lower blocks make of this batch
     """
     ctx = _CONTEXT
-    before = ctx.rng, ctx.off, ctx.rows, ctx.recompute
-    ctx.rng, ctx.off, ctx.recompute = rng, tuple(off), recompute
+    before = ctx.rng, ctx.off, ctx.rows, ctx.recompute, ctx.hidden
+    ctx.rng, ctx.off, ctx.recompute, ctx.hidden = rng, tuple(off), recompute, hidden
     ctx.rows = None if rows is None else tuple(rows)
     try:
         yield
     finally:
-        ctx.rng, ctx.off, ctx.rows, ctx.recompute = before
+        ctx.rng, ctx.off, ctx.rows, ctx.recompute, ctx.hidden = before
 
 
 @contextmanager

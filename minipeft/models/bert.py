@@ -10,7 +10,17 @@ import numpy as np
 from minipeft.backend import Array, Rng, xp_of
 from minipeft.engine import Tensor, fused
 from minipeft.models.config import Config, check_ids, real_only
-from minipeft.nn import Block, Dropout, Embedding, LayerNorm, Linear, Module, ModuleList, Start
+from minipeft.nn import (
+    Block,
+    Dropout,
+    Embedding,
+    LayerNorm,
+    Linear,
+    Module,
+    ModuleList,
+    Start,
+    run_blocks,
+)
 from minipeft.nn.init import prototype
 
 
@@ -112,9 +122,7 @@ class BERT(Module):
         ahead = xp.zeros((len(ids), T - given), segments.dtype)  # what a method put before the text
         segments = xp.concatenate([ahead, segments], axis=1)
         positions = xp.arange(before, before + T)[None]
-        x = self.emb(ids, positions, segments)  # (B, T, C)
-        for i, block in enumerate(self.blocks):
-            x = block(x, past=past[i] if past else None, mask=mask)
+        x = run_blocks(self.blocks, lambda: self.emb(ids, positions, segments), past, mask)
         if self.emb.tok.virtual and not keep_virtual:
             x = real_only(x, ids, self.config.vocab)
         if self.config.head == "linear":

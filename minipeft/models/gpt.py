@@ -10,7 +10,17 @@ import numpy as np
 from minipeft.backend import Array, Rng, xp_of
 from minipeft.engine import Tensor
 from minipeft.models.config import Config, check_ids, real_only
-from minipeft.nn import Block, Dropout, Embedding, LayerNorm, Linear, Module, ModuleList, Start
+from minipeft.nn import (
+    Block,
+    Dropout,
+    Embedding,
+    LayerNorm,
+    Linear,
+    Module,
+    ModuleList,
+    Start,
+    run_blocks,
+)
 from minipeft.nn.init import prototype
 
 
@@ -111,10 +121,10 @@ class GPT(Module):
             first = before + T - given  # position of the text's first token
             ahead = xp.broadcast_to(xp.arange(before, first), (len(positions), first - before))
             positions = xp.concatenate([ahead, positions + first], axis=1)
-        x = self.emb(ids, positions)  # (B, T, C)
         cache: list | None = [] if return_past else None
-        for i, block in enumerate(self.blocks):
-            x = block(x, past=past[i] if past else None, mask=mask, cache=cache)
+        x = run_blocks(
+            self.blocks, lambda: self.emb(ids, positions), past, mask, cache
+        )  # (B, T, C)
         if self.config.head == "linear":
             last = (
                 xp.full(len(ids), T - 1) if mask is None else T - 1 - (mask[:, ::-1] != 0).argmax(1)

@@ -10,7 +10,17 @@ import numpy as np
 from minipeft.backend import Array, Rng, is_array, xp_of
 from minipeft.engine import Tensor, ops
 from minipeft.models.config import Config
-from minipeft.nn import Block, Dropout, LayerNorm, Linear, Module, ModuleList, Parameter, Start
+from minipeft.nn import (
+    Block,
+    Dropout,
+    LayerNorm,
+    Linear,
+    Module,
+    ModuleList,
+    Parameter,
+    Start,
+    run_blocks,
+)
 from minipeft.nn.init import normal, prototype
 
 
@@ -99,8 +109,7 @@ class ViT(Module):
         if mask is not None and mask.shape != x.shape[:2]:
             raise ValueError(f"mask must be {x.shape[:2]}, got {mask.shape}")
         _, mask, past = self.start(xp_of(images).zeros(x.shape[:2], int), mask)
-        for i, block in enumerate(self.blocks):
-            x = block(x, past=past[i] if past else None, mask=mask)
+        x = run_blocks(self.blocks, lambda: x, past, mask)
         return self.head(self.ln_f(x[:, 0]))
 
 

@@ -8,9 +8,10 @@ from minipeft.nn import init
 from minipeft.nn.attention import Attention
 from minipeft.nn.layers import Dropout, Embedding, LayerNorm, Linear, Start, Tap
 from minipeft.nn.module import Module, ModuleList, Parameter, Place, Summary
-from minipeft.nn.transformer import MLP, Block
+from minipeft.nn.transformer import MLP, Block, run_blocks
 
 __all__ = [
+    "run_blocks",
     "MLP",
     "Attention",
     "Block",

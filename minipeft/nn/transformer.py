@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from minipeft.backend import Array, Rng
@@ -78,3 +79,24 @@ class Block(Module):
             return x + self.drop(self.mlp(self.ln_2(x)))
         x = self.ln_1(x + self.drop(self.attn(x, past=past, mask=mask, cache=cache)))
         return self.ln_2(x + self.drop(self.mlp(x)))
+
+
+def run_blocks(
+    blocks: Any, embed: Callable[[], Tensor], past: Any, mask: Array | None,
+    cache: list | None = None,
+) -> Tensor:  # fmt: skip
+    """x = embed(), then block after block; stored hidden states stand for the lower ones.
+
+    Shapes  past per block (k, v) or None, mask (B, T), cache takes each block's (k, v) -> (B, T, C)
+    """
+
+    def run(x: Tensor, first: int, last: int) -> Tensor:
+        for i in range(first, last):
+            x = blocks[i](x, past=past[i] if past else None, mask=mask, cache=cache)
+        return x
+
+    stored = context().hidden
+    if stored is None:
+        return run(embed(), 0, len(blocks))
+    x = stored.read(lambda: run(embed(), 0, stored.below))
+    return run(x, stored.below, len(blocks))
