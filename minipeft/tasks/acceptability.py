@@ -18,6 +18,7 @@ REVIEW_SHARE = 0.4  # sentences on what was good or bad at a place
 PAIR_SHARE = 0.5  # plural subjects
 DENIED_SHARE = 0.3
 MISTAKES = ("agreement", "order")
+Parts = tuple[list[str], tuple[list[str], list[str]], list[str]]  # subject, verb (is, are), rest
 MOVABLE = ("a an the in at near of on by for as from along under is are was were do does").split()
 
 
@@ -52,16 +53,29 @@ class Acceptability(Task):
 
 def utterance(draw: Draw, part: str, kind: str) -> str:
     """A sentence that is "right", or spoilt by "agreement" or "order"."""
+    return corrected(draw, part, kind)[0]
+
+
+def corrected(draw: Draw, part: str, kind: str) -> tuple[str, str]:
+    """The same, and the sentence as it should be."""
     plural = draw.flip(PAIR_SHARE)
-    said = plural != (kind == "agreement")  # whether the verb is plural
-    words = (_review if draw.flip(REVIEW_SHARE) else _claim)(draw, part, plural, said)
+    subject, verbs, rest = (_review if draw.flip(REVIEW_SHARE) else _claim)(draw, part, plural)
+    right = subject + verbs[plural] + rest
+    words = subject + verbs[plural != (kind == "agreement")] + rest
     if kind == "order":  # a small word, or else the verb, changes places with the next word
         i = draw.pick([i for i, w in enumerate(words[:-1]) if w in MOVABLE] or [len(words) - 2])
         words[i : i + 2] = words[i + 1], words[i]
-    return sentence(" ".join(words))
+    return sentence(" ".join(words)), sentence(" ".join(right))
 
 
-def _claim(draw: Draw, part: str, plural: bool, said: bool) -> list[str]:
+def agreement(draw: Draw, part: str, right: bool) -> str:
+    """The beginning of a sentence, up to its verb, whose number is right or not."""
+    plural = draw.flip(PAIR_SHARE)
+    subject, verbs, _ = (_review if draw.flip(REVIEW_SHARE) else _claim)(draw, part, plural)
+    return " ".join(subject + verbs[plural == right])
+
+
+def _claim(draw: Draw, part: str, plural: bool) -> Parts:
     """A claim about one subject or about two, in units: a name is one."""
     one = claim(draw, subject(draw, part))
     while plural and one.topic.attribute.article:  # two places are not "a pub"
@@ -70,16 +84,16 @@ def _claim(draw: Draw, part: str, plural: bool, said: bool) -> list[str]:
     names = [name, "and", another(draw, part, one.subject).name] if plural else [name]
     verb, _, rest = way.partition(" ")
     if draw.flip(DENIED_SHARE):
-        if verb == "be":
-            verbs = ["are" if said else "is", "not"]
-        else:
-            verbs = ["do" if said else "does", "not", verb]
+        verbs = (
+            (["is", "not"], ["are", "not"]) if verb == "be"
+            else (["does", "not", verb], ["do", "not", verb])
+        )  # fmt: skip
     else:
-        verbs = [("are" if verb == "be" else verb) if said else third(verb)]
-    return names + verbs + fill(rest, one.topic.attribute, one.value, one.subject).split()
+        verbs = [third(verb)], ["are" if verb == "be" else verb]
+    return names, verbs, fill(rest, one.topic.attribute, one.value, one.subject).split()
 
 
-def _review(draw: Draw, part: str, plural: bool, said: bool) -> list[str]:
+def _review(draw: Draw, part: str, plural: bool) -> Parts:
     """What was good or bad at a place."""
     place = subject(draw, part, "place").name
     while True:
@@ -87,4 +101,4 @@ def _review(draw: Draw, part: str, plural: bool, said: bool) -> list[str]:
         noun = draw.pick(topic.many if plural else topic.one)
         word = draw.pick(topic.good + topic.bad)
         if part_of(f"{noun} {word}") == part:
-            return ["the", noun, "at", place, "were" if said else "was", word]
+            return ["the", noun, "at", place], (["was"], ["were"]), [word]

@@ -52,9 +52,9 @@ class Choice(Task):
             if kind == "fact":
                 question, answers = self._fact(draw, *draw.pick(asked))
             else:
-                question, answers = _list(draw)
+                question, answers = list_question(draw)
                 while part_of(question) != split:
-                    question, answers = _list(draw)
+                    question, answers = list_question(draw)
             if (question, *answers) in seen:
                 continue
             seen.add((question, *answers))
@@ -90,7 +90,7 @@ def _said(draw: Draw, entity: Entity, attribute: Attribute, value: str, words: i
     )
 
 
-def _list(draw: Draw) -> tuple[str, list[str]]:
+def list_question(draw: Draw) -> tuple[str, list[str]]:
     """What goes with some words of a category: one or two others, or words of elsewhere."""
     names = draw.sample([c for c, words in _SHORT.items() if len(words) >= 6], OPTIONS)
     right = draw.sample(_SHORT[names[0]], 6)

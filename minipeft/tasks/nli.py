@@ -77,11 +77,11 @@ def inference(draw: Draw, part: str, label: int) -> tuple[str, str, str]:
         some = kinds and draw.flip(SOME_SHARE)
         if not some and draw.flip(DENIED_SHARE):
             y = y.turned()
-        turns = [] if some else _turns(draw, part, y, label)
+        found = [] if some else turns(draw, part, y, label)
         if some or kinds and draw.flip(KIND_SHARE):
-            turns = (_some_turns if some else _kind_turns)(draw, part, y, label)
+            found = (_some_turns if some else _kind_turns)(draw, part, y, label)
         turn, x = draw.pick(
-            [(t, c) for t, c in turns if not c.general or part_of(c.combination) == part]
+            [(t, c) for t, c in found if not c.general or part_of(c.combination) == part]
         )
         hypothesis = y.of_kind("some") if some else y
         texts = _premise(draw, x, y), sentence(hypothesis.told(draw.pick(hypothesis.ways())))
@@ -89,7 +89,7 @@ def inference(draw: Draw, part: str, label: int) -> tuple[str, str, str]:
             return *texts, turn
 
 
-def _turns(draw: Draw, part: str, y: Claim, label: int) -> Turns:
+def turns(draw: Draw, part: str, y: Claim, label: int) -> Turns:
     """Premises about one subject for a hypothesis about one subject."""
     if label == ENTAILED:
         single = y.denied and y.topic.single
@@ -111,8 +111,8 @@ def _kind_turns(draw: Draw, part: str, y: Claim, label: int) -> Turns:
         return [("kind", y.of_kind("no" if y.denied else "every"))]
     if label == FALSE:
         single = not y.denied and y.topic.single
-        turns = [("kind", y.of_kind("every" if y.denied else "no"))]
-        return turns + ([("kind", y.other(draw).of_kind("every"))] if single else [])
+        found = [("kind", y.of_kind("every" if y.denied else "no"))]
+        return found + ([("kind", y.other(draw).of_kind("every"))] if single else [])
     return [("kind", y.of_kind("some")), ("kind", alien.of_kind("no" if y.denied else "every"))]
 
 

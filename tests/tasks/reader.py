@@ -1,9 +1,18 @@
-"""A reader of claims: it knows the forms of the grammar and gets back what a text says."""
+"""A reader of claims: it knows the forms of the grammar and gets back what a text says.
+
+What two texts have to do with each other, and whether one is good English, follows from that.
+"""
 
 import re
 
 from minipeft.tasks.claims import TOPICS
+from minipeft.tasks.grammar import third
+from minipeft.tasks.lexicon import ANIMALS, THINGS
+from minipeft.tasks.nli import ENTAILED, FALSE, OPEN
+from minipeft.tasks.reviews import TOPICS as REVIEWED
 from minipeft.tasks.sentences import FRONTS, bend, deny
+
+SORTS = {noun: sort for nouns in (ANIMALS, THINGS) for sort, ns in nouns.items() for noun in ns}
 
 
 def forms():
@@ -49,3 +58,81 @@ def read(text):
         return claims(text)
     first, second = text.split(" and ")
     return claims(first) + claims(f"{claims(first)[0][0]} {second}")
+
+
+def same(x, y):
+    """Whether two texts say the same."""
+    return set(read(x)) == set(read(y))
+
+
+def relation(premise, hypothesis):
+    """The relation of two texts by the rules of claims alone."""
+    known = read(premise)
+    asked, topic, single, value, denied = claims(hypothesis[:-1])[0]
+    quantifier, noun = asked.split()[0], asked.split()[-1]
+    for who, about, _, said, no in known:
+        if about != topic:
+            continue
+        general = who.split()[0] if who.split()[0] in ("every", "no", "some") else ""
+        sort = who.split()[-1]
+        if quantifier == "some":
+            covered = noun == (sort if general else SORTS[sort])
+            if general == "no" and covered and said == value:
+                return FALSE
+            if general == "every" and covered:
+                return ENTAILED if said == value else FALSE if single else OPEN
+            if not general and covered and said == value and not no:
+                return ENTAILED
+            continue
+        if general:
+            if general == "some" or SORTS.get(noun) != sort:
+                continue
+            no = general == "no"
+        elif who != asked:
+            continue
+        if said == value:
+            return ENTAILED if no == denied else FALSE
+        if single and not no:  # it has another value, so not this one
+            return ENTAILED if denied else FALSE
+    return OPEN
+
+
+# -- good English
+
+NAME = r"(?:The [A-Z]\w+ [A-Z]\w+|[A-Z]\w+ [A-Z]\w+|[Tt]he [a-z]+ [a-z]+)"
+
+
+def any_of(words):
+    return "(?:" + "|".join(map(re.escape, words)) + ")"
+
+
+def predicates(plural):
+    """Every right predicate of that number."""
+    for topic in (topic for topics in TOPICS.values() for topic in topics):
+        values = any_of(topic.attribute.show(v) for v in topic.values)
+        for phrase in topic.phrases:
+            verb, _, rest = phrase.partition(" ")
+            plain = {True: "are", False: "is"}[plural] if verb == "be" else (
+                verb if plural else third(verb)
+            )  # fmt: skip
+            denied = f"{plain} not" if verb == "be" else f"{'do' if plural else 'does'} not {verb}"
+            for said in (plain, denied):
+                yield f"{said} {rest}".replace("{av}", values).replace("{v}", values)
+
+
+def reviews():
+    for topic in REVIEWED["food"]:
+        for nouns, verb in ((topic.one, "was"), (topic.many, "were")):
+            yield f"[Tt]he {any_of(nouns)} at {NAME} {verb} {any_of(topic.good + topic.bad)}"
+
+
+RIGHT = [re.compile(form) for form in (
+    *(f"{NAME} {p}" for p in predicates(False)),
+    *(f"{NAME} and {NAME} {p}" for p in predicates(True)),
+    *reviews(),
+)]  # fmt: skip
+
+
+def good_english(text):
+    """Whether the grammar could have made this sentence."""
+    return any(form.fullmatch(text.removesuffix(".")) for form in RIGHT)
