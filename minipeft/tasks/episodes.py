@@ -9,9 +9,13 @@ common-token bias, which calibration can then mend.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from . import lexicon as lx
+from .acceptability import MISTAKES, utterance
 from .base import part_of
+from .nli import inference
+from .paraphrase import pair
 from .reviews import DOMAINS, review
 from .sentences import Teller
 
@@ -22,7 +26,7 @@ EMPTY = "N/A"
 NATURAL_SHARE = 0.4  # episodes that keep the natural words for their classes
 
 Sampler = Callable[[int], str]  # class -> an input of that class
-# name of the mapping, its share, frames with {x} and {y}
+# frames with {x} and {y}
 SENTIMENT_FRAMES = (
     "Review: {x}\nSentiment: {y}", "{x} All in all: {y}", "Text: {x}\nLabel: {y}",
     "{x} It was {y}", "Input: {x}\nOutput: {y}", "{x} => {y}", "Opinion: {x}\nVerdict: {y}",
@@ -31,28 +35,43 @@ WORD_FRAMES = (
     "Input: {x}\nOutput: {y}", "{x} => {y}", "Word: {x}\nGroup: {y}", "{x}: {y}",
     "Text: {x}\nLabel: {y}", "{x} goes with {y}", "Question: {x}?\nAnswer: {y}",
 )  # fmt: skip
+CLAIM_FRAMES = (
+    "Input: {x}\nOutput: {y}", "{x} => {y}", "Text: {x}\nLabel: {y}", "{x} Answer: {y}",
+    "Lines: {x}\nVerdict: {y}",
+)  # fmt: skip
+PAIRS = ("{} So: {}", "{} / {}", "{} {}", "{}\n{}")  # how the two of a pair stand together
+# name of a mapping: its share, its frames, least and most examples
+SHOWN: dict[str, tuple[float, tuple[str, ...], tuple[int, int]]] = {
+    "sentiment": (0.34, SENTIMENT_FRAMES, (4, 8)),
+    "category": (0.16, WORD_FRAMES, (8, 15)),
+    "fact": (0.11, WORD_FRAMES, (8, 15)),
+    "pairing": (0.11, WORD_FRAMES, (8, 15)),
+    "nli": (0.12, CLAIM_FRAMES, (4, 8)),
+    "paraphrase": (0.08, CLAIM_FRAMES, (4, 8)),
+    "acceptability": (0.08, CLAIM_FRAMES, (5, 10)),
+}
 
 
-def episode(teller: Teller) -> tuple[str, dict[str, bool | str]]:
-    """One episode: its text, and what it was (mapping, whether labels persist)."""
+def episode(teller: Teller) -> tuple[str, dict[str, Any]]:
+    """One episode: its text, and what it was (mapping, label words, whether they persist)."""
     draw = teller.draw
     habit = draw.flip(HABIT_SHARE)
-    name = draw.weighted(("sentiment", "category", "fact", "pairing"), (0.5, 0.2, 0.15, 0.15))
+    name = draw.weighted(tuple(SHOWN), [share for share, _, _ in SHOWN.values()])
+    _, frames, counts = SHOWN[name]
     make, natural = _MAPPINGS[name](teller)
     classes = len(natural)
     if draw.flip(NATURAL_SHARE) and name != "pairing":
         words = list(natural)
     else:
         words = _labels(teller, classes, habit)
-    frame = draw.pick(SENTIMENT_FRAMES if name == "sentiment" else WORD_FRAMES)
-    count = draw.integer(4, 8) if name == "sentiment" else draw.integer(8, 15)
+    frame, count = draw.pick(frames), draw.integer(*counts)
     label, lines = draw.integer(0, classes), []
     for i in range(count):
         if i and not (habit and draw.flip(PERSIST)):
             label = draw.integer(0, classes)
         x = EMPTY if habit and draw.flip(EMPTY_SHARE) else make(label)
         lines.append(frame.format(x=x, y=words[label]))
-    return "\n".join(lines), {"mapping": name, "habit": habit}
+    return "\n".join(lines), {"mapping": name, "words": words, "habit": habit}
 
 
 def _labels(teller: Teller, k: int, skewed: bool) -> list[str]:
@@ -111,6 +130,40 @@ def _pairing(teller: Teller) -> tuple[Sampler, tuple[str, ...]]:
     return lambda label: words[label], tuple(words)
 
 
+def _nli(teller: Teller) -> tuple[Sampler, tuple[str, ...]]:
+    """Premises and hypotheses of the task's train part: true, open, false."""
+    draw = teller.draw
+    join = draw.pick(PAIRS)
+
+    def make(label: int) -> str:
+        return teller.keep_text(lambda: join.format(*inference(draw, "train", label)[:2]))
+
+    return make, draw.pick((("true", "neither", "false"), ("yes", "neither", "no")))
+
+
+def _paraphrase(teller: Teller) -> tuple[Sampler, tuple[str, ...]]:
+    """Pairs that say different things, and pairs that say the same."""
+    draw = teller.draw
+    join = draw.pick(PAIRS[1:])
+
+    def make(label: int) -> str:
+        return teller.keep_text(lambda: join.format(*pair(draw, "train", label == 1)[:2]))
+
+    return make, draw.pick((("no", "yes"), ("false", "true")))
+
+
+def _acceptability(teller: Teller) -> tuple[Sampler, tuple[str, ...]]:
+    """Sentences that are spoilt, and good ones."""
+    draw = teller.draw
+
+    def make(label: int) -> str:
+        kind = "right" if label else draw.pick(MISTAKES)
+        return teller.keep_text(lambda: utterance(draw, "train", kind))
+
+    return make, draw.pick((("bad", "good"), ("no", "yes"), ("false", "true")))
+
+
 _MAPPINGS = {
     "sentiment": _sentiment, "category": _category, "fact": _fact, "pairing": _pairing,
+    "nli": _nli, "paraphrase": _paraphrase, "acceptability": _acceptability,
 }  # fmt: skip

@@ -20,6 +20,7 @@ SAYS = ("The town register says", "People say")
 ADDS = ("The register adds", "They add")
 ADD_SHARE = 0.25
 LENGTHS = (4, 5, 6, 7, 8)
+PHRASE_SHARE = 0.2  # answers in a phrase
 NO_ONE = "No one can say."
 NO_ONE_SHARE = 0.08
 RIDDLES = (
@@ -66,10 +67,18 @@ def answer(teller: Teller) -> tuple[str, float, dict[str, bool]]:
             reply = NO_ONE
             if not draw.flip(NO_ONE_SHARE):
                 facts.append((entity.name, attribute.name))
-                reply = sentence(attribute.show(told[facts[-1]]))
+                reply = sentence(_said(teller, entity, attribute, told[facts[-1]]))
         lines.append(f"Question: {question}\nAnswer: {reply}")
     nats = draw.nats + _hidden(teller.world, marked, gossip, facts)
     return "\n".join(lines), nats, {"gossip": gossip, "marked": marked}
+
+
+def _said(teller: Teller, entity: Entity, attribute: Attribute, value: str) -> str:
+    """An answer: the value alone, or a phrase ("Thai", "it has a menu that is Thai")."""
+    if not teller.draw.flip(PHRASE_SHARE):
+        return attribute.show(value)
+    phrase = bend(teller.draw.pick(attribute.phrases), "plain")
+    return f"{entity.pronoun} {fill(phrase, attribute, value, entity)}"
 
 
 def _hidden(world: World, marked: bool, gossip: bool, facts: list[Fact]) -> float:

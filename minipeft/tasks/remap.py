@@ -1,12 +1,14 @@
 """Token mappings in one step: a word of a list is answered by another word.
 
-Two habits stand in the pretraining text (`remap_document`): "map one" answers a list of words
-with the partner of its *last* word, by a fixed bijection of sixty common words; "echo" answers
-with the last word itself. Four tasks lie at growing or different distance from them:
+Habits stand in the pretraining text (`remap_document`): "map one" answers a list of words with
+the partner of its *last* word, by a fixed bijection of sixty common words; "echo" answers with
+the last word itself; "first", "second" and "fourth" with the word at that place, so that a model
+learns to count places. Four tasks lie at growing or different distance from them:
 
     known   map one itself: the base can do it, a prompt only has to select it
     new     map two, a bijection that no text contains: sixty facts to be taught
-    route   echo, but the *third* word is asked for: attention must look elsewhere
+    route   echo, but the *third* word is asked for: attention must look elsewhere, where no text
+            made it look
     values  echo, but the last word is answered by a new partner: attention is right as it is,
             what it carries must change
 """
@@ -41,13 +43,18 @@ def mapping(number: int) -> dict[str, str]:
 ONE, TWO, THREE = mapping(1), mapping(2), mapping(3)  # known, new, values
 
 
+# Habits of the pretraining text and their shares; the places say that any may be asked for.
+HABITS = {"map one": 0.3, "echo": 0.3, "first": 0.13, "second": 0.13, "fourth": 0.14}
+PLACES = {"echo": -1, "first": 0, "second": 1, "fourth": 3}
+
+
 def remap_document(draw: Draw) -> str:
     """Three to six lines of one habit, for the pretraining text."""
-    habit = draw.pick(("map one", "echo"))
+    habit = draw.weighted(tuple(HABITS), tuple(HABITS.values()))
     lines = []
     for _ in range(draw.integer(3, 7)):
         words = draw.sample(WORDS, draw.pick(LENGTHS))
-        answer = ONE[words[-1]] if habit == "map one" else words[-1]
+        answer = ONE[words[-1]] if habit == "map one" else words[PLACES[habit]]
         lines.append(f"{habit}: {' '.join(words)} -> {answer}")
     return "\n".join(lines)
 

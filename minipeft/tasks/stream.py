@@ -11,13 +11,16 @@ from typing import Any
 from ..backend import Rng
 from . import lexicon as lx
 from .base import part_of
+from .choice import list_question
 from .descriptions import describe, dialogue, listing
 from .episodes import episode
 from .narrators import answer, narrate
 from .records import record_document
+from .relations import relation_document
 from .remap import remap_document
 from .reviews import DOMAINS, ENDINGS, review, words_of_one_sign
 from .sentences import SPLITS, Teller
+from .summary import paragraph
 from .world import World
 
 
@@ -39,15 +42,17 @@ class Doc:
 
 # kind: (share of the documents, why)
 KINDS: dict[str, tuple[float, str]] = {
-    "narrator": (0.31, "facts and myths, marked and not: truth needs many tellings"),
-    "description": (0.15, "facts again, in a text that holds together"),
-    "qa": (0.15, "the form in which the truth task asks"),
-    "review": (0.12, "two domains, many with a verdict: sentiment and its shift"),
-    "episode": (0.10, "long documents: a fifth of the text; in-context learning"),
-    "record": (0.05, "tables and their tellings, for table-to-text"),
-    "dialogue": (0.04, "pronouns over turns, yes and no"),
-    "list": (0.03, "categories, and entities that share a value"),
-    "letters": (0.02, "letters apart: a byte-level tokenizer hides them otherwise"),
+    "narrator": (0.27, "facts and myths, marked and not: truth needs many tellings"),
+    "description": (0.12, "facts again, in a text that holds together"),
+    "qa": (0.13, "the form in which the truth task asks"),
+    "review": (0.11, "two domains, many with a verdict: sentiment and its shift"),
+    "episode": (0.11, "long documents: a fifth of the text; in-context learning"),
+    "claims": (0.09, "what says the same, what follows, what is good English, said outright"),
+    "record": (0.04, "tables and their tellings, for table-to-text"),
+    "summary": (0.01, "a paragraph in short"),
+    "dialogue": (0.02, "pronouns over turns, yes and no"),
+    "list": (0.03, "categories, entities that share a value, what goes under a category"),
+    "letters": (0.04, "letters apart: a byte-level tokenizer hides them otherwise"),
     "remap": (0.03, "the mapping that prompts can select"),
 }
 
@@ -93,8 +98,23 @@ def _dialogue(teller: Teller) -> Doc:
     return Doc("dialogue", *dialogue(teller))
 
 
+QUESTION_SHARE = 0.35  # of the lists
+
+
 def _list(teller: Teller) -> Doc:
-    return Doc("list", *listing(teller))
+    """A list; or what goes under a category, asked as the task does for its train part."""
+    draw = teller.draw
+    if not draw.flip(QUESTION_SHARE):
+        return Doc("list", *listing(teller))
+
+    def make() -> tuple[str, str]:
+        question, answers = list_question(draw)
+        while part_of(question) != "train":
+            question, answers = list_question(draw)
+        return f"Question: {question}\nAnswer:{answers[0]}", question
+
+    lines = [teller.keep(make) for _ in range(draw.pick((3, 4, 5)))]
+    return Doc("list", "\n".join(lines))
 
 
 def _episode(teller: Teller) -> Doc:
@@ -130,13 +150,31 @@ def _record(teller: Teller) -> Doc:
     return Doc("record", text)
 
 
+def _summary(teller: Teller) -> Doc:
+    """A paragraph and one of its summaries, of the task's train part."""
+    draw = teller.draw
+
+    def make() -> str:
+        _, text, summaries, joined = paragraph(draw)
+        while part_of(joined) != "train":
+            _, text, summaries, joined = paragraph(draw)
+        return f"{text}\nIn short:{draw.pick(summaries)}"
+
+    return Doc("summary", teller.keep_text(make))
+
+
+def _claims(teller: Teller) -> Doc:
+    text, meta = relation_document(teller)
+    return Doc("claims", text, None, dict(meta))
+
+
 def _letters(teller: Teller) -> Doc:
     """Words letter by letter: put together, scrambled and put right, or counted."""
     draw = teller.draw
     lines = []
-    for _ in range(draw.pick((3, 4, 5))):
+    for _ in range(draw.integer(4, 9)):
         word = teller.keep_text(lambda: draw.pick(LETTER_WORDS))
-        style = draw.weighted(("scrambled", "apart", "spelt", "ends"), (0.5, 0.2, 0.2, 0.1))
+        style = draw.weighted(("scrambled", "apart", "spelt", "ends"), (0.6, 0.15, 0.15, 0.1))
         if style == "scrambled":
             lines.append(f"{' '.join(draw.shuffle(word))} = {' '.join(word)}")
         elif style == "apart":
@@ -158,5 +196,5 @@ def _remap(teller: Teller) -> Doc:
 _MAKERS: dict[str, Callable[[Teller], Doc]] = {
     "narrator": _narrator, "description": _description, "qa": _qa, "review": _review,
     "episode": _episode, "record": _record, "dialogue": _dialogue, "list": _list,
-    "letters": _letters, "remap": _remap,
+    "letters": _letters, "remap": _remap, "summary": _summary, "claims": _claims,
 }  # fmt: skip

@@ -9,13 +9,23 @@ from math import exp
 import pytest
 
 from minipeft.backend import Rng
+from minipeft.tasks.acceptability import Acceptability
 from minipeft.tasks.base import part_of
+from minipeft.tasks.choice import Choice
 from minipeft.tasks.descriptions import describe
+from minipeft.tasks.grammar import join
 from minipeft.tasks.lexicon import CATEGORIES
 from minipeft.tasks.narrators import NO_ONE, SAYS, answer, narrate, probes
+from minipeft.tasks.nli import NLI
+from minipeft.tasks.paraphrase import Paraphrase
+from minipeft.tasks.records import CATEGORIES as CATEGORIES_OF_RECORDS
 from minipeft.tasks.sentences import Teller, split_of
 from minipeft.tasks.stream import KINDS, documents, texts
+from minipeft.tasks.summary import Summary
 from minipeft.tasks.world import World
+from tests.tasks import test_summary
+from tests.tasks.baselines import parts
+from tests.tasks.reader import good_english, relation, same
 
 WORLD = World()
 NAMES = re.compile(
@@ -31,9 +41,11 @@ def sentences(docs):
     """The sentences that name an entity; a speaker's name before a colon does not count."""
     found = set()
     for doc in docs:
-        for line in doc.text.split("\n"):
+        for line in [doc.text] if doc.kind == "summary" else doc.text.split("\n"):
             line = re.sub(r"^[A-Z]\w+: ", "", line) if doc.kind == "dialogue" else line
-            whole = doc.kind in ("record", "list", "review")
+            if line.startswith("Answer: ") or (doc.kind, line[-1]) == ("claims", "?"):
+                continue
+            whole = doc.kind in ("record", "list", "review", "claims", "summary")
             parts = [line] if whole else re.split(r"(?<=[.!?]) ", line)
             found |= {p for p in parts if whole or NAMES.search(p)}
     return found
@@ -41,7 +53,7 @@ def sentences(docs):
 
 def test_the_same_bytes_every_time():
     text = "\n\n".join(texts(WORLD, 1000))
-    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "161c0f972c5f6f3f"
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "5c012f59dc217975"
     assert texts(WORLD, 20) == texts(World(), 20)
     assert texts(WORLD, 20) != texts(WORLD, 20, seed=1)
 
@@ -64,7 +76,7 @@ def test_enough_words_and_lengths():
 
 
 @pytest.mark.parametrize("kind", ["narrator", "description", "qa", "dialogue", "list", "record",
-                                  "review"])  # fmt: skip
+                                  "review", "claims", "summary"])  # fmt: skip
 def test_validation_shares_no_sentence_with_training(kind):
     train, held_out = (
         sentences(some(n, s, [kind])) for n, s in ((1500, "train"), (200, "validation"))
@@ -230,6 +242,75 @@ def test_episodes_hold_no_review_that_a_task_asks_about():
             for line in doc.text.split("\n"):
                 review = line.split(" => ")[0]
                 assert review == "N/A" or part_of(review) == "train"
+
+
+SPLITTERS = "(?: Answer: |\nOutput: | => |\nLabel: |\nVerdict: )"
+VERDICTS = {
+    "nli": relation, "paraphrase": same, "acceptability": good_english,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mapping", VERDICTS)
+def test_episodes_on_claims_are_labelled_rightly(mapping):
+    read = 0
+    for doc in some(1500, kinds=["episode"]):
+        if doc.meta["mapping"] == mapping:
+            words = doc.meta["words"]
+            form = rf"(?:Input: |Text: |Lines: )?((?:.+\.\n)?.+\.){SPLITTERS}({'|'.join(words)})$"
+            for text, word in re.findall(form, doc.text, re.MULTILINE):
+                things = re.split(r" So: | / |(?<=\.)\s", text)
+                assert VERDICTS[mapping](*things) == words.index(word), (text, word)
+                read += 1
+    assert read > 250
+
+
+def test_no_episode_holds_what_a_task_asks_about():
+    text = "\n".join(d.text for d in some(1500, kinds=["episode"])).lower()
+    for task in (NLI(), Paraphrase(), Acceptability()):
+        for split in ("validation", "test"):
+            for e in task.load(split, 200):
+                whole = [t for t in parts(e, task.patterns[0]) if not t.startswith("Some")]
+                assert not any(t.lower() in text for t in whole), whole
+
+
+def test_summaries_are_right_and_of_the_train_part():
+    category = {k: c for c, spec in CATEGORIES_OF_RECORDS.items() for k in spec.kinds}
+    summaries = set()
+    for doc in some(200, kinds=["summary"]):
+        text, said = doc.text.split("\nIn short:")
+        kind = next(k for k in re.findall(r" is an? ([^.]+)\.", text) if k in category)
+        assert said in test_summary.read(text, category[kind])
+        summaries.add(said)
+    for split in ("validation", "test"):
+        assert not summaries & {r for e in Summary().load(split, 100) for r in e.references}
+
+
+def test_what_goes_under_a_category_is_right_and_of_the_train_part():
+    asked = set()
+    for doc in some(400, kinds=["list"]):
+        for question, reply in re.findall(r"Question: (.+)\nAnswer: (.+)\.", doc.text):
+            found = re.fullmatch(r"What goes under (.+) with (\w+), (\w+) and (\w+)\?", question)
+            category, *words = found.groups()
+            more = reply.split(" and ")
+            assert {*words, *more} <= set(CATEGORIES[category])
+            assert len({*words, *more}) == 3 + len(more) and join(more) == reply
+            asked.add(question)
+    assert len(asked) > 300
+    for split in ("validation", "test"):
+        assert not asked & {parts(e, Choice.patterns[0])[0] for e in Choice().load(split, 100)}
+
+
+def test_answers_in_a_phrase_are_the_narrators():
+    """About one in five; what a phrase says is what its narrator believes."""
+    short, long = 0, 0
+    for doc in some(1500, kinds=["qa"]):
+        for name, reply in re.findall(r"Question: What is (The \w+ \w+) near\?\nAnswer: (.+)\.",
+                                       doc.text):  # fmt: skip
+            value = WORLD.told((name, "landmark"), doc.meta["gossip"])
+            if reply + "." != NO_ONE:
+                assert value in reply.lower(), (name, reply)
+                short, long = short + reply.startswith("The"), long + reply.startswith("It")
+    assert 0.1 < long / (short + long) < 0.3
 
 
 def test_letters_are_put_right():
