@@ -18,7 +18,7 @@ IGNORE = -100  # a label that does not count
 class Batch:
     """One step's data.
 
-    ids     (B, T) token ids, padded on the right
+    ids     (B, T) token ids, padded on the right; or pictures (B, K, side, side)
     labels  (B, T): what should follow each id, or what stands behind a mask, IGNORE where
             nothing is learnt; (B,) classes for a linear head
     mask    (B, T) true where an id is real
@@ -141,6 +141,27 @@ class TaskBatches:
         else:
             labels = pad([self.rows[i][1] for i in chosen], IGNORE)
         return Batch(ids, labels, mask, np.asarray(chosen))
+
+
+class ImageBatches:
+    """Batches of pictures with their classes.
+
+    Shapes  pixels (N, K, side, side), labels (N,); of a batch the mask is (B, 1), all true
+    """
+
+    def __init__(self, pixels: np.ndarray, labels: np.ndarray) -> None:
+        self.pixels, self.labels = pixels, labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, step: int, size: int, seed: int) -> Batch:
+        return self.collate(in_turn(len(self), step, size, seed))
+
+    def collate(self, chosen: Sequence[int]) -> Batch:
+        """The batch of the pictures with these numbers."""
+        at = np.asarray(chosen)
+        return Batch(self.pixels[at], self.labels[at], np.ones((len(at), 1), bool))
 
 
 class TokenBatches:

@@ -116,15 +116,18 @@ def _params(args: argparse.Namespace) -> Result:
 def _shape_of(args: argparse.Namespace) -> Any:
     """A preset's model without its values, or a model file's."""
     from minipeft.checkpoint import load_model
-    from minipeft.models import GPT, PRESETS
+    from minipeft.models import PRESETS, build
 
     head, classes = _head(args, args.classes)
     if args.model not in PRESETS:
         return load_model(_known(args.model), head=head, classes=classes)
     config = PRESETS[args.model]
     if head is not None:
-        config = dataclasses.replace(config, head=head, classes=classes)
-    return GPT(config, init="shape")
+        new: dict[str, Any] = {"classes": classes}
+        if config.value("head"):  # a ViT's head is always linear
+            new["head"] = head
+        config = dataclasses.replace(config, **new)
+    return build(config, init="shape")
 
 
 def _grouped(at: Any) -> list[str]:
@@ -267,8 +270,9 @@ def _pretrain(args: argparse.Namespace) -> Result:
         return value, f"wrote {file}: {tokenizer.vocab_size} tokens"
     file = args.out or data_dir() / "models" / f"{args.name}.safetensors"
     card = pretrain(args.name, file, steps=args.steps, checkpoint=args.checkpoint)
-    text = (f"wrote {file}: {card['tokens_seen']:,} tokens seen in {card['hours']} hours, "
-            f"validation loss {card['validation_loss']:.4f} nats per token")  # fmt: skip
+    unit = next(u for u in ("tokens", "pictures") if f"{u}_seen" in card)
+    text = (f"wrote {file}: {card[f'{unit}_seen']:,} {unit} seen in {card['hours']} hours, "
+            f"validation loss {card['validation_loss']:.4f} nats")  # fmt: skip
     return card | {"file": str(file)}, text
 
 
@@ -549,7 +553,9 @@ def _parser() -> argparse.ArgumentParser:
 
     new = command("pretrain", _pretrain, "make a shipped base model, or the tokenizer, anew",
                   "minipeft pretrain tiny-gpt --out runs/mine.safetensors --steps 500")  # fmt: skip
-    new.add_argument("name", type=_one_of(_recipes), metavar="NAME", help="tiny-gpt or tokenizer")
+    new.add_argument(
+        "name", type=_one_of(_recipes), metavar="NAME", help="tiny-gpt, …, or tokenizer"
+    )
     new.add_argument("--out", metavar="FILE", help="default: the shipped file's place")
     new.add_argument("--steps", type=_number(1), help="fewer than the recipe's, for a trial")
     new.add_argument("--checkpoint", metavar="FILE", help="save the state here, and go on from it")

@@ -1,20 +1,25 @@
-"""How the shipped base models are made: the made world's text, one recipe per model."""
+"""How the shipped base models are made: the made world's text or pictures, one recipe each."""
 
 from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 import numpy as np
 
-from minipeft.batches import Batch, TokenBatches
+from minipeft.backend import to_numpy
+from minipeft.batches import Batch, ImageBatches, TokenBatches
 from minipeft.checkpoint import save_model
+from minipeft.engine import no_grad
 from minipeft.files import data_dir
-from minipeft.models import GPT, preset
+from minipeft.masking import MaskedBatches
+from minipeft.models import build, preset
+from minipeft.tasks.shapes import Shapes
 from minipeft.tasks.stream import documents
 from minipeft.tasks.world import World
 from minipeft.text import Tokenizer
@@ -25,12 +30,14 @@ from minipeft.train import History, fit, mean_loss
 class Recipe:
     """What a base model is pretrained on and how.
 
-    megabytes  of text for one pass; steps * batch * length tokens are seen in all
-    length     of most rows; every `long_every`-th step has rows of the whole context, half as
-               many: cheaper than long rows throughout, and the late positions learn too
+    megabytes    of text for one pass; steps * batch * length tokens are seen in all
+    length       of most rows; every `long_every`-th step has rows of the whole context, half as
+                 many: cheaper than long rows throughout, and the late positions learn too
+    pictures     of shapes and strokes, for a model of images; there is no text then
+    checkpoints  after how many steps the model is written too, the end apart
     """
 
-    version: str = "v0"
+    version: str = "v1"
     world: int = 0
     seed: int = 0
     megabytes: float = 80.0
@@ -38,12 +45,33 @@ class Recipe:
     batch: int = 16
     length: int = 128
     long_every: int = 8
+    pictures: int = 0
     optimizer: str = "muon"
     lr: float = 0.02
+    checkpoints: tuple[int, ...] = ()
 
 
-RECIPES = {"tiny-gpt": Recipe()}
+RECIPES = {
+    "tiny-gpt": Recipe(steps=28_000, checkpoints=(0, 500, 1500, 4500, 13_500)),
+    "gpt-0.2m": Recipe(),
+    "gpt-3.1m": Recipe(steps=10_000),
+    "tiny-bert": Recipe(),
+    "tiny-vit": Recipe(
+        megabytes=0.0, length=0, long_every=0, pictures=100_000, batch=64, steps=4000
+    ),
+}
 HELD_OUT_MEGABYTES = 0.25
+HELD_OUT_PICTURES = 1000
+
+
+class Rows(Protocol):
+    """Rows that batches are made of."""
+
+    rows: np.ndarray
+
+    def __len__(self) -> int: ...
+    def batch(self, step: int, size: int, seed: int) -> Batch: ...
+    def collate(self, chosen: Any) -> Batch: ...
 
 
 def train_tokenizer(world: World, megabytes: float = 8.0, vocab: int = 2000) -> Tokenizer:
@@ -74,7 +102,7 @@ def rows(
 class MixedLengths:
     """Batches of short rows and, every `every`-th step, of long ones with as many tokens."""
 
-    def __init__(self, short: TokenBatches, long: TokenBatches, every: int) -> None:
+    def __init__(self, short: Rows, long: Rows, every: int) -> None:
         self.short, self.long, self.every = short, long, every
 
     def __len__(self) -> int:
@@ -98,56 +126,106 @@ def pretrain(
 ) -> dict[str, Any]:
     """Make a base model by its recipe and write it, with its card; returns the card.
 
-    path        the file; the shipped place unless told
+    path        the file; the shipped place unless told. The recipe's checkpoints are written
+                beside it: checkpoints/NAME-STEPS.safetensors
     steps       fewer for a trial; the recipe's number makes the shipped model
     checkpoint  a file to save the state to, and to go on from
     """
     if name not in RECIPES:
         raise ValueError(f"no recipe {name!r}; there are {', '.join(RECIPES)}")
-    recipe = RECIPES[name]
-    steps = steps or recipe.steps
+    recipe = replace(RECIPES[name], steps=steps or RECIPES[name].steps)
     path = Path(path) if path is not None else data_dir() / "models" / f"{name}.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    world = World(recipe.world)
-    tokenizer = Tokenizer.load(data_dir() / "tokenizer.json")
-    model = GPT(preset(name), seed=recipe.seed)
-    texts = tokenizer.encode_many(_texts(world, recipe.seed, "train", recipe.megabytes))
-    short, long = (
-        TokenBatches.pack(texts, length, tokenizer.end_id, tokenizer.pad_id)
-        for length in (recipe.length, model.config.context)
-    )
-    train = MixedLengths(short, long, recipe.long_every)
-    held = rows(
-        tokenizer, world, recipe.seed, "validation", HELD_OUT_MEGABYTES, model.config.context
-    )
+    folder = path.parent / "checkpoints"
+    (folder if recipe.checkpoints else path.parent).mkdir(parents=True, exist_ok=True)
+    model = build(preset(name), seed=recipe.seed)
+    train, evaluation = (_on_pictures if recipe.pictures else _on_text)(model, recipe)
+
+    def watch(step: int) -> None:
+        if step in recipe.checkpoints:
+            told = {f"validation_{k}": round(v, 4) for k, v in evaluation(model).items()}
+            told = _facts(f"{name}-{step}", name, recipe, step) | told
+            save_model(model, folder / f"{path.stem}-{step}.safetensors", told, dtype="float16")
+
     began = time.time()
     history = fit(
-        model, train, steps=steps, optimizer=recipe.optimizer, lr=recipe.lr, batch=recipe.batch,
-        seed=recipe.seed, decline="linear", warmup=0.02,
-        evaluate_every=max(1, steps // 40), evaluation=lambda m: {"loss": mean_loss(m, held, 32)},
+        model, train, steps=recipe.steps, optimizer=recipe.optimizer, lr=recipe.lr,
+        batch=recipe.batch, seed=recipe.seed, decline="linear", warmup=0.02,
+        evaluate_every=max(1, recipe.steps // 40), evaluation=evaluation, watch=watch,
         checkpoint=checkpoint, quiet=quiet, out=out,
     )  # fmt: skip
-    card = _card(name, recipe, steps, train, history, time.time() - began)
+    card = _facts(name, name, recipe, recipe.steps) | _story(history, time.time() - began)
+    card["passes"] = round(recipe.steps * recipe.batch / len(train), 2)
     save_model(model, path, card, dtype="float16")
     return card
 
 
-def _card(
-    name: str, recipe: Recipe, steps: int, train: MixedLengths, history: History, seconds: float
-) -> dict[str, Any]:
-    """What a reader may ask of a model: where it comes from and how good it got."""
+Evaluation = Callable[[Any], dict[str, float]]
+
+
+def _on_text(model: Any, recipe: Recipe) -> tuple[MixedLengths, Evaluation]:
+    """The text to train on, for the model's kind, and the loss on held-out text."""
+    world, seed = World(recipe.world), recipe.seed
+    tokenizer = Tokenizer.load(data_dir() / "tokenizer.json")
+    context = model.config.context
+
+    def packed(ids: list[list[int]], length: int) -> Rows:
+        made = length if model.causal else length - 2  # a masked row begins with an end token
+        tokens = TokenBatches.pack(ids, made, tokenizer.end_id, tokenizer.pad_id)
+        return tokens if model.causal else MaskedBatches(tokens, tokenizer)
+
+    ids = tokenizer.encode_many(_texts(world, seed, "train", recipe.megabytes))
+    short, long = packed(ids, recipe.length), packed(ids, context)
+    held = packed(
+        tokenizer.encode_many(_texts(world, seed, "validation", HELD_OUT_MEGABYTES)), context
+    )
+    return (
+        MixedLengths(short, long, recipe.long_every),
+        lambda m: {"loss": mean_loss(m, held, 32)},
+    )
+
+
+def _on_pictures(model: Any, recipe: Recipe) -> tuple[ImageBatches, Evaluation]:
+    """The pictures to train on, and loss and accuracy on held-out ones."""
+    train, held = (
+        ImageBatches(images.pixels, images.labels)
+        for images in (
+            Shapes().load("train", recipe.pictures, recipe.seed),
+            Shapes().load("validation", HELD_OUT_PICTURES, recipe.seed),
+        )
+    )
+
+    def evaluation(m: Any) -> dict[str, float]:
+        with no_grad():
+            said = [to_numpy(m(held.pixels[i : i + 100]).data).argmax(axis=-1)
+                    for i in range(0, len(held), 100)]  # fmt: skip
+        right = float((np.concatenate(said) == held.labels).mean())
+        return {"loss": mean_loss(m, held, 100), "accuracy": 100 * right}
+
+    return train, evaluation
+
+
+def _facts(name: str, of: str, recipe: Recipe, steps: int) -> dict[str, Any]:
+    """Where a model comes from: its recipe, the command, and how much it has seen."""
+    seen = steps * recipe.batch
+    return {
+        "name": name,
+        "command": f"minipeft pretrain {of}",
+        "recipe": asdict(recipe),
+        "steps": steps,
+    } | ({"pictures_seen": seen} if recipe.pictures else {"tokens_seen": seen * recipe.length})
+
+
+def _story(history: History, seconds: float) -> dict[str, Any]:
+    """How good a model got, and how long it took."""
     curve = [(int(e["step"]), round(e["loss"], 4)) for e in history.evaluations]
     chunk = max(1, len(history.loss) // 40)
     losses = [round(float(np.mean(history.loss[i : i + chunk])), 4)
               for i in range(0, len(history.loss), chunk)]  # fmt: skip
+    last = {f"validation_{k}": round(v, 4) for k, v in history.evaluations[-1].items()}
+    del last["validation_step"]
     return {
-        "name": name,
-        "command": f"minipeft pretrain {name}",
-        "recipe": asdict(recipe) | {"steps": steps},
-        "tokens_seen": steps * recipe.batch * recipe.length,
-        "passes": round(steps * recipe.batch / len(train), 2),
         "hours": round(math.fsum(history.seconds) / 3600, 2) or round(seconds / 3600, 2),
-        "validation_loss": curve[-1][1],
+        **last,
         "validation_curve": curve,
         "training_curve": losses,
     }

@@ -24,6 +24,8 @@ def loss_of(model: Any, batch: Batch, smoothing: float = 0.0) -> Tensor:
             mask = None  # padding stands on the right, where nothing looks
         if not counts.all():
             at, labels = counts.nonzero(), labels[counts]
+    if mask is not None and mask.all():
+        mask = None  # everything is seen
     ids, mask, labels, at = upload(xp, batch.ids, mask, labels, at)
     logits = model(ids, mask=mask) if at is None else model(ids, mask=mask, at=at)  # (…, V)
     return fused.cross_entropy(logits, labels, ignore=IGNORE, smoothing=smoothing)

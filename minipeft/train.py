@@ -85,6 +85,7 @@ def fit(
     evaluation: Callable[[Any], dict[str, float]] | None = None,
     keep: str | None = None,
     patience: int | None = None,
+    watch: Callable[[int], None] | None = None,
     checkpoint: str | Path | None = None,
     save_every: int = 500,
     quiet: bool = False,
@@ -106,6 +107,7 @@ def fit(
     keep        which of its numbers decides what weights the run ends with: the best ones. "loss"
                 is best low, any other best high; None ends with the last
     patience    stop after so many evaluations in a row without a better one
+    watch       called with the number of steps done: before the first, and after each
     checkpoint  a file to save the state to every `save_every` steps, and to resume from
     Raises  ValueError if nothing trains; NonFiniteLoss that names the step, the batch, the first
             operation and the parameter that went bad
@@ -149,6 +151,8 @@ def fit(
         saved = State(Path(checkpoint), settings, opt, handles, history, best)
         first = saved.resume()
     show = Progress("training", steps, out=out, quiet=quiet, start=first)
+    if watch and first == 0:
+        watch(0)
     with Workers(model, params, threads, smoothing, recompute, cached) as workers:
         for step in range(first, steps):
             if patience and best and best.since >= patience:
@@ -182,6 +186,8 @@ def fit(
                 history.evaluations.append(found)
                 if best:
                     best.look(found)
+            if watch:
+                watch(step + 1)
             if saved and (last or (step + 1) % save_every == 0):
                 saved.save()
             show.update(step + 1, f"loss {history.loss[-1]:.3f}")

@@ -266,6 +266,16 @@ def test_pretrain_writes_a_model_with_its_card(capsys, tmp_path, monkeypatch):
     assert load_model(file).card["validation_loss"] == got["validation_loss"]
 
 
+def test_pretrain_tells_of_pictures(capsys, tmp_path, monkeypatch):
+    from minipeft import pretrain
+
+    recipe = pretrain.Recipe(pictures=64, batch=8, steps=2)
+    monkeypatch.setitem(pretrain.RECIPES, "tiny-vit", recipe)
+    monkeypatch.setattr(pretrain, "HELD_OUT_PICTURES", 32)
+    text = tell(capsys, "pretrain", "tiny-vit", "--out", str(tmp_path / "model.safetensors"))
+    assert ": 16 pictures seen in " in text
+
+
 def test_pretrain_makes_the_tokenizer(capsys, tmp_path, monkeypatch):
     from minipeft import pretrain
     from minipeft.text import Tokenizer
@@ -347,7 +357,7 @@ def test_doctor_fails_where_there_is_a_problem(capsys, tmp_path, monkeypatch):
         ("params --model gpt4", "no model 'gpt4'"),
         ("memory --batch 0", "wanted a number >= 1, got '0'"),
         ("memory --optimizer adam", "no 'adam' (did you mean 'adamw'?)"),
-        ("pretrain tiny-bert", "there are tiny-gpt, tokenizer"),
+        ("pretrain tiny-brt", "(did you mean 'tiny-bert'?); there are tiny-gpt, "),
         ("lectures --list --open 8", "not allowed with"),
     ],
 )

@@ -9,9 +9,11 @@ import pytest
 from minipeft import pretrain as recipes
 from minipeft.batches import TokenBatches
 from minipeft.checkpoint import load_model
+from minipeft.engine import no_grad
 from minipeft.files import data_dir
-from minipeft.models import preset
+from minipeft.models import build, preset
 from minipeft.pretrain import RECIPES, MixedLengths, pretrain, rows, train_tokenizer
+from minipeft.tasks.shapes import Shapes
 from minipeft.tasks.stream import texts
 from minipeft.tasks.world import World
 from minipeft.text import Tokenizer
@@ -22,9 +24,13 @@ SMALL = {"megabytes": 0.03, "length": 32, "batch": 4, "steps": 4, "long_every": 
 
 @pytest.fixture
 def small(monkeypatch):
-    """A recipe that takes a second."""
-    monkeypatch.setitem(RECIPES, "tiny-gpt", replace(RECIPES["tiny-gpt"], **SMALL))
+    """Recipes that take a second."""
+    for name, recipe in RECIPES.items():
+        size = {"pictures": 64, "batch": 16, "steps": 4} if recipe.pictures else SMALL
+        checkpoints = (0, 2, 3) if recipe.checkpoints else ()
+        monkeypatch.setitem(RECIPES, name, replace(recipe, **size, checkpoints=checkpoints))
     monkeypatch.setattr(recipes, "HELD_OUT_MEGABYTES", 0.004)
+    monkeypatch.setattr(recipes, "HELD_OUT_PICTURES", 100)
     return RECIPES["tiny-gpt"]
 
 
@@ -34,12 +40,25 @@ def tokenizer():
 
 
 def test_the_shipped_tokenizer_fits_the_models(tokenizer):
-    assert tokenizer.vocab_size == preset("tiny-gpt").vocab
+    for name in ("tiny-gpt", "gpt-0.2m", "gpt-3.1m"):
+        assert tokenizer.vocab_size == preset(name).vocab
+    assert tokenizer.mask_id + 1 == preset("tiny-bert").vocab
+
+
+def test_every_recipe_is_of_a_model_and_v1():
+    for name, recipe in RECIPES.items():
+        config = preset(name)
+        assert recipe.version == "v1" and hasattr(config, "image") == bool(recipe.pictures)
+        assert all(0 <= step < recipe.steps for step in recipe.checkpoints)
+    assert {preset(n).context for n in RECIPES if "vit" not in n} == {256}
+    first, *rest = RECIPES["tiny-gpt"].checkpoints  # the end is the sixth
+    ratios = [b / a for a, b in zip(rest, [*rest[1:], RECIPES["tiny-gpt"].steps], strict=True)]
+    assert first == 0 and len(rest) == 4 and max(ratios) < 1.5 * min(ratios)
 
 
 def test_a_tokenizer_is_trained_on_the_stream():
     one, two = (train_tokenizer(World(0), 0.05, 400) for _ in range(2))
-    text = texts(World(0), 1)[0]
+    text = "\n".join(texts(World(0), 5))
     assert one.encode(text) == two.encode(text) and one.decode(one.encode(text)) == text
     assert one.vocab_size == 400 and len(one.encode(text)) < 0.6 * len(text)
 
@@ -83,6 +102,54 @@ def test_a_model_is_written_with_its_card(small, tmp_path, tokenizer):
     assert card["validation_loss"] < before
 
 
+def test_checkpoints_are_written_on_the_way(small, tmp_path):
+    card = pretrain("tiny-gpt", tmp_path / "mine.safetensors", quiet=True)
+    folder = tmp_path / "checkpoints"
+    assert {f.name for f in folder.iterdir()} == {f"mine-{k}.safetensors" for k in (0, 2, 3)}
+    models = {k: load_model(folder / f"mine-{k}.safetensors") for k in (0, 2, 3)}
+    untrained = build(preset("tiny-gpt"), seed=small.seed).state_dict()
+    for name, array in models[0].state_dict().items():
+        assert (array == untrained[name].astype("f2").astype("f4")).all()
+    curve = dict(card["validation_curve"])
+    for k, model in models.items():
+        told = model.card
+        assert (told["name"], told["steps"]) == (f"tiny-gpt-{k}", k)
+        assert told["tokens_seen"] == k * 4 * 32 and told["command"] == card["command"]
+        assert k == 0 or told["validation_loss"] == curve[k]
+    assert models[0].card["validation_loss"] > curve[2] > curve[3]
+
+
+def test_a_bert_fills_in_masked_words(small, tmp_path, tokenizer):
+    file = tmp_path / "mine.safetensors"
+    card = pretrain("tiny-bert", file, quiet=True)
+    model = load_model(file)
+    assert type(model).__name__ == "BERT" and not (tmp_path / "checkpoints").exists()
+    losses = [loss for _, loss in card["validation_curve"]]
+    assert losses == sorted(losses, reverse=True) and losses[-1] < np.log(2001)
+    assert card["tokens_seen"] == 4 * 4 * 32
+    train, _ = recipes._on_text(model, RECIPES["tiny-bert"])
+    for step, shape in enumerate([(4, 32), (4, 32), (1, 256)]):  # as long as a GPT's
+        batch = train.batch(step, 4, seed=0)
+        assert batch.ids.shape == shape and (batch.ids[:, 0] == tokenizer.end_id).all()
+        hidden = batch.labels >= 0
+        assert 0.02 < hidden.mean() < 0.4 and (batch.ids[hidden] == tokenizer.mask_id).mean() > 0.5
+
+
+def test_a_vit_tells_shapes_apart(small, tmp_path):
+    file = tmp_path / "mine.safetensors"
+    card = pretrain("tiny-vit", file, quiet=True)
+    model = load_model(file)
+    assert card["pictures_seen"] == 64 and "tokens_seen" not in card and card["passes"] == 1.0
+    images = Shapes().load("validation", 100)
+    with no_grad():
+        logits = model(images.pixels).data
+    right = 100 * np.mean(logits.argmax(1) == images.labels)
+    assert card["validation_accuracy"] == pytest.approx(right, abs=2.1)  # half precision
+    train, _ = recipes._on_pictures(model, RECIPES["tiny-vit"])
+    shown = Shapes().load("train", 64)
+    assert (train.pixels == shown.pixels).all() and (train.labels == shown.labels).all()
+
+
 def test_the_recipe_trains_on_the_training_text(small, tmp_path, monkeypatch, tokenizer):
     class Caught(Exception):
         pass
@@ -120,8 +187,10 @@ def test_a_stopped_run_goes_on_to_the_same_model(small, tmp_path, monkeypatch):
     card = pretrain("tiny-gpt", tmp_path / "mine.safetensors", checkpoint=state, quiet=True)
     assert len(calls) == 5  # steps 3 and 4 anew, not 1 and 2
     assert card["training_curve"] == whole["training_curve"]
-    a, b = (load_model(tmp_path / f"{n}.safetensors").state_dict() for n in ("whole", "mine"))
-    assert all((a[k] == b[k]).all() for k in a)
+    for step in ("{}", "checkpoints/{}-0", "checkpoints/{}-2", "checkpoints/{}-3"):
+        files = (tmp_path / f"{step.format(n)}.safetensors" for n in ("whole", "mine"))
+        a, b = (load_model(file).state_dict() for file in files)
+        assert all((a[k] == b[k]).all() for k in a)
 
 
 def test_an_unknown_recipe_names_the_known():

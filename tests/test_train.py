@@ -8,14 +8,14 @@ import pytest
 
 from minipeft import metrics, progress, train
 from minipeft.backend import Rng
-from minipeft.batches import IGNORE, TaskBatches
+from minipeft.batches import IGNORE, Batch, TaskBatches
 from minipeft.checkpoint import CheckpointError, load_arrays, save_arrays
 from minipeft.engine import no_grad
 from minipeft.generate import generate_many, score
 from minipeft.methods import LoRA, TopK, attach
 from minipeft.train import NonFiniteLoss, evaluate, fit, loss_of, mean_loss
 from tests.methods.throwaway import Masked
-from tests.tiny import Rows, Sounds, gpt, tokenizer
+from tests.tiny import Rows, Sounds, bert, gpt, tokenizer
 
 VOCAB = tokenizer().vocab_size
 
@@ -311,6 +311,31 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tmp_path, optimizer):
     assert history.loss == whole.loss and history.lr == whole.lr and len(history.seconds) == 7
     assert same(got, wanted)
     assert run(7, start(), **settings)[0].loss == whole.loss  # already done
+
+
+def test_who_watches_is_told_every_step_once(tmp_path):
+    def start():
+        return lora()[0]
+
+    seen, settings = [], {"checkpoint": tmp_path / "state.safetensors", "save_every": 2}
+    run(3, start(), watch=seen.append)
+    assert seen == [0, 1, 2, 3]
+    del seen[:]
+    with pytest.raises(Stop):
+        run(7, start(), Failing(VOCAB), watch=seen.append, **settings)
+    assert seen == [0, 1, 2, 3, 4, 5]
+    run(7, start(), watch=seen.append, **settings)
+    assert seen == [0, 1, 2, 3, 4, 5, 5, 6, 7]  # step 5 was not saved
+
+
+def test_a_mask_that_hides_nothing_is_left_out():
+    model, seen = bert(), []
+    forward = model.forward
+    model.forward = lambda ids, mask=None: seen.append(mask) or forward(ids, mask=mask)
+    ids = np.array([[3, 4, 5], [6, 7, 1]])
+    for mask in (np.ones((2, 3), bool), ids > 1):
+        loss_of(model, Batch(ids, ids, mask))
+    assert seen[0] is None and (seen[1] == (ids > 1)).all()
 
 
 class Counting(LoRA):

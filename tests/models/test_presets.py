@@ -6,7 +6,18 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from minipeft.models import GPT, PRESETS, GPTConfig, preset
+from minipeft.models import (
+    BERT,
+    GPT,
+    MODELS,
+    PRESETS,
+    BERTConfig,
+    GPTConfig,
+    ViT,
+    ViTConfig,
+    build,
+    preset,
+)
 from minipeft.nn import init
 
 TOTALS = {
@@ -22,24 +33,52 @@ TOTALS = {
     "gpt3-6.7b": 6_658_404_352,
     "gpt3-13b": 12_853_386_240,
     "gpt3-175b": 174_604_259_328,
+    "bert-base": 109_514_298,  # with the head for masked words
+    "bert-large": 335_174_458,
+    "vit-base": 86_567_656,  # with 1000 classes
+    "vit-large": 304_326_632,
 }
+OWN = {"tiny-gpt": 0.9, "gpt-0.2m": 0.2, "gpt-3.1m": 3.1, "tiny-bert": 0.9, "tiny-vit": 0.3}
 
 
 def test_every_preset_with_a_printed_total_is_here():
-    assert set(PRESETS) - set(TOTALS) == {"tiny-gpt"}
+    assert set(PRESETS) - set(TOTALS) == set(OWN)
 
 
 @pytest.mark.parametrize("name", TOTALS)
 def test_totals(name):
-    assert GPT(preset(name), init="shape").num_parameters() == TOTALS[name]
+    assert build(preset(name), init="shape").num_parameters() == TOTALS[name]
+
+
+def test_the_shipped_models_are_as_large_as_they_are_called():
+    for name, millions in OWN.items():
+        total = build(preset(name), init="shape").num_parameters()
+        assert round(total / 1e6, 1) == millions, name
+
+
+def test_a_config_builds_its_model():
+    for name, kind in (("gpt2", GPT), ("bert-base", BERT), ("vit-base", ViT)):
+        assert type(build(preset(name), init="shape")) is kind
+    small = GPTConfig(vocab=7, context=4, width=8, layers=1, heads=2)
+    one, other = build(small, seed=3, dtype=np.float64), GPT(small, seed=3, dtype=np.float64)
+    assert all((a.data == b.data).all() for a, b in zip(one.parameters(), other.parameters(),
+                                                        strict=True))  # fmt: skip
+    assert set(MODELS) == {"gpt", "bert", "vit"}
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_totals_have_their_closed_form(name):
     c = preset(name)
     block = 12 * c.width**2 + 13 * c.width
-    total = (c.vocab + c.context) * c.width + c.layers * block + 2 * c.width
-    model = GPT(c, init="shape")
+    if isinstance(c, ViTConfig):
+        total = (c.channels * c.patch**2 + 1 + 1 + 1 + c.patches) * c.width
+        total += 2 * c.width + (c.width + 1) * c.classes
+    else:
+        total = (c.vocab + c.context) * c.width + 2 * c.width
+    if isinstance(c, BERTConfig):
+        total += c.segments * c.width + c.width**2 + 3 * c.width + c.vocab
+    total += c.layers * block
+    model = build(c, init="shape")
     assert model.num_parameters() == model.summary().total == total
     assert sum(p.size for p in model.blocks[0].parameters()) == block
 
