@@ -39,7 +39,7 @@ LAYERS = {  # a part -> the parts of minipeft that it may import, besides itself
     "step": "backend batches engine hidden",
     "resume": "backend checkpoint files optim",
     "train": "backend batches engine nn optim checkpoint generate metrics progress resume step",
-    "pretrain": "batches files text checkpoint models tasks train",
+    "pretrain": "backend batches engine masking files text checkpoint models tasks train",
     "doctor": "backend files text checkpoint",
     "lectures": "progress",
     "compare": "backend batches engine methods checkpoint doctor pretrain progress tasks train",
