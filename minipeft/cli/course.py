@@ -1,0 +1,53 @@
+"""The commands around the course: is this machine ready, and the lectures."""
+
+from __future__ import annotations
+
+import argparse
+
+from minipeft.cli.arguments import Command, Result
+
+# -- doctor ---------------------------------------------------------------------------------------
+
+
+def add_doctor(command: Command) -> None:
+    """minipeft doctor"""
+    command("doctor", _doctor, "tell what this machine has and what would make it faster",
+            "minipeft doctor")  # fmt: skip
+
+
+def _doctor(args: argparse.Namespace) -> Result:
+    from minipeft.doctor import as_text, doctor
+
+    found = doctor(quiet=True)
+    return found, as_text(found)
+
+
+# -- lectures -------------------------------------------------------------------------------------
+
+
+def add_lectures(command: Command) -> None:
+    """minipeft lectures"""
+    new = command("lectures", _lectures, "list, open, run or print the lectures",
+                  "minipeft lectures --open 08")  # fmt: skip
+    what = new.add_mutually_exclusive_group()
+    what.add_argument("--list", action="store_true", help="the default")
+    what.add_argument("--open", metavar="NUMBER", help="in Jupyter")
+    what.add_argument("--run", dest="run_all", action="store_true", help="all, top to bottom")
+    what.add_argument("--html", metavar="DIR", help="as web pages, in this folder")
+
+
+def _lectures(args: argparse.Namespace) -> Result:
+    from minipeft import lectures
+
+    if args.html:
+        files = lectures.to_html(args.html)
+        return files, "\n".join(f"wrote {file}" for file in files)
+    if args.open:
+        file = lectures.open_one(args.open)
+        return {"opened": file}, f"closed {file}"
+    if args.run_all:
+        done = lectures.run_all()
+        return done, "\n".join(f"{one['lecture']:24} {one['seconds']:6.1f} s" for one in done)
+    found = lectures.listed()
+    lines = [f"{one['number']}  {one['title']}" for one in found]
+    return found, "\n".join([*lines, "", "minipeft lectures --open NUMBER opens one"])

@@ -1,0 +1,88 @@
+"""The commands on files: adapters merged into models, and the tasks' data."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from minipeft.cli.arguments import (
+    Command,
+    Result,
+    add_model,
+    described,
+    known,
+    number,
+    one_of,
+    tasks,
+    wrapped,
+)
+
+# -- merge ----------------------------------------------------------------------------------------
+
+
+def add_merge(command: Command) -> None:
+    """minipeft merge"""
+    new = command("merge", _merge, "write a model with an adapter merged into its weights",
+                  "minipeft merge runs/lora.safetensors --out runs/merged.safetensors")  # fmt: skip
+    new.add_argument("adapter", metavar="ADAPTER", help="a file that finetune --save wrote")
+    add_model(new)
+    new.add_argument("--out", metavar="FILE", required=True, help="the merged model")
+    new.add_argument("--untie", action="store_true", help="allow a merge at one end of a tie")
+
+
+def _merge(args: argparse.Namespace) -> Result:
+    from minipeft.checkpoint import load_model, save_model
+    from minipeft.methods import load_adapter
+
+    model = load_model(known(args.model))
+    at = load_adapter(model, args.adapter)
+    told = described(at.method)
+    report = at.merge(untie=args.untie)
+    settings = {"method": at.method.name, **dataclasses.asdict(at.method)}
+    card = {"base": model.card, "merged": settings}
+    Path(args.out).parent.mkdir(parents=True, exist_ok=True)
+    save_model(model, args.out, card)
+    value = {"model": args.model, "adapter": args.adapter, "out": args.out, "rows": report.rows}
+    return value, f"{told} merged into {args.model}\n{report}\nwrote {args.out}"
+
+
+# -- data -----------------------------------------------------------------------------------------
+
+
+def add_data(command: Command) -> None:
+    """minipeft data"""
+    new = command("data", _data, "list the tasks, or show examples of one",
+                  "minipeft data nli --split test --n 3")  # fmt: skip
+    new.add_argument("name", nargs="?", type=one_of(tasks), metavar="TASK", help="default: list")
+    new.add_argument("--path", metavar="DIR", help="the folder of a real data set (e2e)")
+    new.add_argument("--split", default="train", help="default train")
+    new.add_argument("--n", type=number(1), default=5, help="examples; default 5")
+    new.add_argument("--pattern", type=number(0), default=0, help="which wording; default 0")
+    new.add_argument("--seed", type=number(0), default=0, help="default 0")
+
+
+def _data(args: argparse.Namespace) -> Result:
+    from minipeft.tasks import TASKS, get_task
+
+    if args.name is None:
+        tasks = [get_task(name) for name in TASKS]
+        rows = [
+            {"task": name, "kind": t.kind, "metric": t.metric, "splits": list(t.splits),
+             "patterns": len(t.patterns)}
+            for name, t in zip(TASKS, tasks, strict=True)
+        ]  # fmt: skip
+        lines = [
+            f"{name:16} {t.kind:15} {t.metric:9} {len(t.patterns)} patterns; {', '.join(t.splits)}"
+            for name, t in zip(TASKS, tasks, strict=True)
+        ]
+        return rows, "\n".join(lines)
+    task = get_task(args.name, args.path)
+    examples = task.load(args.split, n=args.n, seed=args.seed, pattern=args.pattern)
+    rows = [dataclasses.asdict(e) for e in examples]
+    lines = []
+    for e in examples:
+        lines += [wrapped("prompt", e.prompt), wrapped("target", e.target)]
+        lines += [wrapped("options", " |".join(e.options))] if e.options else []
+        lines.append("")
+    return rows, "\n".join(lines).rstrip()
