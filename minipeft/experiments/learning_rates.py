@@ -7,6 +7,7 @@ from minipeft.methods import METHODS, attach
 from minipeft.tasks import get_task
 from minipeft.train import evaluate, fit
 
+SWEPT = ("full", "topk", "bitfit", "lora")
 TASK = "sentiment"
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 STEPS = (60, 150)
@@ -16,10 +17,10 @@ VALIDATION = 400  # examples
 
 def _settings(fast: bool) -> list[Settings]:
     if fast:
-        return [{"method": m, "lr": RATES[2], "steps": 4, "seed": 0} for m in METHODS]
+        return [{"method": m, "lr": RATES[2], "steps": 4, "seed": 0} for m in SWEPT]
     return [
         {"method": method, "lr": lr, "steps": steps, "seed": seed}
-        for method in METHODS
+        for method in SWEPT
         for lr in RATES
         for steps in STEPS
         for seed in SEEDS

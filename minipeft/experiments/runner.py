@@ -38,18 +38,20 @@ class Experiment:
     question  what the runs decide, in a sentence
     settings  fast -> the list of settings; with fast=True a few short ones
     run       one setting -> its outcome; the same setting gives the same outcome
+    bases     the models that it starts from: with others, its runs are made anew
     """
 
     name: str
     question: str
     settings: Callable[[bool], list[Settings]]
     run: Callable[[Settings], Outcome]
+    bases: tuple[str, ...] = (BASE,)
 
 
 @cache
-def base() -> Any:
-    """The base model of all experiments, loaded once: whoever attaches to it detaches."""
-    return load_model(BASE)
+def base(name: str = BASE) -> Any:
+    """A base model of the experiments, loaded once: whoever attaches to it detaches."""
+    return load_model(name)
 
 
 def perform(
@@ -61,8 +63,8 @@ def perform(
     """
     path = folder / f"{experiment.name}.json"
     folder.mkdir(parents=True, exist_ok=True)
-    mark = fingerprint(base().state_dict())
-    done = {_key(run["settings"]): run for run in _earlier(path, mark)}
+    marks = {name: fingerprint(base(name).state_dict()) for name in experiment.bases}
+    done = {_key(run["settings"]): run for run in _earlier(path, marks)}
     wanted = experiment.settings(fast)
     todo = [s for s in wanted if _key(s) not in done]
     print(f"{experiment.name}: {len(wanted) - len(todo)} of {len(wanted)} runs are done")
@@ -75,7 +77,7 @@ def perform(
         seconds = round(time.process_time() - start, 2)
         done[_key(settings)] = {"settings": settings, "outcome": outcome, "seconds": seconds}
         runs = [done[_key(s)] for s in wanted if _key(s) in done]
-        _write(path, experiment, mark, runs, fast)
+        _write(path, experiment, marks, runs, fast)
         show.update(number)
     show.done()
     return path
@@ -85,24 +87,26 @@ def _key(settings: Settings) -> str:
     return json.dumps(settings, sort_keys=True)
 
 
-def _earlier(path: Path, mark: str) -> list[dict[str, Any]]:
-    """The runs of an earlier call, if they were made with this base."""
+def _earlier(path: Path, marks: dict[str, str]) -> list[dict[str, Any]]:
+    """The runs of an earlier call, if they were made with these bases."""
     if not path.is_file():
         return []
     known = read_results(path)
-    if known["base"].get("fingerprint") != mark:
-        print(f"{path} was made with another {BASE}: starting anew")
+    if known["bases"] != marks:
+        print(f"{path} was made with another base: starting anew")
         return []
     return known["runs"]
 
 
-def _write(path: Path, experiment: Experiment, mark: str, runs: list[Any], fast: bool) -> None:
+def _write(
+    path: Path, experiment: Experiment, marks: dict[str, str], runs: list[Any], fast: bool
+) -> None:
     command = f"python -m minipeft.experiments {experiment.name}" + (" --fast" if fast else "")
     whole = {
         "name": experiment.name,
         "question": experiment.question,
         "command": command,
-        "base": {"name": BASE, "fingerprint": mark},
+        "bases": marks,  # fingerprints
         "seeds": sorted({run["settings"].get("seed", 0) for run in runs}),
         "versions": {
             "minipeft": minipeft.__version__,
@@ -132,7 +136,7 @@ def _rounded(value: Any) -> Any:
 
 
 PARTS: dict[str, Any] = {  # of a results file, and their kinds
-    "name": str, "command": str, "seeds": list, "hours": (int, float), "base": dict, "runs": list
+    "name": str, "command": str, "seeds": list, "hours": (int, float), "bases": dict, "runs": list
 }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -56,10 +57,11 @@ class Task:
     largest: int = SIZES[-1]
 
     def load(
-        self, split: str, n: int | None = None, seed: int = 0, pattern: int = 0
+        self, split: str, n: int | None = None, seed: int = 0, pattern: int | Pattern = 0
     ) -> list[Example]:
         """n examples of a split; the first n of a larger load with the same seed are the same.
 
+        pattern  the number of one of the task's, or a Pattern of your own with as many words
         Raises  ValueError for a split, n or pattern that the task does not have
         """
         if split not in self.splits:
@@ -74,11 +76,21 @@ class Task:
                 f"n must be an integer from 1 to {self.largest}, got {n!r}; "
                 f"usual sizes are {', '.join(map(str, SIZES))}"
             )
+        return self._draw(split, n, seed, self._pattern(pattern))
+
+    def _pattern(self, pattern: int | Pattern) -> Pattern:
+        """One of the task's patterns, or one of the same form."""
+        if isinstance(pattern, Pattern):
+            fields = [set(re.findall(r"{(\w*)}", p.template)) for p in (self.patterns[0], pattern)]
+            if fields[0] != fields[1] or len(pattern.words) != len(self.patterns[0].words):
+                raise ValueError(f"a pattern of task {self.name!r} has the form of "
+                                 f"{self.patterns[0]}, got {pattern}")  # fmt: skip
+            return pattern
         if isinstance(pattern, bool) or pattern not in range(len(self.patterns)):
             raise ValueError(
                 f"task {self.name!r} has patterns 0 to {len(self.patterns) - 1}, got {pattern!r}"
             )
-        return self._draw(split, n, seed, self.patterns[pattern])
+        return self.patterns[pattern]
 
     def _draw(self, split: str, n: int, seed: int, pattern: Pattern) -> list[Example]:
         raise NotImplementedError(f"{type(self).__name__} must define _draw")

@@ -20,7 +20,7 @@ def no_model(monkeypatch):
             return {"w": self.weights}
 
     base = Base()
-    monkeypatch.setattr(runner, "base", lambda: base)
+    monkeypatch.setattr(runner, "base", lambda name: base)
     return base
 
 
@@ -70,7 +70,7 @@ def test_the_file_says_how_it_was_made(tmp_path):
     assert about["command"] == "python -m minipeft.experiments trial"
     assert about["seeds"] == [0, 1, 2] and about["hours"] >= 0
     assert {"minipeft", "numpy", "python"} <= about["versions"].keys()
-    assert len(about["base"]["fingerprint"]) == 64
+    assert about["bases"].keys() == {"tiny-gpt"} and len(about["bases"]["tiny-gpt"]) == 64
     assert about["runs"][1]["outcome"]["score"] == 0.333333
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from minipeft.backend import Rng
 from minipeft.tasks import get_task
-from minipeft.tasks.base import part_of
+from minipeft.tasks.base import Pattern, part_of
 from minipeft.tasks.grammar import Draw
 from minipeft.tasks.reviews import (
     DOMAINS,
@@ -155,12 +155,24 @@ def test_the_reviews_of_a_document_agree():
             assert len({read(line) for line in lines}) == 1, lines
 
 
+def test_a_pattern_of_your_own():
+    task = Sentiment()
+    own = task.load("test", 5, pattern=Pattern("{x} ->", (" up", " down")))
+    for e, other in zip(own, task.load("test", 5), strict=True):
+        assert e.prompt.removesuffix(" ->") in other.prompt and e.label == other.label
+        assert e.target == (" up", " down")[e.label] and e.options == (" up", " down")
+
+
 def test_errors_name_the_choices():
     task = Sentiment()
     with pytest.raises(ValueError, match=r"no split 'tst' \(did you mean 'test'\?\).*validation"):
         task.load("tst")
     with pytest.raises(ValueError, match="patterns 0 to 3, got 4"):
         task.load("train", pattern=4)
+    with pytest.raises(ValueError, match="has the form of Pattern"):
+        task.load("train", pattern=Pattern("{x} So: {y}", (" a", " b")))
+    with pytest.raises(ValueError, match="has the form of Pattern"):
+        task.load("train", pattern=Pattern("{x} So:", (" a", " b", " c")))
     for n in (0, 10_001, 2.5, True):
         with pytest.raises(ValueError, match="from 1 to 10000, got"):
             task.load("train", n)
