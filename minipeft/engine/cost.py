@@ -208,6 +208,35 @@ def _cross_entropy(
     return m.new((), logits), (m.gradient(logits, p, places, work=work), None)
 
 
+def _hadamard(m: Meter, x: Any) -> tuple[Any, Any]:
+    n = x.size * (x.shape[-1].bit_length() - 1)  # sums and differences
+    m.flops(n)
+    return m.new(x.shape, x), (m.gradient(x, flops=n),)
+
+
+def _fastfood(
+    m: Meter, z: Any, signs: Any, order: Any, scales: Any, *, size: int
+) -> tuple[Any, Any]:
+    """Two transforms, the first of them short."""
+    long, short = len(order), 1 << (len(z) - 1).bit_length()
+    n = sum(k * (k.bit_length() - 1) for k in (long, short))
+    m.flops(n)
+    work = 2 * long * z.dtype.itemsize
+    m.spike(work)
+    whole = m.new((long,), z)  # y is its first part
+    vjp = m.gradient(z, signs, order, scales, flops=n, work=work)
+    return whole[:size], (vjp, None, None, None)
+
+
+def _scatter_signs(m: Meter, z: Any, rows: Any, signs: Any, *, size: int) -> tuple[Any, Any]:
+    n = 2 * rows.size
+    m.flops(n)
+    m.spike(_bytes(signs))
+    return m.new((size,), z), (
+        m.gradient(z, rows, signs, flops=n, work=_bytes(signs)), None, None,
+    )  # fmt: skip
+
+
 RULES: dict[str, Rule | None] = {  # None: a view, which the operation itself makes
     "add": _sum_of_two,
     "sub": _elementwise("", ""),
@@ -253,4 +282,7 @@ RULES: dict[str, Rule | None] = {  # None: a view, which the operation itself ma
     "attention": _attention,
     "embedding": _embedding,
     "cross_entropy": _cross_entropy,
+    "hadamard": _hadamard,
+    "fastfood": _fastfood,
+    "scatter_signs": _scatter_signs,
 }

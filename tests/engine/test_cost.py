@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from minipeft.engine import Tensor, fused, op, ops
+from minipeft.engine import Tensor, fused, op, ops, projection
 from minipeft.engine.cost import RULES
 from minipeft.engine.graph import held
 from minipeft.engine.meter import Blank, metered
@@ -56,13 +56,17 @@ CASES = {  # operation -> lists of (shapes of its inputs, or arrays, and setting
         ([A, np.array([0, 1, 2])], {}),
         ([B, np.array([[0, 1, -100], [3, -100, -100]])], {"smoothing": 0.1}),
     ],
+    "hadamard": [([(2, 8)], {})],
+    "fastfood": [([(3,), np.ones(3), np.arange(16)[::-1].copy(), np.ones(16)], {"size": 11})],
+    "scatter_signs": [([(2,), np.array([[0, 4, 2], [1, 2, 3]]), np.ones((2, 3))], {"size": 5})],
 }
 FLAT = [(name, *case) for name, cases in CASES.items() for case in cases]
 SLACK = 4 * 8  # layer norm keeps a row of 1/n
 
 
 def operations():
-    found = [f for part in (ops, fused) for f in vars(part).values() if hasattr(f, "__wrapped__")]
+    parts = (ops, fused, projection)
+    found = [f for part in parts for f in vars(part).values() if hasattr(f, "__wrapped__")]
     return {f.__name__.rstrip("_"): f for f in found}
 
 
