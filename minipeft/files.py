@@ -33,6 +33,11 @@ def data_dir() -> Path:
     raise FileNotFoundError(f"the shipped data/ was not found. Looked in: {looked}")
 
 
+def cache_dir() -> Path:
+    """The user's folder for public data sets: $MINIPEFT_CACHE, else ~/.cache/minipeft."""
+    return Path(os.environ.get("MINIPEFT_CACHE") or Path.home() / ".cache" / "minipeft")
+
+
 def write_atomic(path: str | Path, write: Callable[[Path], object]) -> None:
     """Let `write(temporary)` fill a file beside `path`, then put it in place in one step.
 

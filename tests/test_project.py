@@ -30,6 +30,7 @@ LAYERS = {  # a part -> the parts of minipeft that it may import, besides itself
     "batches": "backend",
     "masking": "backend batches",
     "progress": "",
+    "fetch": "files progress",
     "generate": "backend batches engine nn",
     "beam": "backend engine generate",
     "viz": "backend engine nn",

@@ -14,6 +14,7 @@ import warnings
 from pathlib import Path
 
 from ..backend import Rng
+from ..files import cache_dir
 from .base import Example, Pattern, Task
 from .records import ARROW, table
 
@@ -44,8 +45,7 @@ class E2E(Task):
     patterns = (Pattern("{x}" + ARROW), Pattern("{x}\n"), Pattern("Describe this. {x}" + ARROW))
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
-        cache = os.environ.get("MINIPEFT_CACHE") or Path.home() / ".cache" / "minipeft"
-        self.folder = Path(path) if path is not None else Path(cache) / "e2e_nlg"
+        self.folder = Path(path) if path is not None else cache_dir() / "e2e_nlg"
         self.malformed: dict[str, int] = {}
         self._rows: dict[str, list[tuple[str, str]]] = {}
 
@@ -70,8 +70,8 @@ class E2E(Task):
         raise FileNotFoundError(
             f"task 'e2e' needs {' or '.join(FILES[split])} for its split {split!r}. "
             f"Looked in: {', '.join(map(str, places))}. "
-            f"Get the files from {HOME} and name their folder with --path DIR or "
-            f"E2E(path=DIR), or put it at {self.folder}; task 'table-to-text' needs no files"
+            f"`minipeft data fetch e2e` gets the files from {HOME}; or name their folder with "
+            "--path DIR or E2E(path=DIR); task 'table-to-text' needs no files"
         )
 
     def _read(self, path: Path) -> list[tuple[str, str]]:
