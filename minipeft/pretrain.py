@@ -33,6 +33,8 @@ class Recipe:
     megabytes    of text for one pass; steps * batch * length tokens are seen in all
     length       of most rows; every `long_every`-th step has rows of the whole context, half as
                  many: cheaper than long rows throughout, and the late positions learn too
+    short        (length, steps): shorter rows, as many more, for the first steps; a BERT finds
+                 out sooner that words depend on their neighbours where the rows are short
     pictures     of shapes and strokes, for a model of images; there is no text then
     checkpoints  after how many steps the model is written too, the end apart
     """
@@ -45,6 +47,7 @@ class Recipe:
     batch: int = 16
     length: int = 128
     long_every: int = 8
+    short: tuple[int, int] = (0, 0)
     pictures: int = 0
     optimizer: str = "muon"
     lr: float = 0.02
@@ -55,7 +58,7 @@ RECIPES = {
     "tiny-gpt": Recipe(steps=28_000, checkpoints=(0, 500, 1500, 4500, 13_500)),
     "gpt-0.2m": Recipe(),
     "gpt-3.1m": Recipe(steps=10_000),
-    "tiny-bert": Recipe(),
+    "tiny-bert": Recipe(batch=32, length=64, short=(32, 6000)),
     "tiny-vit": Recipe(
         megabytes=0.0, length=0, long_every=0, pictures=100_000, batch=64, steps=4000
     ),
@@ -100,19 +103,31 @@ def rows(
 
 
 class MixedLengths:
-    """Batches of short rows and, every `every`-th step, of long ones with as many tokens."""
+    """Batches of rows of one length and, every `every`-th step, of long ones with as many tokens.
 
-    def __init__(self, short: Rows, long: Rows, every: int) -> None:
-        self.short, self.long, self.every = short, long, every
+    first, until  other rows for the first steps, as many tokens too
+    """
+
+    def __init__(
+        self, rows: Rows, long: Rows, every: int, first: Rows | None = None, until: int = 0
+    ) -> None:
+        self.rows, self.long, self.every = rows, long, every
+        self.first, self.until = first, until
 
     def __len__(self) -> int:
-        return len(self.short)
+        return len(self.rows)
 
     def batch(self, step: int, size: int, seed: int) -> Batch:
-        if (step + 1) % self.every:
-            return self.short.batch(step, size, seed)
-        ratio = round(self.long.rows.shape[1] / self.short.rows.shape[1])
-        return self.long.batch(step // self.every, max(1, size // ratio), seed)
+        if (step + 1) % self.every == 0:
+            return self._as_many(self.long, step // self.every, size, seed)
+        if self.first is not None and step < self.until:
+            return self._as_many(self.first, step, size, seed)
+        return self.rows.batch(step, size, seed)
+
+    def _as_many(self, other: Rows, step: int, size: int, seed: int) -> Batch:
+        """A batch of rows of another length with as many tokens."""
+        ratio = other.rows.shape[1] / self.rows.rows.shape[1]
+        return other.batch(step, max(1, round(size / ratio)), seed)
 
 
 def pretrain(
@@ -127,7 +142,7 @@ def pretrain(
     """Make a base model by its recipe and write it, with its card; returns the card.
 
     path        the file; the shipped place unless told. The recipe's checkpoints are written
-                beside it: checkpoints/NAME-STEPS.safetensors
+                beside it: NAME-STEPS.safetensors
     steps       fewer for a trial; the recipe's number makes the shipped model
     checkpoint  a file to save the state to, and to go on from
     """
@@ -135,8 +150,7 @@ def pretrain(
         raise ValueError(f"no recipe {name!r}; there are {', '.join(RECIPES)}")
     recipe = replace(RECIPES[name], steps=steps or RECIPES[name].steps)
     path = Path(path) if path is not None else data_dir() / "models" / f"{name}.safetensors"
-    folder = path.parent / "checkpoints"
-    (folder if recipe.checkpoints else path.parent).mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     model = build(preset(name), seed=recipe.seed)
     train, evaluation = (_on_pictures if recipe.pictures else _on_text)(model, recipe)
 
@@ -144,7 +158,9 @@ def pretrain(
         if step in recipe.checkpoints:
             told = {f"validation_{k}": round(v, 4) for k, v in evaluation(model).items()}
             told = _facts(f"{name}-{step}", name, recipe, step) | told
-            save_model(model, folder / f"{path.stem}-{step}.safetensors", told, dtype="float16")
+            save_model(
+                model, path.with_name(f"{path.stem}-{step}.safetensors"), told, dtype="float16"
+            )
 
     began = time.time()
     history = fit(
@@ -174,12 +190,15 @@ def _on_text(model: Any, recipe: Recipe) -> tuple[MixedLengths, Evaluation]:
         return tokens if model.causal else MaskedBatches(tokens, tokenizer)
 
     ids = tokenizer.encode_many(_texts(world, seed, "train", recipe.megabytes))
-    short, long = packed(ids, recipe.length), packed(ids, context)
+    few, until = recipe.short
+    first = packed(ids, few) if few else None
     held = packed(
         tokenizer.encode_many(_texts(world, seed, "validation", HELD_OUT_MEGABYTES)), context
     )
     return (
-        MixedLengths(short, long, recipe.long_every),
+        MixedLengths(
+            packed(ids, recipe.length), packed(ids, context), recipe.long_every, first, until
+        ),
         lambda m: {"loss": mean_loss(m, held, 32)},
     )
 

@@ -85,6 +85,14 @@ def test_every_nth_batch_has_long_rows_and_as_many_tokens():
     assert mixed.batch(2, 1, seed=1).ids.shape == (1, 16)
 
 
+def test_the_first_batches_may_have_shorter_rows_and_as_many_tokens():
+    few, short, long = (TokenBatches(np.arange(40 * n).reshape(40, n), -1) for n in (5, 9, 17))
+    mixed = MixedLengths(short, long, every=3, first=few, until=4)
+    got = [mixed.batch(step, 4, seed=1).ids for step in range(6)]
+    assert [x.shape for x in got] == [(7, 4), (7, 4), (2, 16), (7, 4), (4, 8), (2, 16)]
+    assert (got[3] == few.batch(3, 7, 1).ids).all() and (got[4] == short.batch(4, 4, 1).ids).all()
+
+
 def test_a_model_is_written_with_its_card(small, tmp_path, tokenizer):
     file = tmp_path / "models" / "mine.safetensors"  # the folder is made
     card = pretrain("tiny-gpt", file, quiet=True)
@@ -104,9 +112,9 @@ def test_a_model_is_written_with_its_card(small, tmp_path, tokenizer):
 
 def test_checkpoints_are_written_on_the_way(small, tmp_path):
     card = pretrain("tiny-gpt", tmp_path / "mine.safetensors", quiet=True)
-    folder = tmp_path / "checkpoints"
-    assert {f.name for f in folder.iterdir()} == {f"mine-{k}.safetensors" for k in (0, 2, 3)}
-    models = {k: load_model(folder / f"mine-{k}.safetensors") for k in (0, 2, 3)}
+    names = {f"mine-{k}.safetensors" for k in (0, 2, 3)}
+    assert {f.name for f in tmp_path.iterdir()} == names | {"mine.safetensors"}
+    models = {k: load_model(tmp_path / f"mine-{k}.safetensors") for k in (0, 2, 3)}
     untrained = build(preset("tiny-gpt"), seed=small.seed).state_dict()
     for name, array in models[0].state_dict().items():
         assert (array == untrained[name].astype("f2").astype("f4")).all()
@@ -123,7 +131,7 @@ def test_a_bert_fills_in_masked_words(small, tmp_path, tokenizer):
     file = tmp_path / "mine.safetensors"
     card = pretrain("tiny-bert", file, quiet=True)
     model = load_model(file)
-    assert type(model).__name__ == "BERT" and not (tmp_path / "checkpoints").exists()
+    assert type(model).__name__ == "BERT" and list(tmp_path.iterdir()) == [file]
     losses = [loss for _, loss in card["validation_curve"]]
     assert losses == sorted(losses, reverse=True) and losses[-1] < np.log(2001)
     assert card["tokens_seen"] == 4 * 4 * 32
@@ -161,7 +169,7 @@ def test_the_recipe_trains_on_the_training_text(small, tmp_path, monkeypatch, to
     with pytest.raises(Caught) as caught:
         pretrain("tiny-gpt", tmp_path / "mine.safetensors", quiet=True)
     mixed = caught.value.args[0]
-    for source, length in ((mixed.short, 32), (mixed.long, preset("tiny-gpt").context)):
+    for source, length in ((mixed.rows, 32), (mixed.long, preset("tiny-gpt").context)):
         wanted = rows(tokenizer, World(0), small.seed, "train", small.megabytes, length)
         assert (source.rows == wanted.rows).all()
 
@@ -187,7 +195,7 @@ def test_a_stopped_run_goes_on_to_the_same_model(small, tmp_path, monkeypatch):
     card = pretrain("tiny-gpt", tmp_path / "mine.safetensors", checkpoint=state, quiet=True)
     assert len(calls) == 5  # steps 3 and 4 anew, not 1 and 2
     assert card["training_curve"] == whole["training_curve"]
-    for step in ("{}", "checkpoints/{}-0", "checkpoints/{}-2", "checkpoints/{}-3"):
+    for step in ("{}", "{}-0", "{}-2", "{}-3"):
         files = (tmp_path / f"{step.format(n)}.safetensors" for n in ("whole", "mine"))
         a, b = (load_model(file).state_dict() for file in files)
         assert all((a[k] == b[k]).all() for k in a)
