@@ -204,7 +204,7 @@ def _wrapped_round(a, index):
         elif isinstance(p, ndarray) and p.dtype == bool:
             p, axis = p._a, axis + p.ndim
         elif isinstance(p, ndarray):
-            p, axis = p._a % a.shape[axis], axis + 1
+            p, axis = p._a.astype(np.int64) % a.shape[axis], axis + 1
         elif p is not None:
             axis += 1
         made.append(p)
@@ -224,7 +224,9 @@ def _wrap(y):
     """NumPy's results as device arrays; 0-d ones too."""
     if isinstance(y, (np.ndarray, np.generic)):
         return ndarray(np.asarray(y))
-    return type(y)(map(_wrap, y)) if isinstance(y, (list, tuple)) else y
+    return [_wrap(v) for v in y] if isinstance(y, list) else (
+        tuple(map(_wrap, y)) if isinstance(y, tuple) else y
+    )
 
 
 class Module:

@@ -134,6 +134,15 @@ def _linear(m: Meter, x: Any, w: Any, b: Any = None) -> tuple[Any, Any]:
     return y, (m.gradient(x, w, flops=n), m.gradient(w, x, flops=n), m.gradient(b))
 
 
+def _linear_decoded(m: Meter, x: Any, b: Any = None, *, decode: Any, shape: Any) -> Any:
+    n_out, n_in = shape
+    y = m.new((*x.shape[:-1], n_out), x)
+    n, weight = 2 * x.size * n_out, n_out * n_in * x.dtype.itemsize
+    m.flops(n)
+    m.spike(weight)
+    return y, (m.gradient(x, flops=n, work=weight), m.gradient(b))
+
+
 def _add_low_rank(m: Meter, y: Any, x: Any, a: Any, b: Any, *, scale: float) -> tuple[Any, Any]:
     r = len(a)
     down = m.new((x.size // x.shape[-1], r), x)
@@ -277,6 +286,7 @@ RULES: dict[str, Rule | None] = {  # None: a view, which the operation itself ma
     "_concatenate": _concatenate,
     "matmul": _matmul,
     "linear": _linear,
+    "linear_decoded": _linear_decoded,
     "add_low_rank": _add_low_rank,
     "layer_norm": _layer_norm,
     "attention": _attention,

@@ -55,6 +55,34 @@ def linear_slow(x: Any, w: Any, b: Any = None) -> Tensor:
 
 
 @op
+def linear_decoded(x, b=None, *, decode, shape):
+    """An affine map whose frozen weight is made when it is needed, and let go.
+
+    y = x wᵀ + b, w = decode(x), in the dtype and on the device of x
+    Shapes  x (..., I), b (O,) or None, shape is (O, I), that of w -> (..., O)
+    VJP     gx = g w, where w is decoded once more; gb = sum of g over rows; w gets none
+    Keeps   nothing
+    Raises  ValueError if the last axis of x is not I
+    """
+    n_out, n_in = shape
+    if x.shape[-1:] != (n_in,):
+        raise ValueError(f"linear_decoded: x has shape {x.shape}, w (out, in) = {shape}: "
+                         "in must match")  # fmt: skip
+    y = x.reshape(-1, n_in) @ decode(x).T
+    if b is not None:
+        y += b
+    return y.reshape(*x.shape[:-1], n_out), (
+        lambda g: (g.reshape(-1, n_out) @ decode(g)).reshape(*g.shape[:-1], n_in),
+        lambda g: _sum_rows(g.reshape(-1, n_out)),
+    )
+
+
+def linear_decoded_slow(x: Any, b: Any = None, *, decode: Any, shape: Any) -> Tensor:
+    """The twin of `linear_decoded`, which keeps the weight."""
+    return linear_slow(x, Tensor(decode(x.data).reshape(shape)), b)
+
+
+@op
 def add_low_rank(y, x, a, b, *, scale):
     """A low-rank map of x, added to what another path made of x.
 

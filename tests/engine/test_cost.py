@@ -44,6 +44,10 @@ CASES = {  # operation -> lists of (shapes of its inputs, or arrays, and setting
     "_concatenate": [([A, (5, 4)], {"axis": 0}), ([B, B], {"axis": -1})],
     "matmul": [([B, (4, 5)], {}), ([(4,), (4, 5)], {}), ([A, (4,)], {})],
     "linear": [([B, (5, 4), (5,)], {}), ([A, (5, 4)], {})],
+    "linear_decoded": [
+        ([B, (5,)], {"decode": lambda x: np.ones((5, 4)), "shape": (5, 4)}),
+        ([A], {"decode": lambda x: np.ones((5, 4)), "shape": (5, 4)}),
+    ],
     "add_low_rank": [([(2, 3, 5), B, (2, 4), (5, 2)], {"scale": 0.5})],
     "layer_norm": [([B, (4,), (4,)], {})],
     "attention": [

@@ -47,6 +47,11 @@ KEEP = (normal("keep", 2, 2, 3, 3) > -0.5) / 0.7  # what dropout multiplies the 
 W, B_ = 0.3 * normal("w", 5, 4), normal("b", 5)
 IGNORING = np.array([[3, -100, 0], [-100, -100, 4]])
 
+
+def decode(like):
+    return arrays.xp_of(like).asarray(W, dtype=like.dtype)
+
+
 CASES = [
     Case("linear", (normal("x", 3, 4), W, B_)),
     Case("linear without bias", (normal("x", 3, 4), W)),
@@ -55,6 +60,9 @@ CASES = [
     Case("linear of a batch", (normal("x", 2, 3, 4), W, B_)),
     Case("linear of a strided batch", (normal("x", 3, 2, 4).swapaxes(0, 1), W, B_)),
     Case("linear of one", (normal("x", 1, 1), normal("w", 1, 1), normal("b", 1))),
+    *[Case(f"linear_decoded {shape} {b}", (normal("x", *shape, 4), *b),
+           {"decode": decode, "shape": (5, 4)})
+      for shape in ((), (3,), (2, 3)) for b in ((B_,), (None,), ())],
     *[Case(f"add_low_rank {shape}", (normal("y", *shape, 5), normal("x", *shape, 4),
            normal("a", 2, 4), normal("b", 5, 2)), {"scale": 1.5})
       for shape in ((), (1,), (3,), (2, 3))],
@@ -199,7 +207,7 @@ def test_freezing_inputs_does_not_change_the_other_gradients(case):
 def test_every_fused_op_has_a_twin_and_cases():
     fast = {name for name, f in vars(fused).items()
             if hasattr(f, "__wrapped__") and f.__module__ == fused.__name__}  # fmt: skip
-    assert len(fast) == 10
+    assert len(fast) == 11
     for name in fast:
         assert hasattr(fused, f"{name}_slow")
         assert sum(case.name.split()[0] == name for case in CASES) >= 4
