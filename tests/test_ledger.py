@@ -9,7 +9,7 @@ import pytest
 from minipeft.engine import fused
 from minipeft.engine.op import op
 from minipeft.ledger import check_fits, measure, predict
-from minipeft.methods import BitFit, Full, LoRA, TopK, attach
+from minipeft.methods import BitFit, Full, LoRA, Subspace, TopK, attach
 from minipeft.models import BERT, GPT, BERTConfig, GPTConfig, ViT, ViTConfig, preset
 from minipeft.nn import transformer
 
@@ -19,7 +19,7 @@ MODELS = {
     "bert": partial(BERT, BERTConfig(vocab=500, context=64, **SIZES)),
     "vit": partial(ViT, ViTConfig(image=28, patch=4, channels=1, classes=10, **SIZES)),
 }
-METHODS = [Full(), TopK(k=1), BitFit(), LoRA()]
+METHODS = [Full(), TopK(k=1), BitFit(), LoRA(), Subspace(d=200, said="layer")]
 BATCHES = [(4, 32), (16, 48)]
 KINDS = ("weights", "optimizer", "gradients", "activations", "peak")
 

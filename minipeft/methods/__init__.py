@@ -13,6 +13,7 @@ from minipeft.methods.base import Method, NotMergeable, Where, Wrapper
 from minipeft.methods.bitfit import BitFit
 from minipeft.methods.full import Full
 from minipeft.methods.lora import LoRA
+from minipeft.methods.subspace import Subspace
 from minipeft.methods.targets import preview_targets
 from minipeft.methods.topk import TopK
 from minipeft.nn import Module
@@ -22,6 +23,7 @@ METHODS: dict[str, type[Method]] = {
     "topk": TopK,
     "bitfit": BitFit,
     "lora": LoRA,
+    "subspace": Subspace,
 }
 
 
@@ -65,6 +67,7 @@ __all__ = [
     "LoRA",
     "Method",
     "NotMergeable",
+    "Subspace",
     "TopK",
     "Where",
     "Wrapper",

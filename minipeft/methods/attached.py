@@ -106,6 +106,7 @@ class Attached:
         try:
             self._wrap()
             self._choose()
+            self.method.prepare(self)
             self._place_shared()
         except BaseException:
             self.undo()
@@ -177,6 +178,23 @@ class Attached:
                     self.reparams.append((path, p, compute))
         if not (self.wrappers or self.clones or self.reparams):
             raise ValueError(f"{method} changes nothing in this model: no part of it fits")
+        self._check_used()
+
+    def _check_used(self) -> None:
+        """Refuse what would change a Parameter that an earlier handle's wrapper goes without."""
+        unused = {
+            id(getattr(w.base, name)): h.method.name
+            for h in self.model.handles
+            if h is not self
+            for w in h.wrappers.values()
+            for name in w.replaces
+        }
+        changed = [(path, clone.base) for path, clone in self.clones.items()]
+        for path, p in [*changed, *((path, p) for path, p, _ in self.reparams)]:
+            if id(p) in unused:
+                other = unused[id(p)]
+                raise ValueError(f"{self.method.name!r} would change {path}, which {other!r} has "
+                                 f"replaced: merge or detach {other!r} first")  # fmt: skip
 
     def _clone(self, places: list[Place]) -> Parameter:
         """Put one trainable copy at all the places of one Parameter."""

@@ -67,6 +67,9 @@ class Method:
         """How a parameter is computed, once per forward pass, from its frozen value."""
         return None
 
+    def prepare(self, at: Attached) -> None:
+        """Called by attach when every place was seen: what needs all of them, and refusals."""
+
     def before_forward(self, at: Attached) -> None:
         """Called when a forward pass begins."""
 
@@ -145,6 +148,7 @@ class Wrapper(Module):
 
     wraps = True
     added = True
+    replaces: tuple[str, ...] = ()  # the base's Parameters that its forward pass goes without
     owner: Any = None  # the handle that put it there
 
     def __init__(self, base: Module) -> None:

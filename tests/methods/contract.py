@@ -22,6 +22,7 @@ from minipeft.checkpoint import load_arrays
 from minipeft.engine import grad_check, no_grad, running
 from minipeft.generate import generate
 from minipeft.methods import METHODS, BitFit, LoRA, TopK, Wrapper, attach, load_adapter
+from minipeft.methods.subspace import Subspace
 from minipeft.models import MODELS, BERTConfig, GPTConfig, ViTConfig
 from minipeft.train import fit, loss_of
 from tests.methods.throwaway import THROWAWAY
@@ -96,6 +97,12 @@ SETTINGS = {  # what suits the tiny model; a method without an entry is checked 
             LoRA(r=2, alpha=3.0, targets=QKV, fused=QKV, init="gaussian"), "r * 4 * d * L per model"
         ),
         "dropout": Case(LoRA(r=2, alpha=3.0, targets=("fc_in", "o_proj"), dropout=0.2)),
+    },
+    "subspace": {
+        "": Case(Subspace(d=200)),
+        "said": Case(Subspace(d=200, said="layer", projection="sparse")),
+        "per-tensor": Case(Subspace(d=150, said="tensor", per_tensor=True)),
+        "dense": Case(Subspace(d=100, projection="dense")),
     },
 }
 CASES = {
