@@ -70,7 +70,7 @@ class QuantLinear(Wrapper):
     offset   their mean, which was subtracted
     """
 
-    replaces = True
+    replaces = ("weight",)
 
     def __init__(self, base: Module, code: str, block: int, double: bool, bf16: bool) -> None:
         super().__init__(base)
@@ -151,9 +151,7 @@ def quantized(method: Any, path: str, module: Module) -> QuantLinear:
     if isinstance(module, Wrapper):
         other = module.owner.method.name
         if _has_codes(module):
-            raise ValueError(
-                f"{kind}: {path} is quantized already, by {other!r}: detach that first"
-            )
+            raise ValueError(f"{kind}: {path} is quantized already, by {other!r}")
         raise ValueError(f"{kind}: {path} has {other!r} around it, which goes on top of codes: "
                          f"detach {other!r}, quantize, and attach it again")  # fmt: skip
     if not isinstance(module, Linear):
