@@ -5,8 +5,10 @@ whole file in one way, drawn from its number. Reading it must give what was writ
 one of the errors that a caller expects; in the time of an ordinary read.
 """
 
+import gzip
 import json
 import signal
+import struct
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from minipeft.inspection import FileReport
 from minipeft.methods import METHODS, LoRA, attach, load_adapter
 from minipeft.models import MODELS
 from minipeft.tasks.e2e import E2E
+from minipeft.tasks.mnist import read_idx
 from minipeft.text import Tokenizer
 from minipeft.train import fit
 from tests.tiny import Rows, gpt, tokenizer
@@ -217,13 +220,22 @@ def results_of(path):
     assert found.label and all(isinstance(r["settings"], dict) for r in found.runs)
 
 
+PICTURES = struct.pack(">4B3I", 0, 0, 8, 3, 6, 5, 4) + bytes(range(120))
+
+
+def pictures_of(path):
+    found = read_idx(path, (6, 5, 4))
+    assert found.dtype == np.uint8 and found.shape == (6, 5, 4)
+    return found.tobytes()
+
+
 E2E_ROWS = "mr,ref\n" + "".join(
     f'"name[The {n}], eatType[pub], near[the ""Old"" {n}]","The {n} is a pub, near the {n}."\n'
     for n in ("Eagle", "Punter", "Wrestlers", "Bibimbap House")
 )
 RESULTS = {
     "name": "x", "question": "?", "command": "python -m minipeft.experiments x", "hours": 0.1,
-    "base": {"name": "tiny-gpt", "fingerprint": "ab"}, "seeds": [0, 1], "versions": {},
+    "bases": {"tiny-gpt": "ab"}, "seeds": [0, 1], "versions": {},
     "runs": [{"settings": {"seed": s, "r": 1}, "outcome": {"accuracy": 50.0 + s}} for s in (0, 1)],
 }  # fmt: skip
 
@@ -254,6 +266,8 @@ def targets(folder: Path):
         Target("tokenizer", ".json", made(folder / "t.json", tokenizer().save), tokens_of,
                (*BYTES, words), exact=False),
         Target("e2e", ".csv", E2E_ROWS.encode(), rows_of, BYTES, exact=False),
+        Target("pictures", ".idx", PICTURES, pictures_of, BYTES, exact=False),
+        Target("packed pictures", ".gz", gzip.compress(PICTURES, mtime=0), pictures_of, BYTES),
         Target("results", ".json", json.dumps(RESULTS).encode(), results_of, (*BYTES, words),
                exact=False),
     ]  # fmt: skip

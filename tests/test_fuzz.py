@@ -9,8 +9,8 @@ from tests import fuzz
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="posix: there is no SIGALRM here")
 KINDS = ("arrays", "arrays of others", "model", "adapter", "training state",
-         "report of an adapter", "report of a state", "tokenizer", "e2e", "results", "config",
-         "method")  # fmt: skip
+         "report of an adapter", "report of a state", "tokenizer", "e2e", "pictures",
+         "packed pictures", "results", "config", "method")  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from .choice import Choice
 from .e2e import E2E
 from .images import Images, ImageTask
 from .mini_vtab import MINI_VTAB
+from .mnist import MNIST
 from .new_facts import NewFacts
 from .nli import NLI, NLIShift
 from .paraphrase import Paraphrase
@@ -43,8 +44,8 @@ TASKS: dict[str, Callable[..., Task]] = {
     "new-facts": NewFacts,
     "e2e": E2E,
 }
-IMAGE_TASKS: dict[str, type[ImageTask]] = {"shapes": Shapes, **MINI_VTAB}
-FROM_FILES = ("e2e",)  # the tasks that read published files
+IMAGE_TASKS: dict[str, type[ImageTask]] = {"shapes": Shapes, **MINI_VTAB, "mnist": MNIST}
+FROM_FILES = ("e2e", "mnist")  # the tasks that read published files
 
 
 def get_task(name: str, path: str | os.PathLike[str] | None = None) -> Task:
@@ -58,32 +59,36 @@ def get_task(name: str, path: str | os.PathLike[str] | None = None) -> Task:
         raise ValueError(
             f"no task {name!r}{nearest(name, TASKS)}; the tasks are {', '.join(TASKS)}"
         )
-    if path is None:
-        return TASKS[name]()
-    if name not in FROM_FILES:
-        raise ValueError(
-            f"task {name!r} makes its own data and takes no path; "
-            f"tasks that read files: {', '.join(FROM_FILES)}"
-        )
-    return TASKS[name](path=path)
+    return TASKS[name](**_place(name, path))
 
 
-def get_image_task(name: str) -> ImageTask:
-    """The task on images of that name.
+def get_image_task(name: str, path: str | os.PathLike[str] | None = None) -> ImageTask:
+    """The task on images of that name; `path` is the folder of a real set, as in `get_task`.
 
-    Raises  ValueError for an unknown name
+    Raises  ValueError for an unknown name, or a path that the task has no use for
     """
     if name not in IMAGE_TASKS:
         raise ValueError(
             f"no task {name!r} on images{nearest(name, IMAGE_TASKS)}; "
             f"they are {', '.join(IMAGE_TASKS)}"
         )
-    return IMAGE_TASKS[name]()
+    return IMAGE_TASKS[name](**_place(name, path))
+
+
+def _place(name: str, path: str | os.PathLike[str] | None) -> dict[str, str | os.PathLike[str]]:
+    if path is None:
+        return {}
+    if name not in FROM_FILES:
+        raise ValueError(
+            f"task {name!r} makes its own data and takes no path; "
+            f"tasks that read files: {', '.join(FROM_FILES)}"
+        )
+    return {"path": path}
 
 
 __all__ = [
-    "E2E", "IMAGE_TASKS", "MINI_VTAB", "NLI", "TASKS", "Acceptability", "Choice", "Example",
-    "ImageTask", "Images", "NLIShift", "NewFacts", "Paraphrase", "Pattern", "Remap",
+    "E2E", "IMAGE_TASKS", "MINI_VTAB", "MNIST", "NLI", "TASKS", "Acceptability", "Choice",
+    "Example", "ImageTask", "Images", "NLIShift", "NewFacts", "Paraphrase", "Pattern", "Remap",
     "Sentiment", "SentimentShift", "Shapes", "Summary", "TableToText", "Task", "Truth",
     "Unscramble", "get_image_task", "get_task", "majority",
 ]  # fmt: skip

@@ -16,7 +16,8 @@ SIDE = 16  # pixels
 class Images:
     """n pictures and their classes.
 
-    Shapes  pixels (n, 1, 16, 16) float32 from 0 to 1 in steps of 1/255; labels (n,) int64
+    Shapes  pixels (n, 1, side, side) float32 from 0 to 1 in steps of 1/255; labels (n,) int64;
+            the side is 16 unless a task was asked for another
     """
 
     pixels: np.ndarray
