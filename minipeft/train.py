@@ -174,6 +174,8 @@ def fit(
                     handle.observe()
             if clip is not None:
                 clip_gradients(params, clip)
+            for handle in handles:
+                handle.before_step(step, steps)
             opt.step(rate)
             for handle in handles:
                 handle.after_step(step, steps)

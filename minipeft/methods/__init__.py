@@ -8,14 +8,18 @@ from pathlib import Path
 
 from minipeft.checkpoint import CheckpointError
 from minipeft.methods import adapter_file
+from minipeft.methods.adalora import AdaLoRA
 from minipeft.methods.attached import Attached, attach
 from minipeft.methods.base import Method, NotMergeable, Where, Wrapper
 from minipeft.methods.bitfit import BitFit
+from minipeft.methods.dora import DoRA
 from minipeft.methods.full import Full
 from minipeft.methods.lora import LoRA
+from minipeft.methods.pissa import PiSSA
 from minipeft.methods.subspace import Subspace
 from minipeft.methods.targets import preview_targets
 from minipeft.methods.topk import TopK
+from minipeft.methods.vera import VeRA
 from minipeft.nn import Module
 
 METHODS: dict[str, type[Method]] = {
@@ -24,6 +28,10 @@ METHODS: dict[str, type[Method]] = {
     "bitfit": BitFit,
     "lora": LoRA,
     "subspace": Subspace,
+    "dora": DoRA,
+    "vera": VeRA,
+    "pissa": PiSSA,
+    "adalora": AdaLoRA,
 }
 
 
@@ -61,14 +69,18 @@ def load_adapter(
 
 __all__ = [
     "METHODS",
+    "AdaLoRA",
     "Attached",
     "BitFit",
+    "DoRA",
     "Full",
     "LoRA",
     "Method",
     "NotMergeable",
+    "PiSSA",
     "Subspace",
     "TopK",
+    "VeRA",
     "Where",
     "Wrapper",
     "attach",

@@ -289,6 +289,10 @@ class Attached:
             norm = 0.0 if g is None else xp_of(g).linalg.norm(g.reshape(-1))
             self.gradients.setdefault(path, []).append(norm)
 
+    def before_step(self, step: int, total: int) -> None:
+        """Called by fit before each optimizer step, when the gradients are there."""
+        self.method.before_step(self, step, total)
+
     def after_step(self, step: int, total: int) -> None:
         """Called by fit after each optimizer step."""
         self.method.after_step(self, step, total)

@@ -77,6 +77,9 @@ class Method:
         """A penalty that fit adds to the loss."""
         return None
 
+    def before_step(self, at: Attached, step: int, total: int) -> None:
+        """Called by fit before each optimizer step, when gradients are there: sensitivities."""
+
     def after_step(self, at: Attached, step: int, total: int) -> None:
         """Called by fit after each optimizer step: schedules, re-masking."""
 

@@ -53,18 +53,10 @@ class LoRA(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.r, bool) or not isinstance(self.r, int) or self.r < 1:
-            raise ValueError(f"LoRA: r must be a whole number >= 1, got {self.r!r}")
-        if not math.isfinite(self.alpha):
-            raise ValueError(f"LoRA: alpha must be finite, got {self.alpha!r}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"LoRA: dropout must be in [0, 1), got {self.dropout}")
+        check_settings(self)
         if self.init not in ("normal", "peft", "gaussian"):
-            raise ValueError(
-                f"LoRA: init must be 'normal', 'peft' or 'gaussian', got {self.init!r}"
-            )
-        if not isinstance(self.fused, tuple):
-            raise ValueError(f"LoRA: fused must be a tuple of leaf names, got {self.fused!r}")
+            raise ValueError(f"{type(self).__name__}: init must be 'normal', 'peft' or 'gaussian', "
+                             f"got {self.init!r}")  # fmt: skip
 
     @property
     def scale(self) -> float:
@@ -72,20 +64,11 @@ class LoRA(Method):
         return self.alpha / (math.sqrt(self.r) if self.rslora else self.r)
 
     def wrap(self, path: str, module: Module, where: Where) -> LoRALinear:
-        weight = getattr(module, "weight", None)
-        if weight is None or not is_linear(module):
-            raise ValueError(f"LoRA: {path} is a {type(module).__name__}; it must be a Linear")
-        d_out, d_in = weight.shape
-        if self.r > min(d_in, d_out):
-            raise ValueError(f"LoRA: r = {self.r} is above the rank of {path}, whose weight is "
-                             f"{d_out} x {d_in}: at most {min(d_in, d_out)}")  # fmt: skip
-        parent, _, leaf = path.rpartition(".")
-        group = parent if leaf in self.fused else path
-        A = where.shared(group.replace(".", "_"), lambda: self._draw(d_in, weight.data, where.rng))
-        if A.shape[1] != d_in:
-            raise ValueError(f"LoRA: {path} has d_in = {d_in} and cannot share the A of {parent}, "
-                             f"{A.shape}: fused parts read the same input")  # fmt: skip
-        B = Parameter(init.zeros((d_out, self.r), weight.data))
+        like, group = weight_of(self, path, module, self.r), group_of(path, self.fused)
+        d_out, d_in = like.shape
+        A = where.shared(group.replace(".", "_"), lambda: self._draw(d_in, like, where.rng))
+        check_shared(self, path, "A", A, d_in)
+        B = Parameter(init.zeros((d_out, self.r), like))
         return LoRALinear(module, A, B, self.scale, self.dropout, group)
 
     def _draw(self, d_in: int, like: Any, rng: Rng) -> Any:
@@ -96,7 +79,23 @@ class LoRA(Method):
         return init.normal((self.r, d_in), like, rng, std)
 
 
-class LoRALinear(Wrapper):
+class DenseWrapper(Wrapper):
+    """Around a Linear; `dense()` is the weight that it stands for, which merging makes it."""
+
+    def dense(self) -> Any:
+        """Shapes  -> (d_out, d_in)"""
+        raise NotImplementedError
+
+    def merged(self) -> Linear:
+        dtype = self.base.weight.dtype
+        if dtype.itemsize < 4:
+            raise NotMergeable(f"a weight stored as {dtype} would round B A away")
+        whole = self.dense()
+        bias = None if self.base.bias is None else Parameter(init.copy(self.base.bias.data))
+        return Linear.of(Parameter(xp_of(whole).asarray(whole, dtype=dtype)), bias)
+
+
+class LoRALinear(DenseWrapper):
     """y = W0 x + b + s B A x.  Shapes  x (..., d_in) -> (..., d_out), A (r, d_in), B (d_out, r)"""
 
     def __init__(
@@ -106,17 +105,67 @@ class LoRALinear(Wrapper):
         self.A, self.B, self.scale = A, B, scale
         self.dropout, self.group = dropout, group
 
+    def dropped(self, x: Tensor) -> Tensor:
+        """The branch's input; parts that share A draw the same mask."""
+        rng = context().rng
+        if rng is None or not self.dropout:
+            return x
+        like = x.data if isinstance(x, Tensor) else x  # images come as arrays
+        return x * dropout_factors(rng.spawn(self.group), x.shape, self.dropout, like)
+
     def forward(self, x: Tensor) -> Tensor:
-        rng, inner = context().rng, x
-        if rng is not None and self.dropout:  # parts that share A draw the same mask
-            mask = dropout_factors(rng.spawn(self.group), x.shape, self.dropout, x.data)
-            inner = x * mask
+        inner = self.dropped(x)
         return fused.add_low_rank(self.base(x), inner, self.A, self.B, scale=self.scale)
 
-    def merged(self) -> Linear:
-        weight = self.base.weight.data
-        if weight.dtype.itemsize < 4:
-            raise NotMergeable(f"a weight stored as {weight.dtype} would round B A away")
-        whole = weight + self.scale * (self.B.data @ self.A.data)
-        bias = None if self.base.bias is None else Parameter(init.copy(self.base.bias.data))
-        return Linear.of(Parameter(xp_of(whole).asarray(whole, dtype=weight.dtype)), bias)
+    def dense(self) -> Any:
+        return self.base.weight.data + self.scale * (self.B.data @ self.A.data)
+
+
+# -- what the methods of LoRA's family check alike ------------------------------------------------
+
+
+def check_settings(method: Any) -> None:
+    """Refuse an r, alpha, dropout or fused that cannot be; a method may lack some."""
+    kind, r = type(method).__name__, method.r
+    if isinstance(r, bool) or not isinstance(r, int) or r < 1:
+        raise ValueError(f"{kind}: r must be a whole number >= 1, got {r!r}")
+    if not math.isfinite(getattr(method, "alpha", 0)):
+        raise ValueError(f"{kind}: alpha must be finite, got {method.alpha!r}")
+    if not 0 <= getattr(method, "dropout", 0) < 1:
+        raise ValueError(f"{kind}: dropout must be in [0, 1), got {method.dropout}")
+    if not isinstance(getattr(method, "fused", ()), tuple):
+        raise ValueError(f"{kind}: fused must be a tuple of leaf names, got {method.fused!r}")
+
+
+def weight_of(method: Method, path: str, module: Module, r: int, plain: bool = False) -> Any:
+    """The array of a Linear's weight, (d_out, d_in).
+
+    plain   its values are read, so nothing may change them from around it
+    Raises  ValueError if it is no Linear, or r is above the rank of its weight
+    """
+    kind, weight = type(method).__name__, getattr(module, "weight", None)
+    if weight is None or not is_linear(module):
+        raise ValueError(f"{kind}: {path} is a {type(module).__name__}; it must be a Linear")
+    if plain and isinstance(module, Wrapper) and "weight" not in module.replaces:
+        other = module.owner.method.name
+        raise ValueError(f"{kind} starts from the weight of {path}, which {other!r} stands around: "
+                         f"merge or detach {other!r} first")  # fmt: skip
+    d_out, d_in = weight.shape
+    if r > min(d_in, d_out):
+        raise ValueError(f"{kind}: r = {r} is above the rank of {path}, whose weight is "
+                         f"{d_out} x {d_in}: at most {min(d_in, d_out)}")  # fmt: skip
+    return weight.data
+
+
+def group_of(path: str, fused: tuple[str, ...]) -> str:
+    """The name that a part shares with its fused neighbours, or its own path."""
+    parent, _, leaf = path.rpartition(".")
+    return parent if leaf in fused else path
+
+
+def check_shared(method: Method, path: str, name: str, shared: Parameter, d_in: int) -> None:
+    """Refuse a fused part that reads another input than its neighbours."""
+    if shared.shape[1] != d_in:
+        raise ValueError(f"{type(method).__name__}: {path} has d_in = {d_in} and cannot share the "
+                         f"{name} of {path.rpartition('.')[0]}, {shared.shape}: fused parts read "
+                         "the same input")  # fmt: skip

@@ -42,6 +42,11 @@ def ones(shape: tuple[int, ...], like: Array) -> Array:
     return _make(shape, like, lambda: np.ones(shape))
 
 
+def full(shape: tuple[int, ...], like: Array, value: float) -> Array:
+    """One value everywhere, in the dtype and on the device of `like`."""
+    return _make(shape, like, lambda: np.full(shape, value))
+
+
 def normal(shape: tuple[int, ...], like: Array, rng: Rng, std: float) -> Array:
     """N(0, std²)."""
     return _make(shape, like, lambda: rng.normal(shape) * std)
