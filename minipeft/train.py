@@ -266,41 +266,68 @@ def evaluate(
 ) -> dict[str, float]:
     """Score a model on a task.
 
-    Returns  "loss" (nats per target token) and, by the kind of task, "accuracy" or "bleu",
-             "rouge_l" and "exact", all 0-100
+    Returns  "loss" (nats per target token), "n" (examples), then the task's own `metric`, and
+             what else is usual: "accuracy" where there are labels; "bleu", "rouge_l" and
+             "exact" where texts are generated; what the task names in `also`. See metrics.py
     """
-    from minipeft import metrics
     from minipeft.generate import generate_many, score_many
 
     examples = task.load(split, n=n, seed=seed, pattern=pattern)
-    config = model.config
     source = TaskBatches.of(model, examples)
-    result = {"loss": mean_loss(model, source, batch), "n": float(len(examples))}
-    if config.head == "linear":
+    loss = mean_loss(model, source, batch)
+    if model.config.head == "linear":
         with no_grad():
             picked = [
                 int(c)
                 for i in range(0, len(source), batch)
                 for c in _classes(model, source.collate(range(i, min(i + batch, len(source)))))
             ]
-        result["accuracy"] = metrics.accuracy(picked, [e.label for e in examples])
+        found = _of_choices(task, examples, picked, None)
     elif task.kind == "classification":
         scores = score_many(model, [(e.prompt, e.options) for e in examples], batch=batch)
-        picked = [int(np.argmax(s)) for s in scores]
-        result["accuracy"] = metrics.accuracy(picked, [e.label for e in examples])
+        found = _of_choices(task, examples, [int(np.argmax(s)) for s in scores], scores)
     else:
         texts = generate_many(model, [e.prompt for e in examples], batch=batch)
-        references = [list(e.references or (e.target,)) for e in examples]
-        texts, references = (
-            [t.strip() for t in texts],
-            [[r.strip() for r in rs] for rs in references],
-        )
-        result["bleu"] = metrics.bleu(texts, references)
-        result["rouge_l"] = metrics.rouge_l(texts, references)
-        result["exact"] = (
-            100.0 * sum(t in r for t, r in zip(texts, references, strict=True)) / len(texts)
-        )
-    return result
+        found = _of_texts(task, examples, [t.strip() for t in texts])
+    own = {k: v for k, v in found.items() if k == task.metric}
+    return {"loss": loss, "n": float(len(examples)), **own, **found}
+
+
+def _of_choices(
+    task: Any, examples: Any, picked: list[int], scores: list[list[float]] | None
+) -> dict[str, float]:
+    """The scores of a classification; those of TruthfulQA need the options' log-probabilities."""
+    from minipeft import metrics
+
+    labels, asked = [e.label for e in examples], {task.metric, *task.also}
+    found = {"accuracy": metrics.accuracy(picked, labels)}
+    if "f1" in asked:
+        found["f1"] = metrics.f1(picked, labels)
+    if "matthews" in asked:
+        found["matthews"] = metrics.matthews(picked, labels)
+    if "mc1" in asked and scores:
+        found["mc1"] = metrics.mc1(scores, labels)
+    if "mc2" in asked and scores:
+        found["mc2"] = metrics.mc2(scores, [[o in e.references for o in e.options]
+                                            for e in examples])  # fmt: skip
+    return found
+
+
+def _of_texts(task: Any, examples: Any, texts: list[str]) -> dict[str, float]:
+    """The scores of generated texts against their references."""
+    from minipeft import metrics
+
+    references = [[r.strip() for r in e.references or (e.target,)] for e in examples]
+    found = {
+        "bleu": metrics.bleu(texts, references),
+        "rouge_l": metrics.rouge_l(texts, references),
+        "exact": metrics.exact_match(texts, references),
+    }
+    if "ter" in task.also:
+        found["ter"] = metrics.ter(texts, references)
+    if "slot_error" in task.also:
+        found["slot_error"] = metrics.slot_error(texts, [e.slots for e in examples])
+    return found
 
 
 def _classes(model: Any, batch: Batch) -> np.ndarray:

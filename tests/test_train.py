@@ -2,6 +2,7 @@
 
 import io
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from minipeft.checkpoint import CheckpointError, load_arrays, save_arrays
 from minipeft.engine import no_grad
 from minipeft.generate import generate_many, score
 from minipeft.methods import LoRA, TopK, attach
+from minipeft.tasks.table_to_text import TableExample
 from minipeft.train import NonFiniteLoss, evaluate, fit, loss_of, mean_loss
 from tests.methods.throwaway import Masked
 from tests.tiny import Rows, Sounds, bert, gpt, tokenizer
@@ -461,6 +463,49 @@ def test_a_generation_is_judged_by_its_texts():
     assert result["bleu"] == metrics.bleu(texts, references)
     assert result["rouge_l"] == metrics.rouge_l(texts, references) > 50
     assert result["exact"] == metrics.exact_match(texts, references) > 0
+
+
+class Asking(Sounds):
+    """The same task with scores of its own; the mews and the barks are both true."""
+
+    def __init__(self, kind, metric, *also):
+        self.kind, self.metric, self.also = kind, metric, also
+
+    def load(self, *args, **settings):
+        found = super().load(*args, **settings)
+        if self.kind == "generation":
+            return [TableExample(**vars(e), slots=(e.target.strip(), "a fur")) for e in found]
+        return [replace(e, references=(e.target, " barks", " meows")) for e in found]
+
+
+def test_a_task_is_judged_by_what_it_names_too():
+    model = gpt(2)
+    for name in ("f1", "matthews", "mc1", "mc2"):
+        result = evaluate(model, Asking("classification", name), batch=4)
+        assert list(result) == ["loss", "n", name, "accuracy"]
+    task = Asking("classification", "accuracy", "mc2", "f1", "matthews", "mc1")
+    result, examples = evaluate(model, task, batch=4), task.load("validation")
+    assert list(result)[:3] == ["loss", "n", "accuracy"] and len(result) == 7
+    labels = [e.label for e in examples]
+    scores = [score(model, e.prompt, e.options) for e in examples]
+    picked = [int(np.argmax(s)) for s in scores]
+    assert result["f1"] == metrics.f1(picked, labels)
+    assert result["matthews"] == metrics.matthews(picked, labels) != result["f1"]
+    assert result["mc1"] == result["accuracy"]
+    true = [[o in e.references for o in e.options] for e in examples]
+    assert result["mc2"] == pytest.approx(metrics.mc2(scores, true), abs=1e-9)
+    result = evaluate(gpt(1, head="linear", classes=5), task)
+    assert "matthews" in result and "mc2" not in result  # there are classes and no options
+
+
+def test_a_text_is_judged_by_what_its_task_names_too():
+    model, task = gpt(0), Asking("generation", "exact", "ter", "slot_error")
+    fit(model, task, steps=40, lr=0.01, batch=6, quiet=True)
+    result, examples = evaluate(model, task), task.load("validation")
+    assert list(result) == ["loss", "n", "exact", "bleu", "rouge_l", "ter", "slot_error"]
+    texts = [t.strip() for t in generate_many(model, [e.prompt for e in examples])]
+    assert result["ter"] == metrics.ter(texts, [[e.target.strip()] for e in examples])
+    assert result["slot_error"] == metrics.slot_error(texts, [e.slots for e in examples]) >= 50
 
 
 def test_examples_are_of_the_split_and_pattern_asked_for():

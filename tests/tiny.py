@@ -46,10 +46,10 @@ def bert(seed=0, *, context=24, dtype=np.float64, spread=0.3, **fields):
 class Sounds:
     """Which sound an animal makes: a task of classification, or of generation."""
 
-    name, kind = "sounds", "classification"
+    name, kind, metric, also = "sounds", "classification", "accuracy", ()
 
     def __init__(self, kind="classification"):
-        self.kind = kind
+        self.kind, self.metric = kind, "bleu" if kind == "generation" else "accuracy"
 
     def load(self, split, n=None, seed=0, pattern=0):
         words = tuple(dict.fromkeys(SOUNDS))

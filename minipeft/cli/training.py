@@ -125,7 +125,7 @@ def _finetune(args: argparse.Namespace) -> Result:
     if args.save:
         at.save(args.save)
     value = {
-        "model": args.model, "task": args.task, "method": args.method,
+        "model": args.model, "task": args.task, "metric": task.metric, "method": args.method,
         "settings": dataclasses.asdict(method), "head": model.config.head,
         "trainable": at.count(), "steps": steps, "lr": max(history.lr), "batch": args.batch,
         "seconds": seconds, "before": before, "after": after, "outputs": outputs,

@@ -29,6 +29,7 @@ class Acceptability(Task):
     """
 
     name = "acceptability"
+    metric = "matthews"
     patterns = (
         Pattern("{x} Good English? Answer:", (" no", " yes")),
         Pattern("Sentence: {x}\nLabel:", (" bad", " good")),

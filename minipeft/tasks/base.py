@@ -50,7 +50,8 @@ class Task:
 
     name: str = ""
     kind: str = "classification"  # or "generation"
-    metric: str = "accuracy"  # or "bleu", "rouge_l", "exact"
+    metric: str = "accuracy"  # or "matthews", "mc1"; of generation "bleu", "rouge_l", "exact"
+    also: tuple[str, ...] = ()  # "f1", "mc2"; "ter", "slot_error": what else is usual for it
     patterns: tuple[Pattern, ...] = ()
     splits: tuple[str, ...] = ("train", "validation", "test")
     sizes: tuple[int, ...] = (1000, 500, 500)  # how many `load` gives unless told, by split

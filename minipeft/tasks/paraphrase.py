@@ -26,6 +26,7 @@ class Paraphrase(Task):
     """
 
     name = "paraphrase"
+    also = ("f1",)
     patterns = (
         Pattern("{x}\n{y}\nThe same? Answer:", (" no", " yes")),
         Pattern("Text: {x} In other words: {y}\nLabel:", (" false", " true")),

@@ -7,6 +7,8 @@ those four, for the four others, or for all: what carries over is the style.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from ..backend import Rng
 from .base import Example, Pattern, Task, part_of
 from .grammar import Draw
@@ -14,6 +16,13 @@ from .records import ARROW, CATEGORIES, adverts, record
 
 SEEN = ("place", "film", "dish", "person")
 UNSEEN = tuple(c for c in CATEGORIES if c not in SEEN)
+
+
+@dataclass(frozen=True)
+class TableExample(Example):
+    """An example that also knows the values that its text must hold."""
+
+    slots: tuple[str, ...] = ()
 
 
 class TableToText(Task):
@@ -25,7 +34,7 @@ class TableToText(Task):
 
     name = "table-to-text"
     kind = "generation"
-    metric = "bleu"
+    metric, also = "bleu", ("ter", "slot_error")
     splits = ("train", "validation", "test", "seen", "unseen", "all")
     sizes = (1000, 200, 200, 200, 200, 200)
     patterns = (
@@ -51,5 +60,10 @@ class TableToText(Task):
             prompt = pattern.template.format(x=made.table)
             target = draw.pick(references)
             others = tuple(r for r in references if r != target)
-            out.append(Example(prompt, target, references=(target, *others), kind=made.category))
+            out.append(
+                TableExample(
+                    prompt, target, references=(target, *others), kind=made.category,
+                    slots=tuple(made.slots.values()),
+                )
+            )  # fmt: skip
         return out

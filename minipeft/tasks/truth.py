@@ -42,6 +42,7 @@ class Truth(Task):
     """
 
     name = "truth"
+    metric, also = "mc1", ("mc2",)
     splits = ("train", "validation", "test", "transfer")
     sizes = (1000, 200, 200, 400)
     patterns = (

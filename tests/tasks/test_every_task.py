@@ -11,6 +11,10 @@ from tests.tasks.baselines import parts
 
 NAMES = [name for name in TASKS if name not in FROM_FILES]
 FEW = {"truth": 200, "new-facts": 50}  # of so many facts and no more
+SCORES = {
+    "classification": {"accuracy", "f1", "matthews", "mc1", "mc2"},
+    "generation": {"bleu", "rouge_l", "exact", "ter", "slot_error"},
+}
 ALIASES = {"all", "seen", "unseen", "edited", "paraphrased"}  # of other splits
 DIGESTS = {
     "unscramble": "706822dba06db0b3",
@@ -38,6 +42,7 @@ def test_names_kinds_and_patterns(task):
         assert all(w.startswith(" ") and len(w.split()) == 1 for w in pattern.words)
         assert not pattern.template.endswith(" ")
     assert {"train", "validation", "test"} <= set(task.splits)
+    assert task.metric in SCORES[task.kind] and set(task.also) < SCORES[task.kind]
     assert len(task.sizes) == len(task.splits)
 
 

@@ -5,6 +5,7 @@ import hashlib
 import pytest
 
 from minipeft.backend import Rng
+from minipeft.metrics import slot_error
 from minipeft.tasks.grammar import Draw
 from minipeft.tasks.records import CATEGORIES, record, record_document, table, telling
 from minipeft.tasks.table_to_text import SEEN, UNSEEN, TableToText
@@ -45,10 +46,12 @@ def test_the_same_bytes_every_time():
 def test_references_hold_every_value():
     for e in TableToText().load("all", 300):
         assert e.references[0] == e.target and len(set(e.references)) == 3
+        assert slot_error(list(e.references), [e.slots] * 3) == 0.0
         slots = dict(line.split(": ") for line in e.prompt.removesuffix(" =>").split(" | "))
         assert 3 <= len(slots) <= 8
         for text in e.references:
             assert all(value in text for value in slots.values()), (e.prompt, text)
+        assert e.slots == tuple(slots.values())
 
 
 def test_a_telling_holds_every_value_and_is_not_an_advertisement():
