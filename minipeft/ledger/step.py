@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from minipeft.backend import Array, Rng, is_array
+from minipeft.backend import Array, Rng
 from minipeft.engine import Tensor, fused, running
 from minipeft.engine.graph import held
 from minipeft.engine.meter import metered
@@ -48,7 +48,7 @@ def predict(
     added = [p for h in model.handles for _, p in h.trainable() if p.base is None]
     sample = example(model, batch, length)
     grads = [(p, p.grad) for p in trained]
-    arrays = list(_arrays(model, set()))
+    arrays = list({id(a): a for _, _, a in model.arrays()}.values())  # masks, quantized weights
     try:
         for p in trained:
             p.grad = None
@@ -238,16 +238,6 @@ def _parameters(model: Module) -> list[Parameter]:
 
 def _base(model: Module) -> list[Parameter]:
     return [place.parameter for place in model.places() if not place.added]
-
-
-def _arrays(module: Module, seen: set[int]) -> Iterator[Array]:
-    """Arrays of a model that are no Parameters: masks, quantized weights."""
-    for value in vars(module).values():
-        if isinstance(value, Module):
-            yield from _arrays(value, seen)
-        elif is_array(value) and id(value) not in seen:
-            seen.add(id(value))
-            yield value
 
 
 def _bytes(p: Parameter) -> int:

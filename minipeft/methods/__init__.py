@@ -16,6 +16,7 @@ from minipeft.methods.dora import DoRA
 from minipeft.methods.full import Full
 from minipeft.methods.lora import LoRA
 from minipeft.methods.pissa import PiSSA
+from minipeft.methods.quant import Quantize
 from minipeft.methods.subspace import Subspace
 from minipeft.methods.targets import preview_targets
 from minipeft.methods.topk import TopK
@@ -27,6 +28,7 @@ METHODS: dict[str, type[Method]] = {
     "topk": TopK,
     "bitfit": BitFit,
     "lora": LoRA,
+    "quant": Quantize,
     "subspace": Subspace,
     "dora": DoRA,
     "vera": VeRA,
@@ -77,6 +79,7 @@ __all__ = [
     "LoRA",
     "Method",
     "NotMergeable",
+    "Quantize",
     "PiSSA",
     "Subspace",
     "TopK",

@@ -189,7 +189,7 @@ class Attached:
             for w in h.wrappers.values()
             for name in w.replaces
         }
-        changed = [(path, clone.base) for path, clone in self.clones.items()]
+        changed = [(path, p) for path, c in self.clones.items() for p in (c, c.base)]
         for path, p in [*changed, *((path, p) for path, p, _ in self.reparams)]:
             if id(p) in unused:
                 other = unused[id(p)]

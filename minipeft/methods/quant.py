@@ -116,6 +116,10 @@ class QuantLinear(Wrapper):
         parts = [a for a in (self.packed, self.absmax, self.nested) if a is not None]
         return sum(int(a.size * a.dtype.itemsize) for a in parts)
 
+    def _by_row(self, rows: Any, x: Tensor, **kwargs: Any) -> Tensor:
+        """All rows of a batch share the codes, whatever adapter they carry."""
+        return Module.__call__(self, x)
+
     def forward(self, x: Tensor) -> Tensor:
         return fused.linear_decoded(x, self.base.bias, decode=self.decode, shape=self.shape)
 

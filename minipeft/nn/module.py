@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minipeft.backend import Array, to_device, to_numpy, xp_of
+from minipeft.backend import Array, is_array, to_device, to_numpy, xp_of
 from minipeft.engine.tensor import Tensor, context
 from minipeft.nn import init
 
@@ -120,6 +120,14 @@ class Module:
         """All Parameters, shared ones once."""
         return [p for _, p in self.named_parameters()]
 
+    def arrays(self) -> Iterator[tuple[Module, str, Array]]:
+        """(owner, name, array) of arrays that are no Parameters: masks, codes of weights."""
+        for name, value in vars(self).items():
+            if isinstance(value, Module):
+                yield from value.arrays()
+            elif is_array(value):
+                yield self, name, value
+
     def num_parameters(self) -> int:
         """How many numbers, shared ones once."""
         return sum(p.size for p in self.parameters())
@@ -193,7 +201,9 @@ class Module:
                 parameter.data = xp.array(state[name], dtype=parameter.dtype, order="C")
 
     def to(self, device: str) -> None:
-        """Move every Parameter to "cpu" or "cuda"; "auto" takes a GPU where there is one."""
+        """Move all arrays to "cpu" or "cuda"; "auto" takes a GPU where there is one."""
+        for owner, name, array in list(self.arrays()):
+            setattr(owner, name, to_device(array, device))
         for place in self.places():
             p: Parameter | None = place.parameter
             while p is not None:

@@ -29,6 +29,7 @@ from minipeft.methods import (
     DoRA,
     LoRA,
     PiSSA,
+    Quantize,
     Subspace,
     TopK,
     VeRA,
@@ -53,15 +54,20 @@ LEARNT, TIED = 0.3, 0.03  # nats by which training must beat lr = 0, and shuffle
 
 @dataclass(frozen=True)
 class Case:
-    """A method, a kind of model, the array library, and a count where not the docstring's holds."""
+    """A method, a kind of model, the array library, and a count where not the docstring's holds.
+
+    head  a method that trains nothing is checked on models with a new head, which does train
+    """
 
     method: Any
     adds: str = ""
     xp: Any = np
     kind: str = "gpt"
+    head: bool = False
 
     def model(self, dtype=np.float64, seed=0, head_seed=0, init="normal", **changes):
         """A base whose every parameter is random of O(0.3), or has a shape alone."""
+        changes = (self.classifier if self.head else {}) | changes
         model = MODELS[self.kind][0](
             dataclasses.replace(CONFIGS[self.kind], **changes), dtype=dtype, init=init
         )
@@ -92,6 +98,7 @@ class Case:
 
     def batches(self, shuffled=False, classes=None):
         """Something to learn, or to learn in vain."""
+        classes = classes or (3 if self.head else None)
         return Looks(shuffled) if self.kind == "vit" else Next(shuffled, classes)
 
     @property
@@ -110,6 +117,11 @@ SETTINGS = {  # what suits the tiny model; a method without an entry is checked 
             LoRA(r=2, alpha=3.0, targets=QKV, fused=QKV, init="gaussian"), "r * 4 * d * L per model"
         ),
         "dropout": Case(LoRA(r=2, alpha=3.0, targets=("fc_in", "o_proj"), dropout=0.2)),
+    },
+    "quant": {
+        "": Case(Quantize(), head=True),
+        "fp4": Case(Quantize("fp4", 5, double=False, targets=("q_proj", "fc_in")), head=True),
+        "int3": Case(Quantize("int3", 0, bf16=True), head=True),
     },
     "subspace": {
         "": Case(Subspace(d=200)),
@@ -215,6 +227,7 @@ class Next:
         if self.classes is None:
             labels = ids % 3
         else:
+            ids[:, 0] = ids[:, -1]  # a head looks at the first token or the last
             labels = ids[:, -1] % self.classes
         if self.shuffled:
             order = Rng(seed, "order", step).permutation(labels.size)
@@ -429,7 +442,8 @@ def generation_and_no_grad_see_the_method(case, _):
     randomize(handle, seed=8)
     assert not same(run(model, ids), y.data)
     if case.kind == "gpt":
-        generation_sees_the_method(case, model, ids)
+        words, _ = dataclasses.replace(case, head=False).attached()
+        generation_sees_the_method(case, words, ids)
 
 
 def generation_sees_the_method(case, model, ids):

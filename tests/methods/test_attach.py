@@ -335,7 +335,7 @@ from minipeft.models.presets import preset
 model = GPT(preset("gpt3-175b"), init="shape")
 for name, method in METHODS.items():
     with attach(model, method()) as handle:
-        assert handle.count() > 0 and handle.total == 174_604_259_328
+        assert handle.count() >= (name != "quant") and handle.total == 174_604_259_328
         print(name)
 print(tracemalloc.get_traced_memory()[1])
 """

@@ -272,9 +272,10 @@ def test_a_model_moves_to_the_cpu_and_back_unchanged(backend):
     from minipeft.models import GPT, GPTConfig
 
     model = GPT(GPTConfig(vocab=11, context=8, width=8, layers=1, heads=2))
-    before = model.state_dict()
+    before, model.blocks[0].mask = model.state_dict(), np.ones(3)
     model.to("cpu" if backend is np else "cuda")
     assert type(model.emb.tok.weight.data) is type(backend.zeros(1))
+    assert type(model.blocks[0].mask) is type(backend.zeros(1))
     model.to("cpu")
     assert all((model.state_dict()[k] == before[k]).all() for k in before)
     with pytest.raises(ValueError, match="device must be"):
