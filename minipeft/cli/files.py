@@ -20,6 +20,8 @@ from minipeft.cli.arguments import (
     wrapped,
 )
 
+POLICIES = ("refuse", "dequantize", "requantize")  # as merge() has them
+
 # -- merge ----------------------------------------------------------------------------------------
 
 
@@ -31,6 +33,8 @@ def add_merge(command: Command) -> None:
     add_model(new)
     new.add_argument("--out", metavar="FILE", required=True, help="the merged model")
     new.add_argument("--untie", action="store_true", help="allow a merge at one end of a tie")
+    new.add_argument("--quantized", choices=POLICIES, default=POLICIES[0],
+                     help="what to do where the weights are codes; default refuse")  # fmt: skip
 
 
 def _merge(args: argparse.Namespace) -> Result:
@@ -40,7 +44,7 @@ def _merge(args: argparse.Namespace) -> Result:
     model = load_model(known(args.model))
     at = load_adapter(model, args.adapter)
     told = described(at.method)
-    report = at.merge(untie=args.untie)
+    report = at.merge(untie=args.untie, quantized=args.quantized)
     settings = {"method": at.method.name, **dataclasses.asdict(at.method)}
     card = {"base": model.card, "merged": settings}
     Path(args.out).parent.mkdir(parents=True, exist_ok=True)

@@ -105,7 +105,7 @@ def _grouped(at: Any) -> list[str]:
     for path, p in at.trainable():
         key = re.sub(r"\.\d+\.", ".*.", path), p.shape
         groups[key] = groups.get(key, 0) + 1
-    width = max(len(path) for path, _ in groups)
+    width = max((len(path) for path, _ in groups), default=0)
     return [
         f"  {path:{width}}  {n:3d} x {'x'.join(map(str, shape))}"
         for (path, shape), n in groups.items()

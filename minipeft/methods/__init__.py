@@ -16,6 +16,7 @@ from minipeft.methods.dora import DoRA
 from minipeft.methods.full import Full
 from minipeft.methods.lora import LoRA
 from minipeft.methods.pissa import PiSSA
+from minipeft.methods.qlora import QLoRA
 from minipeft.methods.quant import Quantize
 from minipeft.methods.subspace import Subspace
 from minipeft.methods.targets import preview_targets
@@ -29,6 +30,7 @@ METHODS: dict[str, type[Method]] = {
     "bitfit": BitFit,
     "lora": LoRA,
     "quant": Quantize,
+    "qlora": QLoRA,
     "subspace": Subspace,
     "dora": DoRA,
     "vera": VeRA,
@@ -79,6 +81,7 @@ __all__ = [
     "LoRA",
     "Method",
     "NotMergeable",
+    "QLoRA",
     "Quantize",
     "PiSSA",
     "Subspace",

@@ -153,7 +153,8 @@ class Attached:
         for path in match(self.model, getattr(self.method, "targets", ())):
             wrapper = self.method.wrap(path, parts[path], self._where(path))
             if wrapper is not None:
-                wrapper.owner = self
+                for layer in list(wrapper.layers()):
+                    layer.owner = self
                 self.swap(*self.model.locate(path), wrapper)
                 self.wrappers[path] = wrapper
 
@@ -183,11 +184,12 @@ class Attached:
     def _check_used(self) -> None:
         """Refuse what would change a Parameter that an earlier handle's wrapper goes without."""
         unused = {
-            id(getattr(w.base, name)): h.method.name
+            id(getattr(layer.base, name)): h.method.name
             for h in self.model.handles
             if h is not self
             for w in h.wrappers.values()
-            for name in w.replaces
+            for layer in w.layers()
+            for name in layer.replaces
         }
         changed = [(path, p) for path, c in self.clones.items() for p in (c, c.base)]
         for path, p in [*changed, *((path, p) for path, p, _ in self.reparams)]:
@@ -374,16 +376,20 @@ class Attached:
             self.redo()
             raise
 
-    def merge(self, *, keep: bool = False, untie: bool = False) -> MergeReport:
+    def merge(
+        self, *, keep: bool = False, untie: bool = False, quantized: str = "refuse"
+    ) -> MergeReport:
         """Turn the adapter into plain weights, all of it or nothing; the handle ends.
 
         keep    hold the base, so that detach() can still put it back
         untie   allow a merge at one end of a tie, which parts the two ends
+        quantized  where the weight is stored as codes: "refuse"; "dequantize" keeps the sum as
+                floats; "requantize" rounds it to the codes' values again, another function
         Returns per part, the error of W and of the output beside what rounding explains
         Raises  NotMergeable that says which part cannot and why; the model is as it was
         """
         self._need_live("merge")
-        report = merge(self, untie)
+        report = merge(self, untie, quantized)
         if not keep:
             self.changes = []
         self._end(KEPT if keep else "merged")

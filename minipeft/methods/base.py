@@ -153,6 +153,8 @@ class Wrapper(Module):
     added = True
     replaces: tuple[str, ...] = ()  # the base's Parameters that its forward pass goes without
     owner: Any = None  # the handle that put it there
+    quantized = "refuse"  # what merging does to a weight that is stored as codes
+    before_merge = ""  # what to know before something above it can be merged
 
     def __init__(self, base: Module) -> None:
         self.base: Any = base
@@ -196,6 +198,13 @@ class Wrapper(Module):
         if name == "base":
             raise AttributeError(name)
         return getattr(self.base, name)
+
+    def layers(self) -> Iterator[Wrapper]:
+        """This wrapper, and those right under it that the same handle put there."""
+        part: Any = self
+        while isinstance(part, Wrapper) and part.owner is self.owner:
+            yield part
+            part = part.base
 
     def own_places(self) -> Iterator[Place]:
         """Where the wrapper's own Parameters stand, those of its base left out."""

@@ -18,11 +18,17 @@ from minipeft.nn.module import original, standing
 if TYPE_CHECKING:
     from minipeft.methods.attached import Attached
 
+POLICIES = ("refuse", "dequantize", "requantize")  # where a weight is stored as codes
 ROWS = 16  # of random inputs on which merged and unmerged parts are compared
 
 
-def merge(at: Attached, untie: bool) -> MergeReport:
+def merge(at: Attached, untie: bool, quantized: str) -> MergeReport:
     """Put plain parts in place of an adapter's wrappers, clones and computed parameters."""
+    if quantized not in POLICIES:
+        raise ValueError(f"merge: quantized must be one of {', '.join(POLICIES)}, "
+                         f"got {quantized!r}")  # fmt: skip
+    for wrapper in at.wrappers.values():
+        wrapper.quantized = quantized
     if at.method.compose == "input":
         raise NotMergeable(f"{at.method.name!r} changes the input, not the weights: there is "
                            "nothing to merge it into")  # fmt: skip
@@ -59,12 +65,12 @@ def merge(at: Attached, untie: bool) -> MergeReport:
 def _check_order(at: Attached) -> None:
     """Where two methods touch the same thing, one of them must be merged first."""
     for path, wrapper in at.wrappers.items():
-        below = wrapper.base
+        *_, lowest = wrapper.layers()
+        below = lowest.base
         if isinstance(below, Wrapper):
             under = below.owner.method.name
-            raise NotMergeable(
-                f"{path} has {under!r} under {at.method.name!r}: merge {under!r} first"
-            )
+            raise NotMergeable(f"{path} has {under!r} under {at.method.name!r}: merge {under!r} "
+                               f"first{below.before_merge}")  # fmt: skip
     mine = {id(p): path for path, w in at.wrappers.items() for p in w.base.parameters()}
     lower = {id(c.base): path for path, c in (at.clones | at.whole).items()}
     lower |= {id(p): path for path, p, _ in at.reparams}

@@ -71,6 +71,10 @@ class QuantLinear(Wrapper):
     """
 
     replaces = ("weight",)
+    before_merge = (
+        ", which keeps its decoded weights as floats, and then this (dequantize). To quantize "
+        "the sum again afterwards makes another function (requantize); until then it stays apart"
+    )
 
     def __init__(self, base: Module, code: str, block: int, double: bool, bf16: bool) -> None:
         super().__init__(base)
@@ -109,6 +113,11 @@ class QuantLinear(Wrapper):
     def weight(self) -> Parameter:
         """The decoded weight, made anew at each access."""
         return Parameter(self.decode(self.base.weight.data), requires_grad=False)
+
+    def rounded(self, part: Linear) -> Array:
+        """Another weight as codes of the same kind would store it."""
+        bits = (self.code, self.block, self.nested is not None, self.bf16)
+        return QuantLinear(part, *bits).weight.data
 
     @property
     def nbytes(self) -> int:
@@ -188,10 +197,5 @@ def refuse_trained(at: Any) -> None:
 
 def codes_of(at: Any) -> dict[str, QuantLinear]:
     """path -> the QuantLinear of a handle there, under whatever else the handle put around it."""
-    found = {}
-    for path, part in at.wrappers.items():
-        while isinstance(part, Wrapper) and not isinstance(part, QuantLinear):
-            part = part.base
-        if isinstance(part, QuantLinear):
-            found[path] = part
-    return found
+    layers = ((path, layer) for path, w in at.wrappers.items() for layer in w.layers())
+    return {path: layer for path, layer in layers if isinstance(layer, QuantLinear)}

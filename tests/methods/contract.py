@@ -29,6 +29,7 @@ from minipeft.methods import (
     DoRA,
     LoRA,
     PiSSA,
+    QLoRA,
     Quantize,
     Subspace,
     TopK,
@@ -56,7 +57,8 @@ LEARNT, TIED = 0.3, 0.03  # nats by which training must beat lr = 0, and shuffle
 class Case:
     """A method, a kind of model, the array library, and a count where not the docstring's holds.
 
-    head  a method that trains nothing is checked on models with a new head, which does train
+    head       a method that trains nothing is checked on models with a new head, which trains
+    quantized  how to merge what refuses unless it is told
     """
 
     method: Any
@@ -64,6 +66,7 @@ class Case:
     xp: Any = np
     kind: str = "gpt"
     head: bool = False
+    quantized: str = "refuse"
 
     def model(self, dtype=np.float64, seed=0, head_seed=0, init="normal", **changes):
         """A base whose every parameter is random of O(0.3), or has a shape alone."""
@@ -122,6 +125,14 @@ SETTINGS = {  # what suits the tiny model; a method without an entry is checked 
         "": Case(Quantize(), head=True),
         "fp4": Case(Quantize("fp4", 5, double=False, targets=("q_proj", "fc_in")), head=True),
         "int3": Case(Quantize("int3", 0, bf16=True), head=True),
+    },
+    "qlora": {
+        "": Case(QLoRA(r=2, alpha=3.0), quantized="dequantize"),
+        "fused": Case(
+            QLoRA(r=2, alpha=3.0, targets=QKV, fused=QKV, code="fp4", block=5, double=False),
+            "r * 4 * d * L per model",
+            quantized="dequantize",
+        ),
     },
     "subspace": {
         "": Case(Subspace(d=200)),
@@ -380,7 +391,7 @@ def merged_weights_do_the_same(case, _):
         model, handle = case.attached(dtype)
         base = run(case.model(dtype), case.inputs())
         y = run(model, case.inputs())
-        report = handle.merge()
+        report = handle.merge(quantized=case.quantized)
         merged = run(model, case.inputs())
         assert abs(merged - y).max() <= close * abs(y).max()
         assert abs(merged - base).max() > 1e-3 * abs(y).max()
@@ -401,7 +412,7 @@ def a_kept_base_comes_back(case, _):
     handle = attach(model, case.method)
     randomize(handle)
     y = run(model, case.inputs())
-    handle.merge(keep=True)
+    handle.merge(keep=True, quantized=case.quantized)
     held = [array for array, _ in before[2]]
     new = [p for p in model.parameters() if not any(p is x.parameter for x, _ in before[1])]
     assert new and not any(case.xp.shares_memory(p.data, a) for p in new for a in held)
@@ -478,7 +489,7 @@ def a_new_head_trains_beside(case, tmp_path):
     other = case.model(head_seed=1, **shape)  # a new head is no part of the base
     load_adapter(other, tmp_path / "a", {**METHODS, **THROWAWAY})
     assert same(run(other, case.inputs()), y)
-    handle.merge()
+    handle.merge(quantized=case.quantized)
     assert abs(run(model, case.inputs()) - y).max() <= CLOSE * abs(y).max()
 
 
