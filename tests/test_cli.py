@@ -161,7 +161,8 @@ def test_params_reads_files_and_shows_every_parameter(capsys, small_base):
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_can_be_counted(capsys, name):
     got = value(capsys, "params", "--model", "gpt2", "--method", name)
-    assert (name != "quant") <= got["trainable"] <= got["total"]  # codes do not train
+    most = 2 * got["total"] if name == "movement" else got["total"]  # which trains scores too
+    assert (name != "quant") <= got["trainable"] <= most  # codes do not train
 
 
 # -- memory -------------------------------------------------------------------------------------

@@ -15,6 +15,8 @@ from minipeft.methods.bitfit import BitFit
 from minipeft.methods.dora import DoRA
 from minipeft.methods.full import Full
 from minipeft.methods.lora import LoRA
+from minipeft.methods.magnitude import Magnitude
+from minipeft.methods.movement import Movement
 from minipeft.methods.pissa import PiSSA
 from minipeft.methods.qlora import QLoRA
 from minipeft.methods.quant import Quantize
@@ -36,6 +38,8 @@ METHODS: dict[str, type[Method]] = {
     "vera": VeRA,
     "pissa": PiSSA,
     "adalora": AdaLoRA,
+    "magnitude": Magnitude,
+    "movement": Movement,
 }
 
 
@@ -79,7 +83,9 @@ __all__ = [
     "DoRA",
     "Full",
     "LoRA",
+    "Magnitude",
     "Method",
+    "Movement",
     "NotMergeable",
     "QLoRA",
     "Quantize",

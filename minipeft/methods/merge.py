@@ -133,7 +133,7 @@ def _pass_flags_on(at: Attached, pairs: list[tuple[Parameter, Parameter]]) -> No
 
 def _plain(at: Attached, path: str, wrapper: Wrapper, untie: bool) -> Module:
     """The merged part, or an error that names the path."""
-    tied = _tied_with(at.model, path, wrapper)
+    tied = tied_with(at.model, path, wrapper)
     if tied and not untie:
         raise NotMergeable(f"{path} shares its weight with {tied}: merging one end parts the two. "
                            "merge(untie=True) allows it")  # fmt: skip
@@ -151,7 +151,7 @@ def _check_finite(path: str, p: Parameter) -> None:
         raise NotMergeable(f"{path}: the merged weight has NaN or infinite values")
 
 
-def _tied_with(model: Module, path: str, wrapper: Wrapper) -> str:
+def tied_with(model: Module, path: str, wrapper: Wrapper) -> str:
     """The path of another place of one of the wrapped part's Parameters, or ""."""
     own = {id(p) for p in wrapper.base.parameters()}
     for place in model.places():

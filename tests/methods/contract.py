@@ -28,6 +28,8 @@ from minipeft.methods import (
     BitFit,
     DoRA,
     LoRA,
+    Magnitude,
+    Movement,
     PiSSA,
     QLoRA,
     Quantize,
@@ -140,6 +142,15 @@ SETTINGS = {  # what suits the tiny model; a method without an entry is checked 
         "per-tensor": Case(Subspace(d=150, said="tensor", per_tensor=True)),
         "dense": Case(Subspace(d=100, projection="dense")),
     },
+    "magnitude": {
+        "": Case(Magnitude(s=0.6, n=4)),
+        "at-once": Case(Magnitude(s=0.4, scope="global", targets="all-linear", bias=False)),
+    },
+    "movement": {
+        "": Case(Movement(v=0.3)),
+        "global": Case(Movement(v=0.5, scope="global", bias=False, targets=("o_proj", "fc_in"))),
+        "soft": Case(Movement(mode="soft", tau=0.4, c=2.0)),
+    },
     "dora": {
         "": Case(DoRA(r=2, alpha=3.0)),
         "by_input": Case(DoRA(r=2, alpha=3.0, targets=("fc_in", "fc_out"), by_input=True)),
@@ -194,7 +205,18 @@ def norms_held(handle):
         del w.norm
 
 
-HELD = {"dora": norms_held}  # of a surrogate gradient: what stands still, so that it is exact
+@contextmanager
+def masks_held(handle):
+    """Movement's masks as they are, without the scores that they follow."""
+    for w in handle.wrappers.values():
+        w.masked = lambda w=w, mask=w.mask: w.W * mask
+    yield
+    for w in handle.wrappers.values():
+        del w.masked
+
+
+# of a surrogate gradient: what stands still, so that it is exact
+HELD = {"dora": norms_held, "movement": masks_held}
 
 
 def run(model, ids, **settings):
@@ -311,7 +333,7 @@ def every_trained_array_matters(case, _):
         p.data = kept + case.xp.asarray(0.1 * Rng(1, path).normal(p.shape))
         change = abs(run(model, case.inputs()) - y).max()
         p.data = kept
-        if path.endswith("k_proj.bias"):  # softmax does not see it
+        if path.endswith(("k_proj.bias", "k_proj.b")):  # softmax does not see it
             assert change < CLOSE * abs(y).max(), path
         else:
             assert change > 1e-6, path
