@@ -1,11 +1,12 @@
 """erf, scatter-add and the random stream: the same numbers everywhere."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
 
-from minipeft.backend import Rng, erf, scatter_add, to_device, to_numpy, xp_of
+from minipeft.backend import ERF_PART, Rng, erf, scatter_add, to_device, to_numpy, xp_of
 
 GOLDEN = {  # drawn once; they must never change, or every seed means something else
     "raw": [10702196281607453924, 6513711076756273545],
@@ -29,6 +30,23 @@ def test_erf_keeps_float32(backend):
     assert y.dtype == np.float32
     want = [math.erf(v) for v in to_numpy(x).tolist()]
     assert np.abs(to_numpy(y) - want).max() <= 1e-6
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_erf_of_many_is_done_in_parts_with_the_same_bits(dtype):
+    x = (3 * Rng(0, "erf").normal((7, ERF_PART // 2))).astype(dtype)
+    for many in (x, x.T, x[:, ::3]):
+        y = erf(many)
+        assert y.shape == many.shape and y.dtype == dtype
+        rows = np.stack([erf(row) for row in np.ascontiguousarray(many)])
+        assert np.array_equal(y, rows)
+    x = np.repeat(x, 6, axis=0)
+    erf(x[:1])
+    tracemalloc.start()
+    erf(x)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1.9 * x.nbytes  # 15 in one piece
 
 
 def test_scatter_add_adds_repeated_indices(backend):

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from minipeft.backend import Array, is_array
+from minipeft.backend import ERF_PART, Array, is_array
 from minipeft.engine import fused, ops
 
 if TYPE_CHECKING:
     from minipeft.engine.meter import Meter
 
-ERF = 15  # arrays of x's size that backend.erf holds at once
+ERF = 15  # arrays that backend.erf holds at once, each of a part of x
 
 Rule = Callable[..., tuple[Any, Any]]  # (meter, *arrays, **settings) -> (y, VJPs), as an @op does
 
@@ -164,10 +164,21 @@ def _layer_norm(m: Meter, x: Any, w: Any, b: Any, *, eps: float = 1e-5) -> tuple
     return y, m.together((x, w, b), (h, s, w), work=_bytes(h))
 
 
+def _erf_work(x: Any) -> int:
+    """Bytes that backend.erf holds while it runs."""
+    return ERF * min(x.size, ERF_PART) * x.dtype.itemsize
+
+
+def _erf(m: Meter, x: Any) -> tuple[Any, Any]:
+    y = m.new(x.shape, x)
+    m.spike(_erf_work(x))
+    return y, (m.gradient(x, x, work=2 * y.nbytes),)
+
+
 def _gelu_erf(m: Meter, x: Any) -> tuple[Any, Any]:
     cdf = m.new(x.shape, x)
-    m.spike(ERF * cdf.nbytes)
-    return m.new(x.shape, x), (m.gradient(x, x, cdf, work=2 * cdf.nbytes),)
+    m.spike(cdf.nbytes + _erf_work(x))  # and x/√2
+    return m.new(x.shape, x), (m.gradient(x, x, cdf, work=cdf.nbytes),)
 
 
 def _attention(
@@ -259,7 +270,7 @@ RULES: dict[str, Rule | None] = {  # None: a view, which the operation itself ma
     "tanh": _elementwise("y", back=1),
     "sigmoid": _elementwise("y", back=1),
     "relu": _elementwise("a"),
-    "erf": _elementwise("a", work=ERF, back=1),
+    "erf": _erf,
     "abs": _elementwise("a", back=1),
     "maximum": _elementwise("ab", "ab"),
     "minimum": _elementwise("ab", "ab"),
@@ -268,7 +279,7 @@ RULES: dict[str, Rule | None] = {  # None: a view, which the operation itself ma
     "cumsum": _elementwise("", back=1),
     "softmax": _elementwise("y", back=1),
     "log_softmax": _elementwise("y", work=1, back=1),
-    "gelu": _elementwise("a", back=2),
+    "gelu": _elementwise("a", back=3),
     "gelu_erf": _gelu_erf,
     "sum": _sum,
     "mean": _reduced(""),

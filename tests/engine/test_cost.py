@@ -1,8 +1,11 @@
 """Every operation's rule against the operation: what it makes, keeps, and gives back."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
+from minipeft.backend import ERF_PART
 from minipeft.engine import Tensor, fused, op, ops, projection
 from minipeft.engine.cost import RULES
 from minipeft.engine.graph import held
@@ -105,6 +108,19 @@ def test_a_rule_makes_keeps_and_returns_what_its_operation_does(name, given, set
         assert all(isinstance(x.grad, Blank) for x in shapes if isinstance(x, Tensor))
     y.backward(np.ones_like(y.data))
     assert grads(shapes) == grads(real)
+
+
+@pytest.mark.parametrize("name", ["erf", "gelu_erf"])
+@pytest.mark.parametrize("n", [ERF_PART // 2, 20 * ERF_PART])
+def test_what_erf_holds_while_it_runs_is_foretold(name, n):
+    fn, x = operations()[name], np.linspace(-5.0, 5.0, n, dtype=np.float32)
+    with metered([x]) as meter:
+        fn(Tensor(x, requires_grad=True))
+    tracemalloc.start()
+    y = fn(Tensor(x, requires_grad=True))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert y.shape == x.shape and meter.peak == pytest.approx(peak, rel=0.1)
 
 
 @pytest.mark.parametrize("trains", [0, 1, 2])
