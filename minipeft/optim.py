@@ -14,6 +14,7 @@ import numpy as np
 
 from minipeft.backend import Array, to_numpy, xp_of
 from minipeft.nn.module import Parameter
+from minipeft.paged import Scratch
 
 CHUNK = 1 << 16  # elements updated at a time on the CPU: the five passes stay in its cache
 
@@ -42,6 +43,26 @@ class Optimizer:
             {slot: xp_of(p.data).zeros(p.shape, p.dtype) for slot in self.slots}
             for _, p in self.params
         ]
+        self.scratch: Scratch | None = None
+
+    def page(self, budget: int, folder: str | None = None) -> None:
+        """Move the state to a scratch file, with at most about `budget` bytes of it in memory.
+
+        The bits are the same. For the CPU: a device's arrays stay where they are.
+        Raises  ValueError for parameters on a device, or a budget below 0
+        """
+        if any(xp_of(p.data) is not np for _, p in self.params):
+            raise ValueError("paged optimizer state is for the CPU: these parameters are on a "
+                             "device")  # fmt: skip
+        flat = [array for state in self.state for array in state.values()]
+        self.scratch = Scratch(flat, budget, folder)
+        moved = iter(self.scratch.arrays)
+        self.state = [{slot: next(moved) for slot in state} for state in self.state]
+
+    def _touched(self, *state: Array) -> None:
+        """Called after each use of state arrays: what is paged may be let go."""
+        if self.scratch:
+            self.scratch.touched(*state)
 
     def step(self, lr: float | None = None) -> None:
         """Update every parameter that has a gradient, then forget the gradients."""
@@ -55,9 +76,9 @@ class Optimizer:
                 flat = [a.reshape(-1) for a in (data, p.grad, *state.values())]
                 chunk = CHUNK if xp_of(data) is np else max(1, data.size)
                 for i in range(0, data.size, chunk):
-                    self._update(
-                        self.lr if lr is None else lr, decay, *[a[i : i + chunk] for a in flat]
-                    )
+                    w, g, *used = [a[i : i + chunk] for a in flat]
+                    self._update(self.lr if lr is None else lr, decay, w, g, *used)
+                    self._touched(*used)
                 p.data = data  # counts the change
             p.grad = None
 
@@ -75,6 +96,7 @@ class Optimizer:
         for (path, _), state in zip(self.params, self.state, strict=True):
             for slot, array in state.items():
                 array[...] = xp_of(array).asarray(arrays[f"{slot}:{path}"])
+                self._touched(array)
 
 
 class SGD(Optimizer):
@@ -173,6 +195,7 @@ class Muon(AdamW):
             w *= 1 - lr * self.decay
             w -= lr * math.sqrt(max(1.0, w.shape[0] / w.shape[1])) * orthogonal(ahead)
             p.data, p.grad = w, None
+            self._touched(u)
         super().step(0.15 * lr)  # what still has a gradient
 
 

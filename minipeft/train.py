@@ -81,6 +81,7 @@ def fit(
     recompute: bool = False,
     threads: int = 1,
     cached: bool = False,
+    paged: int | None = None,
     evaluate_every: int | None = None,
     evaluation: Callable[[Any], dict[str, float]] | None = None,
     keep: str | None = None,
@@ -103,6 +104,8 @@ def fit(
     recompute   keep no activations inside blocks; backward makes them again: less memory, more time
     threads     parts of a batch that are worked on at once; results depend on it in their last bits
     cached      keep what the frozen lower blocks make of each example, and run them only once
+    paged       keep the optimizer's state in a scratch file, with about so many bytes of it in
+                memory at a time; the bits are the same, and checkpoints hold all of it
     evaluation  called every `evaluate_every` steps and at the end; its dict goes to the history
     keep        which of its numbers decides what weights the run ends with: the best ones. "loss"
                 is best low, any other best high; None ends with the last
@@ -135,6 +138,8 @@ def fit(
             "nothing in the model trains: attach a method first, e.g. attach(model, LoRA())"
         )
     opt = get_optimizer(optimizer)(params, lr, decay=decay)
+    if paged is not None:
+        opt.page(paged)
     history = History()
     best = Best(keep, params) if keep else None
     first = 0
