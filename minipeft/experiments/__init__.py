@@ -3,12 +3,12 @@
 python -m minipeft.experiments lora_matrices --fast
 """
 
-from minipeft.experiments import learning_rates, lora, probes, world
+from minipeft.experiments import learning_rates, lora, probes
 from minipeft.experiments.runner import Difference, Experiment, Results, difference, results
 
 EXPERIMENTS: dict[str, Experiment] = {
     experiment.name: experiment
-    for part in (probes, world, learning_rates, lora)
+    for part in (probes, learning_rates, lora)
     for experiment in part.EXPERIMENTS
 }
 
