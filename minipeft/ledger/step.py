@@ -19,6 +19,7 @@ from minipeft.ledger.table import Bytes, Ledger, size
 from minipeft.nn import Module, Parameter
 from minipeft.nn.module import original
 from minipeft.optim import CHUNK, clip_gradients, get_optimizer
+from minipeft.paged import is_paged
 
 ROOM = 0.7  # of the machine's memory that a measured step may take
 MASKED = 0.15  # share of the places whose word a masked language model predicts
@@ -241,7 +242,7 @@ def _base(model: Module) -> list[Parameter]:
 
 
 def _bytes(p: Parameter) -> int:
-    return int(p.size * p.dtype.itemsize)
+    return 0 if is_paged(p.data) else int(p.size * p.dtype.itemsize)
 
 
 def _work(optimizer: str, trained: Sequence[Parameter]) -> int:

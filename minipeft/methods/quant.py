@@ -14,6 +14,7 @@ Lecture  10_quantization                Homework none yet
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -23,6 +24,7 @@ from minipeft.backend import Array, xp_of
 from minipeft.engine import Tensor, codes, fused
 from minipeft.methods.base import Method, Where, Wrapper
 from minipeft.nn import Linear, Module, Parameter, init
+from minipeft.paged import Scratch
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,27 @@ class QuantLinear(Wrapper):
 
 def _shape_only(n: int, dtype: Any) -> Array:
     return np.broadcast_to(np.zeros((), dtype), (n,))
+
+
+def page_out(at: Any, folder: str | None = None) -> int:
+    """Move the float weights behind a handle's codes out of memory, into a scratch file.
+
+    They keep their bits: detach(), running(off=…) and the base's fingerprint find them there.
+    A weight that stands elsewhere too, as a tied head's does, stays. For the CPU only.
+    Returns  the bytes that left memory
+    Raises   ValueError if the handle has no codes, or the model no values
+    """
+    weights = [w.base.weight for w in codes_of(at).values()]
+    if not weights or init.is_shape_only(weights[0].data):
+        lack = "model has shapes but no values" if weights else f"{at.method.name!r} has no codes"
+        raise ValueError(f"page_out: this {lack}")
+    stands = Counter(id(place.parameter) for place in at.model.places())
+    alone = [p for p in weights if stands[id(p)] == 1]
+    scratch = Scratch([p.data for p in alone], folder=folder)
+    for p, array in zip(alone, scratch.arrays, strict=True):
+        p.data = array
+    scratch.release()
+    return sum(int(array.nbytes) for array in scratch.arrays)
 
 
 # -- what QLoRA and LoftQ check and make alike ----------------------------------------------------

@@ -10,9 +10,12 @@ from minipeft.engine import Tensor, codes, fused, grad_check, no_grad, running
 from minipeft.engine.graph import kept
 from minipeft.ledger import measure, predict
 from minipeft.methods import BitFit, LoRA, Quantize, TopK, attach
-from minipeft.methods.quant import QuantLinear, codes_of
+from minipeft.methods.quant import QuantLinear, codes_of, page_out
 from minipeft.models import GPT, GPTConfig
 from minipeft.nn import Linear, Parameter
+from minipeft.paged import is_paged
+from minipeft.train import fit
+from tests.methods.contract import Next
 from tests.methods.throwaway import Subspace
 
 CONFIG = GPTConfig(vocab=30, context=16, width=32, layers=2, heads=2)
@@ -135,6 +138,52 @@ def test_the_ledger_counts_the_codes():
     assert extra == sum(w.nbytes for w in codes_of(build().handles[0]).values())
     (row,) = [r for r in found.operations if r["operation"] == "linear_decoded"]
     assert row["kept"] == row["measured"] == 0 and row["calls"] == 12
+
+
+def paged_build(init="normal"):
+    model = GPT(GPTConfig(vocab=99, context=64, width=64, layers=2, heads=2))
+    below = attach(model, Quantize())
+    attach(model, LoRA(r=4))
+    page_out(below)
+    return model
+
+
+def test_float_weights_can_leave_memory():
+    found = predict(paged_build(), batch=16, length=64)
+    found.compare(measure(paged_build, batch=16, length=64))
+    assert {k: v for k, v in found.differences().items() if abs(v) > 0.1} == {}
+    plain = GPT(GPTConfig(vocab=99, context=64, width=64, layers=2, heads=2))
+    attach(plain, LoRA(r=4))
+    more = predict(plain, batch=16, length=64).predicted["weights"] - found.predicted["weights"]
+    floats = 4 * 2 * 12 * 64 * 64
+    assert floats * (1 - 0.14) < more < floats * (1 - 0.128)
+
+
+def test_what_left_memory_comes_back_to_the_bit():
+    model = gpt()
+    before, y = model.state_dict(), model(IDS).data
+    at = attach(model, Quantize())
+    z = model(IDS).data
+    assert page_out(at) == 4 * 2 * 12 * 32 * 32
+    assert all(is_paged(w.base.weight.data) for w in at.wrappers.values())
+    with running(off=[at]):
+        assert (model(IDS).data == y).all()
+    assert (model(IDS).data == z).all()
+    at.detach()
+    assert (model(IDS).data == y).all()
+    assert all(a.tobytes() == before[path].tobytes() for path, a in model.state_dict().items())
+    attach(model, TopK(k=1))  # they can train again
+    fit(model, Next(), steps=2, lr=0.01, batch=2, quiet=True)
+
+
+def test_what_cannot_leave_memory():
+    model = gpt()
+    at = attach(model, Quantize(targets="head"))  # whose weight is the embedding too
+    assert page_out(at) == 0 and not is_paged(model.head.weight.data)
+    with pytest.raises(ValueError, match="page_out: this 'lora' has no codes"):
+        page_out(attach(model, LoRA(r=2)))
+    with pytest.raises(ValueError, match="page_out: this model has shapes but no values"):
+        page_out(attach(GPT(CONFIG, init="shape"), Quantize()))
 
 
 # -- with other methods ---------------------------------------------------------------------------
