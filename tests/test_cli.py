@@ -186,6 +186,16 @@ def test_memory_measures_beside_its_prediction(capsys):
     assert "measured" in tell(capsys, "memory", "--batch", "2", "--measure")
 
 
+def test_memory_foretells_recomputation(capsys):
+    line = ["memory", *GPT3[1:], "--batch", "1", "--length", "2048"]
+    plain, again = value(capsys, *line), value(capsys, *line, "--recompute")
+    assert again["step"]["recompute"] and not plain["step"]["recompute"]
+    assert again["predicted"]["activations"] < plain["predicted"]["activations"] / 10
+    assert again["flops"]["backward"] > 1.4 * plain["flops"]["backward"]
+    text = tell(capsys, "memory", "--batch", "8", "--length", "32", "--recompute", "--measure")
+    assert "float32, blocks recomputed" in text and "recomputed" not in tell(capsys, *line)
+
+
 # -- finetune and generate ------------------------------------------------------------------------
 
 

@@ -127,6 +127,8 @@ def add_memory(command: Command) -> None:
     new.add_argument("--length", type=number(1), help="tokens in a row; default up to 128")
     new.add_argument("--optimizer", type=one_of(_optimizers), default="adamw", metavar="NAME",
                      help="adamw (the default), sgd or muon")  # fmt: skip
+    new.add_argument("--recompute", action="store_true",
+                     help="keep no activations inside blocks; make them again")  # fmt: skip
     new.add_argument("--measure", action="store_true",
                      help="take a real step too, on random weights, and trace it")  # fmt: skip
 
@@ -137,7 +139,8 @@ def _memory(args: argparse.Namespace) -> Result:
 
     shape = _shape_of(args)
     method = method_of(args) if args.method else None
-    size = {"batch": args.batch, "length": args.length, "optimizer": args.optimizer}
+    step = {"batch": args.batch, "length": args.length, "optimizer": args.optimizer,
+            "recompute": args.recompute}  # fmt: skip
 
     def build(model: Any = None) -> Any:
         if model is None:
@@ -146,11 +149,11 @@ def _memory(args: argparse.Namespace) -> Result:
             attach(model, method)
         return model
 
-    found = ledger.predict(build(shape), **size)
+    found = ledger.predict(build(shape), **step)
     found.title = f"{args.model} with {described(method)}" if method else args.model
     if args.measure:
         ledger.check_fits(found.predicted["peak"])
-        found.compare(ledger.measure(build, **size))
+        found.compare(ledger.measure(build, **step))
     value = {"model": args.model, "method": args.method}
     value["settings"] = dataclasses.asdict(method) if method else {}
     return value | found.as_dict(), str(found)

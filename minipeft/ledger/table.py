@@ -99,7 +99,7 @@ class Ledger:
         share = 100 * n["trainable"] / n["total"]
         return (f"{self.title}: {n['total']:,} parameters, {n['trainable']:,} train "
                 f"({share:.4g} %); {s['batch']} x {s['length']}, {s['optimizer']}, "
-                f"{s['dtype']}")  # fmt: skip
+                f"{s['dtype']}{', blocks recomputed' if s['recompute'] else ''}")  # fmt: skip
 
     def __str__(self) -> str:
         blocks = [self._heading()]
