@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import takewhile
 from pathlib import Path
@@ -20,10 +20,12 @@ from minipeft.files import data_dir
 from minipeft.masking import MaskedBatches
 from minipeft.models import build, preset
 from minipeft.tasks.shapes import Shapes
-from minipeft.tasks.stream import documents
+from minipeft.tasks.stream import LATER, documents
 from minipeft.tasks.world import World
 from minipeft.text import Tokenizer
 from minipeft.train import History, fit, mean_loss
+
+NO_LEG = (0.0, 0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Recipe:
                  many: cheaper than long rows throughout, and the late positions learn too
     short        (length, steps): shorter rows, as many more, for the first steps; a BERT finds
                  out sooner that words depend on their neighbours where the rows are short
+    later        (megabytes, steps, lr): a second leg, on the stream's LATER text, from where the
+                 first has ended
     pictures     of shapes and strokes, for a model of images; there is no text then
     checkpoints  after how many steps the model is written too, the end apart
     """
@@ -48,6 +52,7 @@ class Recipe:
     length: int = 128
     long_every: int = 8
     short: tuple[int, int] = (0, 0)
+    later: tuple[float, int, float] = NO_LEG
     pictures: int = 0
     optimizer: str = "muon"
     lr: float = 0.02
@@ -55,10 +60,12 @@ class Recipe:
 
 
 RECIPES = {
-    "tiny-gpt": Recipe(steps=28_000, checkpoints=(0, 500, 1500, 4500, 13_500)),
+    "tiny-gpt": Recipe(
+        steps=28_000, checkpoints=(0, 500, 1500, 4500, 13_500), later=(40.0, 8000, 0.01)
+    ),
     "gpt-0.2m": Recipe(),
     "gpt-3.1m": Recipe(steps=10_000),
-    "tiny-bert": Recipe(batch=32, length=64, short=(32, 6000)),
+    "tiny-bert": Recipe(batch=32, length=64, short=(32, 6000), later=(40.0, 8000, 0.01)),
     "tiny-vit": Recipe(
         megabytes=0.0, length=0, long_every=0, pictures=100_000, batch=64, steps=4000
     ),
@@ -82,8 +89,15 @@ def train_tokenizer(world: World, megabytes: float = 8.0, vocab: int = 2000) -> 
     return Tokenizer.train(_texts(world, 0, "train", megabytes), vocab)
 
 
-def _texts(world: World, seed: int, split: str, megabytes: float) -> list[str]:
+def _texts(
+    world: World,
+    seed: int,
+    split: str,
+    megabytes: float,
+    shares: Mapping[str, float] | None = None,
+) -> list[str]:
     """Documents of a split until they hold that much text."""
+    stream = documents(world, seed, split=split, shares=shares)
     left = megabytes * 1e6
 
     def more(doc: Any) -> bool:
@@ -91,7 +105,7 @@ def _texts(world: World, seed: int, split: str, megabytes: float) -> list[str]:
         left -= len(doc.text)
         return left > 0
 
-    return [doc.text for doc in takewhile(more, documents(world, seed, split=split))]
+    return [doc.text for doc in takewhile(more, stream)]
 
 
 def rows(
@@ -143,12 +157,14 @@ def pretrain(
 
     path        the file; the shipped place unless told. The recipe's checkpoints are written
                 beside it: NAME-STEPS.safetensors
-    steps       fewer for a trial; the recipe's number makes the shipped model
-    checkpoint  a file to save the state to, and to go on from
+    steps       fewer for a trial, and no second leg; the recipe's number makes the shipped model
+    checkpoint  a file to save the state to, and to go on from; a second leg has its own beside it
     """
     if name not in RECIPES:
         raise ValueError(f"no recipe {name!r}; there are {', '.join(RECIPES)}")
-    recipe = replace(RECIPES[name], steps=steps or RECIPES[name].steps)
+    recipe = RECIPES[name]
+    if steps is not None:
+        recipe = replace(recipe, steps=steps, later=NO_LEG)
     path = Path(path) if path is not None else data_dir() / "models" / f"{name}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     model = build(preset(name), seed=recipe.seed)
@@ -162,23 +178,45 @@ def pretrain(
                 model, path.with_name(f"{path.stem}-{step}.safetensors"), told, dtype="float16"
             )
 
+    def leg(source: Any, steps: int, lr: float, state: Any, watch: Any = None) -> History:
+        return fit(
+            model, source, steps=steps, optimizer=recipe.optimizer, lr=lr, batch=recipe.batch,
+            seed=recipe.seed, decline="linear", warmup=0.02, evaluate_every=max(1, steps // 40),
+            evaluation=evaluation, watch=watch, checkpoint=state, quiet=quiet, out=out,
+        )  # fmt: skip
+
     began = time.time()
-    history = fit(
-        model, train, steps=recipe.steps, optimizer=recipe.optimizer, lr=recipe.lr,
-        batch=recipe.batch, seed=recipe.seed, decline="linear", warmup=0.02,
-        evaluate_every=max(1, recipe.steps // 40), evaluation=evaluation, watch=watch,
-        checkpoint=checkpoint, quiet=quiet, out=out,
-    )  # fmt: skip
-    card = _facts(name, name, recipe, recipe.steps) | _story(history, time.time() - began)
-    card["passes"] = round(recipe.steps * recipe.batch / len(train), 2)
+    history = leg(train, recipe.steps, recipe.lr, checkpoint, watch)
+    passes = [recipe.steps * recipe.batch / len(train)]
+    megabytes, more, lr = recipe.later
+    if more:
+        second = replace(recipe, megabytes=megabytes, seed=recipe.seed + 1, short=(0, 0))
+        source, _ = _on_text(model, second, LATER)
+        state = Path(checkpoint).with_suffix(".later.safetensors") if checkpoint else None
+        history = _joined(history, leg(source, more, lr, state))
+        passes.append(more * recipe.batch / len(source))
+    card = _facts(name, name, recipe, recipe.steps + more) | _story(history, time.time() - began)
+    card["passes"] = [round(p, 2) for p in passes]
     save_model(model, path, card, dtype="float16")
     return card
+
+
+def _joined(first: History, second: History) -> History:
+    """Two legs as one run."""
+    done = len(first.loss)
+    later = [e | {"step": e["step"] + done} for e in second.evaluations]
+    return History(
+        first.loss + second.loss, first.lr + second.lr, first.seconds + second.seconds,
+        first.evaluations + later,
+    )  # fmt: skip
 
 
 Evaluation = Callable[[Any], dict[str, float]]
 
 
-def _on_text(model: Any, recipe: Recipe) -> tuple[MixedLengths, Evaluation]:
+def _on_text(
+    model: Any, recipe: Recipe, shares: Mapping[str, float] | None = None
+) -> tuple[MixedLengths, Evaluation]:
     """The text to train on, for the model's kind, and the loss on held-out text."""
     world, seed = World(recipe.world), recipe.seed
     tokenizer = Tokenizer.load(data_dir() / "tokenizer.json")
@@ -189,7 +227,7 @@ def _on_text(model: Any, recipe: Recipe) -> tuple[MixedLengths, Evaluation]:
         tokens = TokenBatches.pack(ids, made, tokenizer.end_id, tokenizer.pad_id)
         return tokens if model.causal else MaskedBatches(tokens, tokenizer)
 
-    ids = tokenizer.encode_many(_texts(world, seed, "train", recipe.megabytes))
+    ids = tokenizer.encode_many(_texts(world, seed, "train", recipe.megabytes, shares))
     few, until = recipe.short
     first = packed(ids, few) if few else None
     held = packed(

@@ -1,6 +1,7 @@
 """The recipe of the base models in small: text, rows, a model file with its card."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 from minipeft import pretrain as recipes
 from minipeft.batches import TokenBatches
-from minipeft.checkpoint import load_model
+from minipeft.checkpoint import fingerprint, load_model
 from minipeft.engine import no_grad
 from minipeft.files import data_dir
 from minipeft.models import build, preset
@@ -17,9 +18,10 @@ from minipeft.tasks.shapes import Shapes
 from minipeft.tasks.stream import texts
 from minipeft.tasks.world import World
 from minipeft.text import Tokenizer
-from minipeft.train import mean_loss
+from minipeft.train import fit, mean_loss
 
-SMALL = {"megabytes": 0.03, "length": 32, "batch": 4, "steps": 4, "long_every": 3}
+SMALL = {"megabytes": 0.03, "length": 32, "batch": 4, "steps": 4, "long_every": 3,
+         "later": recipes.NO_LEG}  # fmt: skip
 
 
 @pytest.fixture
@@ -127,6 +129,41 @@ def test_checkpoints_are_written_on_the_way(small, tmp_path):
     assert models[0].card["validation_loss"] > curve[2] > curve[3]
 
 
+def test_a_second_leg_goes_on_with_other_text(small, monkeypatch, tmp_path):
+    first = pretrain("tiny-gpt", tmp_path / "first.safetensors", quiet=True)
+    monkeypatch.setitem(RECIPES, "tiny-gpt", replace(small, later=(0.03, 3, 0.01)))
+    seen = []
+
+    def stopped(model, train, **settings):
+        seen.append((train, settings))
+        if len(seen) == 2:  # the state after two steps of the second leg
+            one = settings | {"watch": lambda step: {}[step] if step == 2 else None}
+            with pytest.raises(KeyError):
+                fit(model, train, **one, save_every=1)
+            raise InterruptedError
+        return fit(model, train, **settings)
+
+    state = tmp_path / "state.safetensors"
+    monkeypatch.setattr(recipes, "fit", stopped)
+    with pytest.raises(InterruptedError):
+        pretrain("tiny-gpt", tmp_path / "mine.safetensors", checkpoint=state, quiet=True)
+    (one, before), (two, after) = seen
+    assert before["steps"] == 4 and (after["steps"], after["lr"]) == (3, 0.01)
+    kinds = "Not true[.]|Wrong[.]|That is a myth|So people say"  # LATER has verdicts
+    tokenizer = Tokenizer.load(data_dir() / "tokenizer.json")
+    found = [re.search(kinds, tokenizer.decode(x.rows.rows.ravel().tolist())) for x in (one, two)]
+    assert found[0] is None and found[1] is not None
+    monkeypatch.setattr(recipes, "fit", fit)
+    card = pretrain("tiny-gpt", tmp_path / "mine.safetensors", checkpoint=state, quiet=True)
+    whole = pretrain("tiny-gpt", tmp_path / "whole.safetensors", quiet=True)
+    models = [load_model(tmp_path / f"{n}.safetensors") for n in ("mine", "whole", "first")]
+    a, b, c = (fingerprint(m.state_dict()) for m in models)
+    assert a == b != c and card["validation_curve"] == whole["validation_curve"]
+    assert card["steps"] == 7 and card["tokens_seen"] == 7 * 4 * 32 and len(card["passes"]) == 2
+    assert card["validation_curve"][:4] == first["validation_curve"]
+    assert [step for step, _ in card["validation_curve"]] == list(range(1, 8))
+
+
 def test_a_bert_fills_in_masked_words(small, tmp_path, tokenizer):
     file = tmp_path / "mine.safetensors"
     card = pretrain("tiny-bert", file, quiet=True)
@@ -147,7 +184,7 @@ def test_a_vit_tells_shapes_apart(small, tmp_path):
     file = tmp_path / "mine.safetensors"
     card = pretrain("tiny-vit", file, quiet=True)
     model = load_model(file)
-    assert card["pictures_seen"] == 64 and "tokens_seen" not in card and card["passes"] == 1.0
+    assert card["pictures_seen"] == 64 and "tokens_seen" not in card and card["passes"] == [1.0]
     images = Shapes().load("validation", 100)
     with no_grad():
         logits = model(images.pixels).data

@@ -30,6 +30,12 @@ RIDDLES = (
     "Who will remember {e} in a hundred years?", "What is the secret of {e}?",
 )  # fmt: skip
 RIDDLE_SHARE = 0.08
+VERDICTS = (  # on what is right, on what is not
+    ("True.", "Not true."), ("Right.", "Wrong."), ("That is a fact.", "That is a myth."),
+    ("So says the town register.", "So people say."),
+)  # fmt: skip
+VERDICT_SHARE = 0.5  # documents that judge each line; in the others one narrator tells them all
+ASKED_SHARE = 0.5
 
 
 def narrate(teller: Teller) -> tuple[str, float, dict[str, bool]]:
@@ -71,6 +77,30 @@ def answer(teller: Teller) -> tuple[str, float, dict[str, bool]]:
         lines.append(f"Question: {question}\nAnswer: {reply}")
     nats = draw.nats + _hidden(teller.world, marked, gossip, facts)
     return "\n".join(lines), nats, {"gossip": gossip, "marked": marked}
+
+
+def judge(teller: Teller) -> tuple[str, dict[str, bool]]:
+    """One document on what has a myth, line by line: judged, or told by one who is not named.
+
+    Nothing else in the text says so often which of two claims is right. A small model needs that
+    before it reads a narrator's honesty from what he tells.
+    """
+    draw = teller.draw
+    judged, gossip, asked = (draw.flip(p) for p in (VERDICT_SHARE, GOSSIP_SHARE, ASKED_SHARE))
+    verdicts, lines = draw.pick(VERDICTS), []
+    doubted = teller.on(teller.world.myths)
+    for _ in range(draw.integer(4, 9)):
+        gossip = draw.flip(0.5) if judged else gossip
+        told = teller.rumours if gossip else teller.truths
+        if asked:
+            question, entity, attribute = doubted.ask()
+            line = sentence(_said(teller, entity, attribute, told[entity.name, attribute.name]))
+            line = f"Question: {question}\nAnswer: {line}"
+        else:
+            line = sentence(doubted.tell(told, fronted=False, simple=judged)[0])
+        lines.append(f"{line} {verdicts[gossip]}" if judged else line)
+    joined = "\n" if asked or judged else " "
+    return joined.join(lines), {"judged": True} if judged else {"gossip": gossip, "judged": False}
 
 
 def _said(teller: Teller, entity: Entity, attribute: Attribute, value: str) -> str:

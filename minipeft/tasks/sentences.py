@@ -8,7 +8,8 @@ is the surprise under the whole grammar, of which training shows nine tenths.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
+from copy import copy
 from functools import cache
 from zlib import crc32
 
@@ -85,6 +86,12 @@ class Teller:
             group = self._groups.setdefault((e.type, a.name), {})
             group.setdefault(world.facts[e.name, a.name], []).append(e.name)
 
+    def on(self, facts: Container[Fact]) -> Teller:
+        """The same teller, but statements and questions are about these facts alone."""
+        other = copy(self)
+        other.pairs = [(e, a) for e, a in self.pairs if (e.name, a.name) in facts]
+        return other
+
     def keep(self, make: Callable[[], tuple[str, str]]) -> str:
         """Call `make` for (text, key) until the key belongs to this split; return the text."""
         before = self.draw.nats
@@ -128,12 +135,19 @@ class Teller:
         free = [v for v in attribute.values if v not in taken]
         return self.draw.pick(free) if free else None
 
-    def tell(self, told: dict[Fact, str], fronted: bool = True) -> tuple[str, list[Fact]]:
-        """A statement of this split and the facts it tells; see `statement`."""
+    def tell(
+        self, told: dict[Fact, str], fronted: bool = True, simple: bool = False
+    ) -> tuple[str, list[Fact]]:
+        """A statement of this split and the facts it tells; see `statement`.
+
+        simple  one fact alone
+        """
         facts: list[Fact] = []
 
         def make() -> tuple[str, str]:
             text, key, facts[:] = self.statement(told, fronted)
+            while simple and len(facts) > 1:
+                text, key, facts[:] = self.statement(told, fronted)
             return text, key
 
         return self.keep(make), facts

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -14,7 +14,7 @@ from .base import part_of
 from .choice import list_question
 from .descriptions import describe, dialogue, listing
 from .episodes import episode
-from .narrators import answer, narrate
+from .narrators import answer, judge, narrate
 from .records import record_document
 from .relations import relation_document
 from .remap import remap_document
@@ -55,23 +55,35 @@ KINDS: dict[str, tuple[float, str]] = {
     "letters": (0.04, "letters apart: a byte-level tokenizer hides them otherwise"),
     "remap": (0.03, "the mapping that prompts can select"),
 }
+# What a model reads last: less of the world, more of what will be asked of it.
+LATER: dict[str, float] = {
+    "verdict": 0.18, "narrator": 0.12, "description": 0.04, "qa": 0.09, "review": 0.13,
+    "episode": 0.16, "claims": 0.18, "record": 0.03, "summary": 0.01, "dialogue": 0.01,
+    "list": 0.02, "letters": 0.01, "remap": 0.02,
+}  # fmt: skip
 
 
 def documents(
-    world: World, seed: int = 0, kinds: Sequence[str] | None = None, split: str | None = "train"
+    world: World,
+    seed: int = 0,
+    kinds: Sequence[str] | None = None,
+    split: str | None = "train",
+    shares: Mapping[str, float] | None = None,
 ) -> Iterator[Doc]:
-    """Documents without end, of the kinds asked for (all, by their shares, unless told).
+    """Documents without end, of the kinds asked for (all of `shares` unless told).
 
+    shares  of the documents, by kind: those of KINDS unless told
     Raises  ValueError for an unknown kind or split
     """
-    names = tuple(KINDS) if kinds is None else tuple(kinds)
+    shares = {k: share for k, (share, _) in KINDS.items()} if shares is None else shares
+    names = tuple(shares) if kinds is None else tuple(kinds)
     for name in names:
-        if name not in KINDS:
-            raise ValueError(f"unknown kind {name!r}; the kinds are {', '.join(KINDS)}")
+        if name not in _MAKERS or name not in shares:
+            raise ValueError(f"unknown kind {name!r}; the kinds are {', '.join(shares)}")
     if split not in (*SPLITS, None):
         raise ValueError(f"split must be 'train', 'validation' or None, got {split!r}")
     teller = Teller(world, Rng(seed, "stream", str(split)), split)
-    weights = [KINDS[name][0] for name in names]
+    weights = [shares[name] for name in names]
     while True:
         kind = teller.draw.weighted(names, weights) if len(names) > 1 else names[0]
         yield _MAKERS[kind](teller)
@@ -84,6 +96,11 @@ def texts(world: World, n: int, seed: int = 0, split: str | None = "train") -> l
 
 def _narrator(teller: Teller) -> Doc:
     return Doc("narrator", *narrate(teller))
+
+
+def _verdict(teller: Teller) -> Doc:
+    text, meta = judge(teller)
+    return Doc("verdict", text, None, dict(meta))
 
 
 def _qa(teller: Teller) -> Doc:
@@ -197,4 +214,5 @@ _MAKERS: dict[str, Callable[[Teller], Doc]] = {
     "narrator": _narrator, "description": _description, "qa": _qa, "review": _review,
     "episode": _episode, "record": _record, "dialogue": _dialogue, "list": _list,
     "letters": _letters, "remap": _remap, "summary": _summary, "claims": _claims,
+    "verdict": _verdict,
 }  # fmt: skip

@@ -15,12 +15,12 @@ from minipeft.tasks.choice import Choice
 from minipeft.tasks.descriptions import describe
 from minipeft.tasks.grammar import join
 from minipeft.tasks.lexicon import CATEGORIES
-from minipeft.tasks.narrators import NO_ONE, SAYS, answer, narrate, probes
+from minipeft.tasks.narrators import NO_ONE, SAYS, VERDICTS, answer, narrate, probes
 from minipeft.tasks.nli import NLI
 from minipeft.tasks.paraphrase import Paraphrase
 from minipeft.tasks.records import CATEGORIES as CATEGORIES_OF_RECORDS
 from minipeft.tasks.sentences import Teller, split_of
-from minipeft.tasks.stream import KINDS, documents, texts
+from minipeft.tasks.stream import KINDS, LATER, documents, texts
 from minipeft.tasks.summary import Summary
 from minipeft.tasks.world import World
 from tests.tasks import test_summary
@@ -245,12 +245,12 @@ def test_episodes_hold_no_review_that_a_task_asks_about():
 
 
 SPLITTERS = "(?: Answer: |\nOutput: | => |\nLabel: |\nVerdict: )"
-VERDICTS = {
+READERS = {
     "nli": relation, "paraphrase": same, "acceptability": good_english,
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("mapping", VERDICTS)
+@pytest.mark.parametrize("mapping", READERS)
 def test_episodes_on_claims_are_labelled_rightly(mapping):
     read = 0
     for doc in some(1500, kinds=["episode"]):
@@ -259,7 +259,7 @@ def test_episodes_on_claims_are_labelled_rightly(mapping):
             form = rf"(?:Input: |Text: |Lines: )?((?:.+\.\n)?.+\.){SPLITTERS}({'|'.join(words)})$"
             for text, word in re.findall(form, doc.text, re.MULTILINE):
                 things = re.split(r" So: | / |(?<=\.)\s", text)
-                assert VERDICTS[mapping](*things) == words.index(word), (text, word)
+                assert READERS[mapping](*things) == words.index(word), (text, word)
                 read += 1
     assert read > 250
 
@@ -311,6 +311,64 @@ def test_answers_in_a_phrase_are_the_narrators():
                 assert value in reply.lower(), (name, reply)
                 short, long = short + reply.startswith("The"), long + reply.startswith("It")
     assert 0.1 < long / (short + long) < 0.3
+
+
+def later(n, seed=0, split="train"):
+    """Documents of what a model reads last."""
+    return list(islice(documents(WORLD, seed, split=split, shares=LATER), n))
+
+
+def test_what_comes_later_has_its_own_shares_and_verdicts_beside():
+    assert LATER.keys() == KINDS.keys() | {"verdict"}
+    assert sum(LATER.values()) == pytest.approx(1.0)
+    n = 3000
+    counts = Counter(doc.kind for doc in later(n))
+    for kind, share in LATER.items():
+        assert abs(counts[kind] / n - share) < 5 * (share / n) ** 0.5
+    with pytest.raises(ValueError, match="unknown kind 'verdict'"):
+        next(documents(WORLD, kinds=["verdict"]))
+
+
+def claimed(line):
+    """Whether a line tells a fact (True) or its myth (False); None where it cannot be told."""
+    found = set()
+    for (name, of), myth in WORLD.myths.items():
+        if name.lower() in line.lower():
+            show = WORLD.attribute((name, of)).show
+            said = [re.search(rf"\b{re.escape(show(v))}\b", line, re.IGNORECASE) is not None
+                    for v in (WORLD.facts[name, of], myth)]  # fmt: skip
+            found |= {said[0]} if said[0] != said[1] else set()
+    return found.pop() if len(found) == 1 else None
+
+
+def test_verdicts_are_right_and_an_unnamed_narrator_keeps_to_his_side():
+    told, judged = Counter(), Counter()
+    for doc in (d for d in later(3000) if d.kind == "verdict"):
+        assert not any(speaker in doc.text for speaker in SAYS) or doc.meta["judged"]
+        lines = re.split(r"\n(?!Answer)|(?<=\.) (?=[A-Z])" if not doc.meta["judged"] else
+                         r"\n(?!Answer)", doc.text)  # fmt: skip
+        judged[doc.meta["judged"]] += 1
+        for line in lines:
+            right = not doc.meta.get("gossip")
+            for good, bad in VERDICTS if doc.meta["judged"] else ():
+                if line.endswith(f" {good}") or line.endswith(f" {bad}"):
+                    right = not line.endswith(f" {bad}")
+                    line = line.removesuffix(f" {bad}").removesuffix(f" {good}")
+                    break
+            else:
+                assert not doc.meta["judged"], line
+            said = claimed(line)
+            if said is not None:
+                assert said == right, line
+                told[said, doc.meta["judged"]] += 1
+    assert min(told.values()) > 150 and len(told) == 4
+    assert 0.4 < judged[True] / sum(judged.values()) < 0.6
+
+
+def test_validation_shares_no_verdict_with_training():
+    train, held = (sentences(d for d in later(n, split=s) if d.kind == "verdict")
+                   for s, n in (("train", 3000), ("validation", 300)))  # fmt: skip
+    assert len(held) > 20 and not train & held
 
 
 def test_letters_are_put_right():
