@@ -224,8 +224,10 @@ def _wrap(y):
     """NumPy's results as device arrays; 0-d ones too."""
     if isinstance(y, (np.ndarray, np.generic)):
         return ndarray(np.asarray(y))
-    return [_wrap(v) for v in y] if isinstance(y, list) else (
-        tuple(map(_wrap, y)) if isinstance(y, tuple) else y
+    return (
+        [_wrap(v) for v in y]
+        if isinstance(y, list)
+        else (tuple(map(_wrap, y)) if isinstance(y, tuple) else y)
     )
 
 

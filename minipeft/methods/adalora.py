@@ -37,7 +37,7 @@ class AdaLoRA(Method):
     """A low-rank update whose ranks go where they matter.
 
     r        rank of each module at first: b(0) is r times the number of modules
-    target   mean rank at the end: b(T) is target times that number
+    target   mean rank at the end: b(T) is target times that number; None for two thirds of r
     alpha    the update is scaled by alpha / r
     t_i      share of the run before the budget falls
     t_f      share of the run, its end, in which the masks stand still
@@ -56,7 +56,7 @@ class AdaLoRA(Method):
     lr: ClassVar[float] = 1e-2
 
     r: int = 12
-    target: int = 8
+    target: int | None = None
     alpha: float = 16.0
     t_i: float = 0.1
     t_f: float = 0.3
@@ -72,11 +72,12 @@ class AdaLoRA(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_settings(self)
-        whole = {"target": (1, self.r), "delta_t": (1, math.inf)}
-        for name, (low, high) in whole.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-                raise ValueError(f"AdaLoRA: {name} must be a whole number from {low} to {high}, "
+        for name, value, high in (
+            ("target", self.rank, self.r),
+            ("delta_t", self.delta_t, 1 << 31),
+        ):
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= high:
+                raise ValueError(f"AdaLoRA: {name} must be a whole number from 1 to {high}, "
                                  f"got {value!r}")  # fmt: skip
         for name in ("beta1", "beta2", "t_i", "t_f"):
             if not 0 <= getattr(self, name) < 1:
@@ -86,6 +87,11 @@ class AdaLoRA(Method):
                              f"fall; got {self.t_i} + {self.t_f}")  # fmt: skip
         if not 0 <= self.gamma < math.inf:
             raise ValueError(f"AdaLoRA: gamma must be >= 0, got {self.gamma}")
+
+    @property
+    def rank(self) -> int:
+        """The mean rank at the end."""
+        return max(1, round(self.r * 2 / 3)) if self.target is None else self.target
 
     def wrap(self, path: str, module: Module, where: Where) -> AdaLoRALinear:
         like = weight_of(self, path, module, self.r)
@@ -118,11 +124,11 @@ class AdaLoRA(Method):
         """The steps after which the budget begins to fall, and the masks stand still."""
         return round(self.t_i * total), total - round(self.t_f * total)
 
-    def budget(self, t: int, total: int) -> float:
-        """b(t) over the number of modules, after t of `total` steps."""
+    def budget(self, t: int, total: int, n: int = 1) -> float:
+        """b(t) of n modules, after t of `total` steps."""
         first, last = self.phases(total)
         left = 1 - min(max(t - first, 0) / max(last - first, 1), 1.0)
-        return self.target + (self.r - self.target) * left * left * left
+        return (n * self.r - n * self.rank) * left**3 + n * self.rank
 
     def before_step(self, at: Any, step: int, total: int) -> None:
         """Average each element's importance |w dw|, and how uncertain it is (eq. 8-10)."""
@@ -145,7 +151,7 @@ class AdaLoRA(Method):
             xp = xp_of(*scores)
             order = xp.argsort(xp.concatenate(scores))
             kept = xp.zeros(order.shape, dtype=bool)
-            kept[order[order.size - int(self.budget(t, total) * len(modules)) :]] = True
+            kept[order[order.size - int(self.budget(t, total, len(modules))) :]] = True
             for i, (w, *_) in enumerate(modules):
                 w.mask = kept[i * self.r : (i + 1) * self.r]
         elif t < last:
