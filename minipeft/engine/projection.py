@@ -7,6 +7,7 @@ signs in each column. Each stands beside a slow twin.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from minipeft.backend import Array, xp_of
@@ -17,10 +18,10 @@ from minipeft.engine.tensor import Tensor
 FACTOR = 16  # the transform goes by products with H_16: measured faster than H_2, H_4 or H_64
 
 
-def _matrix(n: int, like: Array) -> Array:
+@functools.cache
+def _matrix(n: int, dtype: Any, xp: Any) -> Array:
     """H_n, n a power of two: H_1 = 1, H_2n = [[H_n, H_n], [H_n, -H_n]].  (n, n)"""
-    xp = xp_of(like)
-    h = xp.ones((1, 1), like.dtype)
+    h = xp.ones((1, 1), dtype)
     while len(h) < n:
         h = xp.concatenate([xp.concatenate([h, h], axis=1), xp.concatenate([h, -h], axis=1)])
     return h
@@ -30,10 +31,11 @@ def _transformed(x: Array) -> Array:
     """H x along the last axis, which is cut into factors: H_ab = H_a ⊗ H_b.  (..., n)"""
     shape, n = x.shape, x.shape[-1]
     done = min(FACTOR, n)
-    x = x.reshape(-1, done) @ _matrix(done, x)
+    xp, dtype = xp_of(x), x.dtype
+    x = x.reshape(-1, done) @ _matrix(done, dtype, xp)
     while done < n:
         m = min(FACTOR, n // done)
-        x = _matrix(m, x) @ x.reshape(-1, m, done)
+        x = _matrix(m, dtype, xp) @ x.reshape(-1, m, done)
         done *= m
     return x.reshape(shape)
 

@@ -10,7 +10,7 @@ Merges   M * W, zeros where M is 0
 Saves    W, S, b, M in bits, and the threshold of the soft kind
 Differs  scores have no learning rate of their own: `c` multiplies them, as if it were c times as
          large. With equal scores the first are kept. What stands outside the targets is frozen
-Lecture  none yet                       Homework none yet
+Lecture  12_pruning                     Homework none yet
 
 The gradient of S is a surrogate ("straight through"): M is a step function of S, whose derivative
 is 0 almost everywhere, and is taken for S itself. It is not masked, so that a pruned weight can

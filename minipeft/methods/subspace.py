@@ -12,7 +12,7 @@ Saves    z, the factors, and a digest of what P was drawn from; P is drawn again
 Differs  a sparse P has its signs one in each of sqrt(D) equal stretches of a column, where the
          paper's fall anywhere. The authors' code of SAID makes P anew for each tensor
          (per_tensor=True) and z one shorter still; ours has one P for all, as the equations do
-Lecture  none yet                       Homework none yet
+Lecture  11_intrinsic_dimension         Homework none yet
 
 Columns of P have length 1 in D dimensions, so a step of lr in every z moves a parameter by about
 lr sqrt(d / D): learning rates are larger than those of full fine-tuning. Weight decay on z pulls
