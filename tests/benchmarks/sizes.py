@@ -55,22 +55,30 @@ def tell(what):
     print(json.dumps(what), file=PARENT, flush=True)
 
 
+def forget_peak():
+    """Let the peak start again from what is resident now."""
+    gc.collect()
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+
+
 class Pace:
     """Times steps, and takes turns with the other workers.
 
-    Memory is the peak since the constructor over what was resident there: it is called after
-    imports and one small step, which loads what libraries load late.
+    Memory is the peak since the constructor, or since the first step unless `whole`, over what
+    was resident in the constructor: it is called after imports and one small step, which loads
+    what libraries load late.
     """
 
-    def __init__(self, size):
-        gc.collect()
-        with open("/proc/self/clear_refs", "w") as file:
-            file.write("5")  # the peak starts again from what is resident now
-        self.base, self.round = resident("VmRSS"), ROUND[size]
+    def __init__(self, size, whole=True):
+        forget_peak()
+        self.base, self.round, self.whole = resident("VmRSS"), ROUND[size], whole
         self.cpu, self.wall = [], []
 
     def begin(self):
         """Call it before each step."""
+        if not (self.whole or self.cpu):
+            forget_peak()  # of what made the model
         self.cpu.append(time.process_time())
         self.wall.append(time.perf_counter())
         if len(self.cpu) <= self.round:
@@ -87,9 +95,12 @@ class Pace:
 
 
 def work(run, size, adapter, task):
-    """What a worker does: tell the first losses, or run steps in turn with the others."""
+    """What a worker does: tell the first losses, or run steps in turn with the others.
+
+    task  "losses", "time", or "steps", whose memory leaves out the making of the model
+    """
     if task == "losses":
         tell(run(size, adapter, 5))
     else:
         run("warm-up", adapter, 2)
-        run(size, adapter, 10**9, Pace(size))
+        run(size, adapter, 10**9, Pace(size, whole=task == "time"))

@@ -3,7 +3,8 @@
 import sys
 
 from minipeft.batches import Batch
-from minipeft.methods import LoRA, attach
+from minipeft.methods import LoRA, Quantize, attach
+from minipeft.methods.quant import page_out
 from minipeft.models import GPT, GPTConfig
 from minipeft.train import fit
 from tests.benchmarks.sizes import ALPHA, CLIP, LR, SIZES, R, tokens, weights, work
@@ -13,6 +14,7 @@ QKV = ("q_proj", "k_proj", "v_proj")
 METHODS = {
     "q,v": LoRA(r=R, alpha=ALPHA),
     "c_attn": LoRA(r=R, alpha=ALPHA, targets=QKV, fused=QKV),  # the very function of PEFT's
+    "nf4": LoRA(r=R, alpha=ALPHA),  # over codes
 }
 
 
@@ -35,6 +37,8 @@ def run(size, adapter, steps, pace=None):
     config = GPTConfig(vocab=vocab, context=length, width=width, layers=layers, heads=heads)
     model = GPT(config)
     model.load_state_dict(ours({n: weights(n, s) for n, s in gpt2_shapes(config).items()}))
+    if adapter == "nf4":
+        page_out(attach(model, Quantize()))
     handle = attach(model, METHODS[adapter])
     if adapter == "c_attn":
         shapes = lora_shapes(config, ["attn.c_attn"], R)
