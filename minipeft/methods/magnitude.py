@@ -49,7 +49,7 @@ class Magnitude(Masking):
 
     name: ClassVar[str] = "magnitude"
     compose: ClassVar[str] = "parameter"
-    lr: ClassVar[float] = 1e-3
+    lr: ClassVar[float] = 3e-3
 
     s: float = 0.5
     n: int = 0

@@ -45,7 +45,8 @@ class Movement(Masking):
     v        share kept in the end; it begins with 1
     tau      threshold in the end; it begins with 0
     lam      weight of the penalty in the end; it grows with the threshold
-    c        scores learn so many times as fast as weights
+    c        scores learn so many times as fast as weights. Order does not depend on it; the soft
+             kind does: a score falls to log(tau / (1 - tau)), -2.2 for 0.1, within lr c times steps
     warm     share of the steps of fit before pruning begins (the authors: the warm-up)
     cool     share of the steps at the end without further pruning (theirs: two warm-ups)
     scope    "layer": v of each weight; "global": of all of them together; for the hard kind
@@ -56,12 +57,12 @@ class Movement(Masking):
     name: ClassVar[str] = "movement"
     compose: ClassVar[str] = "parameter"
     gradient: ClassVar[str] = "surrogate"
-    lr: ClassVar[float] = 1e-3
+    lr: ClassVar[float] = 3e-3
 
     mode: str = "hard"
     v: float = 0.15
     tau: float = 0.1
-    lam: float = 1.0
+    lam: float = 100.0
     c: float = 1.0
     warm: float = 0.06
     cool: float = 0.12

@@ -56,7 +56,7 @@ class Subspace(Method):
 
     name: ClassVar[str] = "subspace"
     compose: ClassVar[str] = "parameter"
-    lr: ClassVar[float] = 3e-2
+    lr: ClassVar[float] = 1e-1
 
     d: int = 750
     projection: str = "fastfood"
