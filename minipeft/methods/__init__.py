@@ -14,6 +14,7 @@ from minipeft.methods.base import Method, NotMergeable, Where, Wrapper
 from minipeft.methods.bitfit import BitFit
 from minipeft.methods.dora import DoRA
 from minipeft.methods.full import Full
+from minipeft.methods.loftq import LoftQ
 from minipeft.methods.lora import LoRA
 from minipeft.methods.magnitude import Magnitude
 from minipeft.methods.movement import Movement
@@ -38,6 +39,7 @@ METHODS: dict[str, type[Method]] = {
     "vera": VeRA,
     "pissa": PiSSA,
     "adalora": AdaLoRA,
+    "loftq": LoftQ,
     "magnitude": Magnitude,
     "movement": Movement,
 }
@@ -83,6 +85,7 @@ __all__ = [
     "DoRA",
     "Full",
     "LoRA",
+    "LoftQ",
     "Magnitude",
     "Method",
     "Movement",

@@ -17,7 +17,9 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from minipeft.backend import Rng, dropout_factors, xp_of
+import numpy as np
+
+from minipeft.backend import Rng, dropout_factors, to_numpy, xp_of
 from minipeft.engine import Tensor, context, fused
 from minipeft.methods.base import Method, NotMergeable, Where, Wrapper
 from minipeft.methods.targets import is_linear
@@ -155,6 +157,30 @@ def weight_of(method: Method, path: str, module: Module, r: int, plain: bool = F
         raise ValueError(f"{kind}: r = {r} is above the rank of {path}, whose weight is "
                          f"{d_out} x {d_in}: at most {min(d_in, d_out)}")  # fmt: skip
     return weight.data
+
+
+def principal(weight: Any, r: int, scale: float) -> tuple[Any, Any]:
+    """The A and B whose scale * B A is nearest to a matrix: its r largest singular parts.
+
+    Shapes  (d_out, d_in) -> (r, d_in), (d_out, r)
+    """
+    U, S, V = xp_of(weight).linalg.svd(weight, full_matrices=False)
+    root = xp_of(weight).sqrt(S[:r] / scale)
+    return root[:, None] * V[:r], U[:, :r] * root
+
+
+def arrays_of(at: Any, *names: str) -> dict[str, np.ndarray]:
+    """Frozen arrays of a handle's wrappers, to be saved as state."""
+    return {f"{path}.{name}": to_numpy(getattr(w, name).data)
+            for path, w in at.wrappers.items() for name in names}  # fmt: skip
+
+
+def put_arrays(at: Any, state: dict[str, np.ndarray]) -> None:
+    """Take back what `arrays_of` gave."""
+    for key, array in state.items():
+        path, _, name = key.rpartition(".")
+        held = getattr(at.wrappers[path], name)
+        held.data = xp_of(held.data).asarray(array, dtype=held.dtype)
 
 
 def group_of(path: str, fused: tuple[str, ...]) -> str:

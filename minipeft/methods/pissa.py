@@ -20,11 +20,19 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from minipeft.backend import to_numpy, xp_of
+from minipeft.backend import xp_of
 from minipeft.engine import Tensor, fused
 from minipeft.methods.attached import Attached, attach
 from minipeft.methods.base import Method, Where
-from minipeft.methods.lora import LoRA, LoRALinear, check_settings, weight_of
+from minipeft.methods.lora import (
+    LoRA,
+    LoRALinear,
+    arrays_of,
+    check_settings,
+    principal,
+    put_arrays,
+    weight_of,
+)
 from minipeft.nn import Module, Parameter, init
 
 
@@ -60,28 +68,15 @@ class PiSSA(Method):
         if init.is_shape_only(weight):
             A, B = init.zeros((self.r, d_in), weight), init.zeros((d_out, self.r), weight)
         else:
-            A, B = (part / s**0.5 for part in principal(weight, self.r))
+            A, B = principal(weight, self.r, s)
         return PiSSALinear(module, Parameter(A), Parameter(B), s, self.dropout, path)
 
     def state(self, at: Any) -> dict[str, np.ndarray]:
         """A0 and B0: another machine's singular vectors are not the same to the bit."""
-        return {f"{path}.{name}": to_numpy(getattr(w, name).data)
-                for path, w in at.wrappers.items() for name in ("A0", "B0")}  # fmt: skip
+        return arrays_of(at, "A0", "B0")
 
     def load_state(self, at: Any, state: dict[str, np.ndarray]) -> None:
-        for path, w in at.wrappers.items():
-            for name in ("A0", "B0"):
-                held = getattr(w, name)
-                held.data = xp_of(held.data).asarray(state[f"{path}.{name}"], dtype=held.dtype)
-
-
-def principal(weight: Any, r: int) -> tuple[Any, Any]:
-    """sqrt(S) V^T and U sqrt(S) of the r largest singular values.  (d_out, d_in) ->
-    (r, d_in), (d_out, r)"""
-    xp = xp_of(weight)
-    U, S, V = xp.linalg.svd(weight, full_matrices=False)
-    root = xp.sqrt(S[:r])
-    return root[:, None] * V[:r], U[:, :r] * root
+        put_arrays(at, state)
 
 
 class PiSSALinear(LoRALinear):

@@ -20,10 +20,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from minipeft.methods.base import NotMergeable, Where
+from minipeft.methods.base import Where
 from minipeft.methods.lora import LoRA, LoRALinear
-from minipeft.methods.quant import check_code, quantized, refuse_trained
-from minipeft.nn import Linear, Module, Parameter
+from minipeft.methods.quant import check_code, merged_over_codes, quantized, refuse_trained
+from minipeft.nn import Linear, Module
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,4 @@ class QLoRALinear(LoRALinear):
     """LoRA around a QuantLinear.  Shapes  x (..., d_in) -> (..., d_out)"""
 
     def merged(self) -> Linear:
-        if self.quantized == "refuse":
-            raise NotMergeable(
-                f"its weight is stored as {self.base.code} codes, to which B A cannot be added. "
-                "merge(quantized='dequantize') keeps the sum as floats; 'requantize' rounds it to "
-                "the codes' values again, which is another function; 'refuse' is the default"
-            )
-        plain = super().merged()
-        if self.quantized == "requantize":
-            return Linear.of(Parameter(self.base.rounded(plain)), plain.bias)
-        return plain
+        return merged_over_codes(self, super().merged)

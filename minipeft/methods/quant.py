@@ -15,6 +15,7 @@ Lecture  10_quantization                Homework none yet
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -22,7 +23,7 @@ import numpy as np
 
 from minipeft.backend import Array, xp_of
 from minipeft.engine import Tensor, codes, fused
-from minipeft.methods.base import Method, Where, Wrapper
+from minipeft.methods.base import Method, NotMergeable, Where, Wrapper
 from minipeft.nn import Linear, Module, Parameter, init
 from minipeft.paged import Scratch
 
@@ -196,6 +197,20 @@ def quantized(method: Any, path: str, module: Module) -> QuantLinear:
     if not init.is_shape_only(weight) and not bool(xp_of(weight).isfinite(weight).all()):
         raise ValueError(f"{kind}: the weight of {path} has NaN or infinite values")
     return QuantLinear(module, method.code, method.block, method.double, method.bf16)
+
+
+def merged_over_codes(wrapper: Any, merged: Callable[[], Linear]) -> Linear:
+    """What `merged` makes of a wrapper around codes, by the policy that merge() was told."""
+    if wrapper.quantized == "refuse":
+        raise NotMergeable(
+            f"its weight is stored as {wrapper.base.code} codes, to which B A cannot be added. "
+            "merge(quantized='dequantize') keeps the sum as floats; 'requantize' rounds it to "
+            "the codes' values again, which is another function; 'refuse' is the default"
+        )
+    plain = merged()
+    if wrapper.quantized == "requantize":
+        return Linear.of(Parameter(wrapper.base.rounded(plain)), plain.bias)
+    return plain
 
 
 def _has_codes(module: Any) -> bool:

@@ -27,6 +27,7 @@ from minipeft.methods import (
     AdaLoRA,
     BitFit,
     DoRA,
+    LoftQ,
     LoRA,
     Magnitude,
     Movement,
@@ -164,6 +165,13 @@ SETTINGS = {  # what suits the tiny model; a method without an entry is checked 
     "pissa": {
         "": Case(PiSSA(r=2)),
         "all-linear": Case(PiSSA(r=3, alpha=1.0, targets="all-linear", dropout=0.2)),
+    },
+    "loftq": {
+        "": Case(LoftQ(r=2, alpha=3.0), quantized="dequantize"),
+        "fp4": Case(
+            LoftQ(r=3, T=2, code="fp4", block=0, double=False, targets=("q_proj", "fc_in")),
+            quantized="dequantize",
+        ),
     },
     "adalora": {
         "": Case(AdaLoRA(r=4, target=2, t_f=0.0)),

@@ -74,8 +74,8 @@ def test_a_file_does_not_need_the_same_singular_vectors(tmp_path, monkeypatch):
     handle.detach()
     usual = pissa.principal
 
-    def turned(weight, r):  # as another library might have them
-        A, B = usual(weight, r)
+    def turned(*args):  # as another library might have them
+        A, B = usual(*args)
         return -A[::-1], -B[:, ::-1]
 
     monkeypatch.setattr(pissa, "principal", turned)

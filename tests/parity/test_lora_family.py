@@ -5,7 +5,7 @@ import pytest
 
 from minipeft.backend import Rng
 from minipeft.engine import fused
-from minipeft.methods import AdaLoRA, DoRA, PiSSA, VeRA, adalora, attach
+from minipeft.methods import AdaLoRA, DoRA, LoftQ, PiSSA, VeRA, adalora, attach
 from minipeft.models import GPT, GPTConfig
 from tests.golden import ours, parts
 
@@ -240,3 +240,30 @@ def test_adalora_cuts_the_same_values(case, torch, peft, make_gpt2):
     n = len(adalora.groups(handle))
     assert counts[:3] == [4 * n] * 3 and counts[13:] == [2 * n] * 7
     assert len(set(counts)) > 3
+
+
+# -- LoftQ ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("turns", [1, 3])
+def test_loftq(turns, torch, peft):
+    """PEFT's loop on a GPU's arrays, here with bitsandbytes' codes on the CPU."""
+    from peft.utils.loftq_utils import _low_rank_decomposition
+
+    bnb = pytest.importorskip("bitsandbytes", reason="parity: bitsandbytes is not installed")
+    W = torch.from_numpy(Rng(2).normal((64, 128)).astype(np.float32))
+    left = W
+    for _ in range(turns):
+        packed, state = bnb.functional.quantize_4bit(left, blocksize=64, quant_type="nf4")
+        Q = bnb.functional.dequantize_4bit(packed, state)
+        parts = _low_rank_decomposition(W - Q, reduced_rank=6)
+        B, A = parts["L"], parts["R"]
+        left = W - B @ A
+    config = GPTConfig(vocab=5, context=4, width=64, layers=1, heads=2, mlp=128)
+    model = GPT(config)
+    model.get("blocks.0.mlp.fc_out").weight.data = W.numpy()
+    w = attach(model, LoftQ(r=6, alpha=6.0, T=turns, double=False, targets="fc_out")).wrappers
+    w = w["blocks.0.mlp.fc_out"]
+    same = (abs(w.base.weight.data - Q.numpy()) < 1e-6).mean()  # its table has 7 digits
+    assert same == 1.0 if turns == 1 else same > 0.999  # codes at an edge may fall either way
+    close(w.B.data @ w.A.data, (B @ A).numpy(), 1e-4 if turns == 1 else 1e-2)

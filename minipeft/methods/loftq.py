@@ -1,0 +1,125 @@
+"""LoftQ: codes and LoRA's A and B are found together, so that they begin near the weight.
+
+Paper    Li et al. 2023, algorithm 1: Q = codes of W - B A, then A, B from the SVD of W - Q, T times
+Kind     parameter composition
+Touches  Linear modules matching `targets` (default all but the head)
+Adds     r * (d_in + d_out) per module; A = sqrt(S_r) V_r^T, B = U_r sqrt(S_r) of W - Q
+Merges   Q + s B A as floats, or rounded to the codes' values again, once told which; s = alpha / r
+Saves    A, B; as state the A and B that were taken from W before the codes were made
+Differs  the paper has s = 1; here A and B are divided by sqrt(s), so that s B A is what the paper's
+         B A is. PEFT leaves that out and so needs alpha = r; its T is 1 by default
+Lecture  10_quantization                Homework none yet
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from minipeft.methods.base import Method, Where
+from minipeft.methods.lora import (
+    LoRALinear,
+    arrays_of,
+    check_settings,
+    principal,
+    put_arrays,
+    weight_of,
+)
+from minipeft.methods.quant import (
+    QuantLinear,
+    check_code,
+    merged_over_codes,
+    quantized,
+    refuse_trained,
+)
+from minipeft.nn import Linear, Module, Parameter, init
+
+
+@dataclass(frozen=True)
+class LoftQ(Method):
+    """QLoRA with a start that makes up for some of what the codes lose.
+
+    r        rank
+    alpha    the update is scaled by alpha / r
+    T        how often codes and low rank take turns
+    targets  which Linear parts
+    dropout  of the branch's input
+    code     code book of the weights
+    block    how many weights share one constant; 0 for the whole weight
+    double   quantize the constants too
+    bf16     round the decoded weights to bfloat16
+    """
+
+    name: ClassVar[str] = "loftq"
+    compose: ClassVar[str] = "parameter"
+    by_row: ClassVar[bool] = True
+    identity: ClassVar[str] = "codes and a low rank are near the weights that they stand for"
+    lr: ClassVar[float] = 3e-3
+
+    r: int = 8
+    alpha: float = 8.0
+    T: int = 5
+    targets: str | tuple[str, ...] = "all-linear"
+    dropout: float = 0.0
+    code: str = "nf4"
+    block: int = 64
+    double: bool = True
+    bf16: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_settings(self)
+        check_code(self)
+        if isinstance(self.T, bool) or not isinstance(self.T, int) or self.T < 1:
+            raise ValueError(f"LoftQ: T must be a whole number >= 1, got {self.T!r}")
+        if not self.alpha > 0:
+            raise ValueError(f"LoftQ: alpha must be > 0 (its root is taken), got {self.alpha}")
+
+    def wrap(self, path: str, module: Module, where: Where) -> LoftQLinear:
+        weight, s = weight_of(self, path, module, self.r), self.alpha / self.r
+        (d_out, d_in), base = weight.shape, quantized(self, path, module)
+        A, B = init.zeros((self.r, d_in), weight), init.zeros((d_out, self.r), weight)
+        A0, B0 = A, B
+        for t in range(0 if init.is_shape_only(weight) else self.T):
+            if t:
+                A0, B0 = A, B
+                base = self.codes(module, s * (B @ A))
+            A, B = principal(weight - base.weight.data, self.r, s)
+        made = LoftQLinear(base, Parameter(A), Parameter(B), s, self.dropout, path)
+        made.A0, made.B0 = (Parameter(init.copy(x), requires_grad=False) for x in (A0, B0))
+        return made
+
+    def codes(self, module: Any, product: Any) -> QuantLinear:
+        """Codes of W - product around a Linear, whose own weight stays what it is."""
+        left = Linear.of(Parameter(module.weight.data - product), module.bias)
+        made = QuantLinear(left, self.code, self.block, self.double, self.bf16)
+        made.base = module
+        return made
+
+    def prepare(self, at: Any) -> None:
+        refuse_trained(at)
+
+    def state(self, at: Any) -> dict[str, np.ndarray]:
+        """Another machine's singular vectors, and so its codes, may be others."""
+        return arrays_of(at, "A0", "B0")
+
+    def load_state(self, at: Any, state: dict[str, np.ndarray]) -> None:
+        put_arrays(at, state)
+        for w in at.wrappers.values():
+            w.base = self.codes(w.base.base, w.scale * (w.B0.data @ w.A0.data))
+            w.base.owner = at
+
+
+class LoftQLinear(LoRALinear):
+    """LoRA around a QuantLinear.  Shapes  x (..., d_in) -> (..., d_out)
+
+    A0, B0  what was taken from the weight before its codes were made
+    """
+
+    A0: Parameter
+    B0: Parameter
+
+    def merged(self) -> Linear:
+        return merged_over_codes(self, super().merged)
