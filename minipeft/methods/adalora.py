@@ -138,10 +138,10 @@ class AdaLoRA(Method):
             p = getattr(w, name)
             if p.grad is not None:
                 now = abs(p.data * p.grad)
-                mean, spread = (xp_of(now).asarray(a) for a in w.moments[name])
+                mean, spread = w.averages(name)
                 mean = self.beta1 * mean + (1 - self.beta1) * now
                 spread = self.beta2 * spread + (1 - self.beta2) * abs(now - mean)
-                w.moments[name] = mean, spread
+                w.keep(name, mean, spread)
 
     def after_step(self, at: Any, step: int, total: int) -> None:
         """Keep the b(t) most important singular values of all modules; the others become 0."""
@@ -157,15 +157,14 @@ class AdaLoRA(Method):
         elif t < last:
             return
         for w, *_ in modules:
-            data = w.Lambda.data
-            w.Lambda.data = data * xp_of(data).asarray(w.mask)
+            w.Lambda.data = w.Lambda.data * w.mask
 
     # -- what is saved ----------------------------------------------------------------------------
 
     def state(self, at: Any) -> dict[str, np.ndarray]:
         state: dict[str, np.ndarray] = {}
         for path, w, name in arrays(at):
-            mean, spread = w.moments[name]
+            mean, spread = w.averages(name)
             state |= {f"{path}.mean": to_numpy(mean), f"{path}.spread": to_numpy(spread)}
             if name == "Lambda":
                 state[f"{path}.mask"] = to_numpy(w.mask)
@@ -174,8 +173,7 @@ class AdaLoRA(Method):
     def load_state(self, at: Any, state: dict[str, np.ndarray]) -> None:
         for path, w, name in arrays(at):
             xp, dtype = xp_of(w.P.data), w.P.dtype
-            mean, spread = (xp.asarray(state[f"{path}.{k}"], dtype=dtype) for k in MOMENTS)
-            w.moments[name] = mean, spread
+            w.keep(name, *(xp.asarray(state[f"{path}.{k}"], dtype=dtype) for k in MOMENTS))
             if name == "Lambda":
                 w.mask = xp.asarray(state[f"{path}.mask"], dtype=bool)
 
@@ -183,9 +181,9 @@ class AdaLoRA(Method):
 class AdaLoRALinear(DenseWrapper):
     """y = W0 x + b + s P (Lambda (Q x)).
 
-    moments  of P, Lambda and Q: the averages of each element's importance and its uncertainty
-    mask     which singular values the last allocation kept
-    Shapes   x (..., d_in) -> (..., d_out), P (d_out, r), Lambda (r,), Q (r, d_in), mask (r,)
+    mask    which singular values the last allocation kept
+    P_mean, P_spread, … the averages of each element's importance and of its uncertainty
+    Shapes  x (..., d_in) -> (..., d_out), P (d_out, r), Lambda (r,), Q (r, d_in), mask (r,)
     """
 
     def __init__(
@@ -194,10 +192,17 @@ class AdaLoRALinear(DenseWrapper):
         super().__init__(base)
         self.P, self.Lambda, self.Q, self.scale = P, Lambda, Q, scale
         self.mask = init.ones(Lambda.shape, Lambda.data) > 0
-        self.moments = {
-            name: (init.zeros(p.shape, p.data), init.zeros(p.shape, p.data))
-            for name, p in zip(NAMES, (P, Lambda, Q), strict=True)
-        }
+        for name, p in zip(NAMES, (P, Lambda, Q), strict=True):
+            self.keep(name, init.zeros(p.shape, p.data), init.zeros(p.shape, p.data))
+
+    def averages(self, name: str) -> tuple[Any, Any]:
+        """Of P, Lambda or Q: (mean, spread)."""
+        return getattr(self, f"{name}_mean"), getattr(self, f"{name}_spread")
+
+    def keep(self, name: str, mean: Any, spread: Any) -> None:
+        """Set what `averages` gives."""
+        setattr(self, f"{name}_mean", mean)
+        setattr(self, f"{name}_spread", spread)
 
     def forward(self, x: Tensor) -> Tensor:
         down = self.Q * self.Lambda.reshape(-1, 1)  # (r, d_in)
@@ -229,8 +234,8 @@ def groups(at: Any) -> list[list[Any]]:
 def importance(parts: list[Any]) -> Any:
     """Of each triplet: its value's, and the means over its two vectors (eq. 7).  -> (r,)"""
     first = parts[0]
-    value, right = (mean * spread for mean, spread in (first.moments[n] for n in ("Lambda", "Q")))
-    left = xp_of(value).concatenate([m * s for m, s in (w.moments["P"] for w in parts)])
+    value, right = (mean * spread for mean, spread in map(first.averages, ("Lambda", "Q")))
+    left = xp_of(value).concatenate([m * s for m, s in (w.averages("P") for w in parts)])
     return value + left.mean(axis=0) + right.mean(axis=1)
 
 

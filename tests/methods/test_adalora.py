@@ -76,8 +76,8 @@ def test_averages_are_those_of_the_paper():
         now = abs(w.P.data * w.P.grad)
         mean = 0.8 * mean + 0.2 * now
         spread = 0.6 * spread + 0.4 * abs(now - mean)
-        np.testing.assert_allclose(w.moments["P"], [mean, spread], rtol=1e-12)
-    E, P, Q = (w.moments[name][0] * w.moments[name][1] for name in ("Lambda", "P", "Q"))
+        np.testing.assert_allclose(w.averages("P"), [mean, spread], rtol=1e-12)
+    E, P, Q = (w.averages(name)[0] * w.averages(name)[1] for name in ("Lambda", "P", "Q"))
     np.testing.assert_allclose(
         adalora.importance([w]), E + P.mean(axis=0) + Q.mean(axis=1), rtol=1e-12
     )
@@ -89,8 +89,8 @@ def test_fused_parts_are_scored_together():
     handle.before_step(0, 10)
     (parts, _), w = adalora.groups(handle), handle.wrappers[PATHS[0]]
     assert [x.Lambda is w.Lambda for x in parts] == [True] * 3 and parts[0] is w
-    P = np.concatenate([x.moments["P"][0] * x.moments["P"][1] for x in parts])
-    E, Q = (w.moments[name][0] * w.moments[name][1] for name in ("Lambda", "Q"))
+    P = np.concatenate([x.averages("P")[0] * x.averages("P")[1] for x in parts])
+    E, Q = (w.averages(name)[0] * w.averages(name)[1] for name in ("Lambda", "Q"))
     np.testing.assert_allclose(adalora.importance(parts), E + P.mean(0) + Q.mean(1), rtol=1e-12)
 
 
@@ -109,7 +109,7 @@ def test_the_least_important_are_cut_over_all_modules():
     _, handle = moved()
     scores = {}
     for i, (path, w) in enumerate(handle.wrappers.items()):
-        w.moments["Lambda"] = (np.arange(4.0) + 10 * i, np.ones(4))  # later modules matter more
+        w.keep("Lambda", np.arange(4.0) + 10 * i, np.ones(4))  # later modules matter more
         scores[path] = w.Lambda.data.copy()
     handle.after_step(6, 10)  # t = 7: the last allocation, 2 of 4 on average
     assert adalora.ranks(handle) == dict(zip(PATHS, [0, 0, 4, 4], strict=True))
@@ -123,7 +123,7 @@ def test_what_was_cut_may_come_back_until_the_masks_stand_still():
 
     def step(step, favoured):
         for w in handle.wrappers.values():
-            w.moments["Lambda"] = (np.full(4, float(w is favoured)), np.arange(1.0, 5.0))
+            w.keep("Lambda", np.full(4, float(w is favoured)), np.arange(1.0, 5.0))
             w.Lambda.data = np.ones(4)
         handle.after_step(step, 10)
 
@@ -150,7 +150,7 @@ def test_allocations_are_some_steps_apart():
         counts.append(int(sum(x.Lambda.data.sum() for x in handle.wrappers.values())))
     budget = [int(handle.method.budget(t, 12, 4)) for t in range(1, 13)]
     assert counts == [16, 16, budget[2], 16, 16, budget[5], 16, 16, 8, 8, 8, 8]
-    assert w.moments["P"][0].any()
+    assert w.averages("P")[0].any()
 
 
 def test_a_run_ends_with_its_budget():
