@@ -9,6 +9,7 @@ table that holds the values of all codes that a byte can carry.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from statistics import NormalDist
 from typing import Any
@@ -114,6 +115,28 @@ def bits_per_number(name: str, block: int, double: bool) -> float:
     """What a number costs, its share of the constants included."""
     constants = 8 / block + 32 / (block * NESTED) if double else 32 / block
     return BOOKS[name][0] + constants
+
+
+def errors(
+    x: Array, names: Sequence[str], blocks: Sequence[int], double: bool = False
+) -> list[dict[str, Any]]:
+    """What rounding costs: a row for each code book and block size.
+
+    Returns  code, block, bits (of a number, constants included), rmse and mae as shares of the
+             standard deviation of x
+    """
+    rows = []
+    for name in names:
+        for block in blocks:
+            q, absmax = quantize(x, name, block)
+            if double:
+                values = table("dynamic8", np.dtype(np.float32), xp_of(x))
+                absmax = double_dequantize(*double_quantize(absmax), values)
+            error, std = dequantize(q, absmax, name, block) - x.reshape(-1), float(x.std())
+            row = {"code": name, "block": block, "bits": bits_per_number(name, block, double)}
+            rmse, mae = float((error * error).mean()) ** 0.5, float(abs(error).mean())
+            rows.append(row | {"rmse": rmse / std, "mae": mae / std})
+    return rows
 
 
 # -- packing --------------------------------------------------------------------------------------

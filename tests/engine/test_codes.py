@@ -125,15 +125,21 @@ def test_blocks_run_along_the_rows():
     assert absmax.tolist() == [100, 10]
 
 
-RMSE = [("nf4", 64, 0.0920), ("nf4", 128, 0.0956), ("nf4", 256, 0.0988), ("fp4", 64, 0.1219),
-        ("int4", 64, 0.1077), ("int8", 64, 0.0059), ("dynamic8", 256, 0.0108)]  # fmt: skip
-
-
-@pytest.mark.parametrize(("name", "block", "told"), RMSE)
-def test_errors_on_a_normal_distribution(name, block, told):
+def test_errors_by_code_and_block():
     x = np.asarray(Rng(0, "x").normal((1024, 1024)), np.float32)
-    error = there_and_back(x, name, block) - x
-    assert math.sqrt((error * error).mean()) / x.std() == pytest.approx(told, abs=3e-4)
+    rows = {
+        (r["code"], r["block"]): r
+        for r in codes.errors(x, ["nf4", "fp4", "int4", "int8", "dynamic8"], [64, 128, 256])
+    }
+    told = {("nf4", 64): 0.0920, ("nf4", 128): 0.0956, ("nf4", 256): 0.0988, ("fp4", 64): 0.1219,
+            ("int4", 64): 0.1077, ("int8", 64): 0.0059, ("dynamic8", 256): 0.0108}  # fmt: skip
+    for key, rmse in told.items():
+        assert rows[key]["rmse"] == pytest.approx(rmse, abs=3e-4), key
+    assert rows["nf4", 64]["mae"] == pytest.approx(0.0728, abs=3e-4)
+    assert rows["fp4", 64]["mae"] == pytest.approx(0.0966, abs=3e-4)
+    assert rows["nf4", 64]["bits"] == 4.5
+    (row,) = codes.errors(x, ["nf4"], [64], double=True)  # the constants' rounding costs nothing
+    assert row["bits"] == 4.126953125 and row["rmse"] == pytest.approx(0.0920, abs=3e-4)
 
 
 def test_double_quantization_costs_next_to_nothing():
