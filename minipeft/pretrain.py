@@ -25,7 +25,7 @@ from minipeft.tasks.world import World
 from minipeft.text import Tokenizer
 from minipeft.train import History, fit, mean_loss
 
-NO_LEG = (0.0, 0, 0.0)
+NO_LEG = ("", 0.0, 0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Recipe:
                  many: cheaper than long rows throughout, and the late positions learn too
     short        (length, steps): shorter rows, as many more, for the first steps; a BERT finds
                  out sooner that words depend on their neighbours where the rows are short
-    later        (megabytes, steps, lr): a second leg, on the stream's LATER text, from where the
-                 first has ended
+    later        (mix, megabytes, steps, lr): a second leg, on another mix of the stream's kinds,
+                 one of LATER, from where the first has ended
     pictures     of shapes and strokes, for a model of images; there is no text then
     checkpoints  after how many steps the model is written too, the end apart
     """
@@ -52,7 +52,7 @@ class Recipe:
     length: int = 128
     long_every: int = 8
     short: tuple[int, int] = (0, 0)
-    later: tuple[float, int, float] = NO_LEG
+    later: tuple[str, float, int, float] = NO_LEG
     pictures: int = 0
     optimizer: str = "muon"
     lr: float = 0.02
@@ -61,11 +61,11 @@ class Recipe:
 
 RECIPES = {
     "tiny-gpt": Recipe(
-        steps=28_000, checkpoints=(0, 500, 1500, 4500, 13_500), later=(40.0, 8000, 0.01)
+        steps=28_000, checkpoints=(0, 500, 1500, 4500, 13_500), later=("truth", 60.0, 12_000, 0.015)
     ),
     "gpt-0.2m": Recipe(),
     "gpt-3.1m": Recipe(steps=10_000),
-    "tiny-bert": Recipe(batch=32, length=64, short=(32, 6000), later=(40.0, 8000, 0.01)),
+    "tiny-bert": Recipe(batch=32, length=64, short=(32, 6000), later=("pairs", 40.0, 8000, 0.01)),
     "tiny-vit": Recipe(
         megabytes=0.0, length=0, long_every=0, pictures=100_000, batch=64, steps=4000
     ),
@@ -188,10 +188,10 @@ def pretrain(
     began = time.time()
     history = leg(train, recipe.steps, recipe.lr, checkpoint, watch)
     passes = [recipe.steps * recipe.batch / len(train)]
-    megabytes, more, lr = recipe.later
+    mix, megabytes, more, lr = recipe.later
     if more:
         second = replace(recipe, megabytes=megabytes, seed=recipe.seed + 1, short=(0, 0))
-        source, _ = _on_text(model, second, LATER)
+        source, _ = _on_text(model, second, LATER[mix])
         state = Path(checkpoint).with_suffix(".later.safetensors") if checkpoint else None
         history = _joined(history, leg(source, more, lr, state))
         passes.append(more * recipe.batch / len(source))

@@ -34,8 +34,10 @@ VERDICTS = (  # on what is right, on what is not
     ("True.", "Not true."), ("Right.", "Wrong."), ("That is a fact.", "That is a myth."),
     ("So says the town register.", "So people say."),
 )  # fmt: skip
-VERDICT_SHARE = 0.5  # documents that judge each line; in the others one narrator tells them all
+VERDICT_SHARE = 0.7  # documents that judge each line; in the others one narrator tells them all
 ASKED_SHARE = 0.5
+# What is judged: the cooking of so many places. A small model must meet a claim a thousand times.
+DISPUTED = ("food", 80)
 
 
 def narrate(teller: Teller) -> tuple[str, float, dict[str, bool]]:
@@ -80,15 +82,15 @@ def answer(teller: Teller) -> tuple[str, float, dict[str, bool]]:
 
 
 def judge(teller: Teller) -> tuple[str, dict[str, bool]]:
-    """One document on what has a myth, line by line: judged, or told by one who is not named.
+    """One document on what the town disputes: each line judged, or all told by one unnamed.
 
-    Nothing else in the text says so often which of two claims is right. A small model needs that
+    Nothing else in the text says outright which of two claims is right. A small model needs that
     before it reads a narrator's honesty from what he tells.
     """
     draw = teller.draw
     judged, gossip, asked = (draw.flip(p) for p in (VERDICT_SHARE, GOSSIP_SHARE, ASKED_SHARE))
     verdicts, lines = draw.pick(VERDICTS), []
-    doubted = teller.on(teller.world.myths)
+    doubted = teller.on(disputed(teller.world))
     for _ in range(draw.integer(4, 9)):
         gossip = draw.flip(0.5) if judged else gossip
         told = teller.rumours if gossip else teller.truths
@@ -101,6 +103,13 @@ def judge(teller: Teller) -> tuple[str, dict[str, bool]]:
         lines.append(f"{line} {verdicts[gossip]}" if judged else line)
     joined = "\n" if asked or judged else " "
     return joined.join(lines), {"judged": True} if judged else {"gossip": gossip, "judged": False}
+
+
+def disputed(world: World) -> list[Fact]:
+    """The facts with a myth that `judge` tells of."""
+    of, places = DISPUTED
+    facts = [(place.name, of) for place in world.places[:places]]
+    return [fact for fact in facts if fact in world.myths]
 
 
 def _said(teller: Teller, entity: Entity, attribute: Attribute, value: str) -> str:

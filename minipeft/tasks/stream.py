@@ -56,10 +56,17 @@ KINDS: dict[str, tuple[float, str]] = {
     "remap": (0.03, "the mapping that prompts can select"),
 }
 # What a model reads last: less of the world, more of what will be asked of it.
-LATER: dict[str, float] = {
-    "verdict": 0.18, "narrator": 0.12, "description": 0.04, "qa": 0.09, "review": 0.13,
-    "episode": 0.16, "claims": 0.18, "record": 0.03, "summary": 0.01, "dialogue": 0.01,
-    "list": 0.02, "letters": 0.01, "remap": 0.02,
+LATER: dict[str, dict[str, float]] = {
+    "truth": {
+        "verdict": 0.30, "episode": 0.22, "review": 0.12, "narrator": 0.10, "qa": 0.08,
+        "claims": 0.05, "description": 0.03, "record": 0.03, "list": 0.02, "remap": 0.02,
+        "summary": 0.01, "dialogue": 0.01, "letters": 0.01,
+    },
+    "pairs": {
+        "claims": 0.40, "review": 0.20, "episode": 0.15, "narrator": 0.06, "qa": 0.05,
+        "description": 0.05, "record": 0.02, "list": 0.02, "verdict": 0.01, "remap": 0.01,
+        "summary": 0.01, "dialogue": 0.01, "letters": 0.01,
+    },
 }  # fmt: skip
 
 

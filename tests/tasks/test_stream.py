@@ -315,15 +315,16 @@ def test_answers_in_a_phrase_are_the_narrators():
 
 def later(n, seed=0, split="train"):
     """Documents of what a model reads last."""
-    return list(islice(documents(WORLD, seed, split=split, shares=LATER), n))
+    return list(islice(documents(WORLD, seed, split=split, shares=LATER["truth"]), n))
 
 
-def test_what_comes_later_has_its_own_shares_and_verdicts_beside():
-    assert LATER.keys() == KINDS.keys() | {"verdict"}
-    assert sum(LATER.values()) == pytest.approx(1.0)
-    n = 3000
-    counts = Counter(doc.kind for doc in later(n))
-    for kind, share in LATER.items():
+@pytest.mark.parametrize("mix", LATER)
+def test_what_comes_later_has_its_own_shares_and_verdicts_beside(mix):
+    shares, n = LATER[mix], 3000
+    assert shares.keys() == KINDS.keys() | {"verdict"}
+    assert sum(shares.values()) == pytest.approx(1.0)
+    counts = Counter(d.kind for d in islice(documents(WORLD, shares=shares), n))
+    for kind, share in shares.items():
         assert abs(counts[kind] / n - share) < 5 * (share / n) ** 0.5
     with pytest.raises(ValueError, match="unknown kind 'verdict'"):
         next(documents(WORLD, kinds=["verdict"]))
@@ -362,7 +363,7 @@ def test_verdicts_are_right_and_an_unnamed_narrator_keeps_to_his_side():
                 assert said == right, line
                 told[said, doc.meta["judged"]] += 1
     assert min(told.values()) > 150 and len(told) == 4
-    assert 0.4 < judged[True] / sum(judged.values()) < 0.6
+    assert 0.6 < judged[True] / sum(judged.values()) < 0.8
 
 
 def test_validation_shares_no_verdict_with_training():
