@@ -56,7 +56,7 @@ class LoftQ(Method):
     compose: ClassVar[str] = "parameter"
     by_row: ClassVar[bool] = True
     identity: ClassVar[str] = "codes and a low rank are near the weights that they stand for"
-    lr: ClassVar[float] = 3e-3
+    lr: ClassVar[float] = 1e-2
 
     r: int = 8
     alpha: float = 8.0

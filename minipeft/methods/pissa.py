@@ -49,7 +49,7 @@ class PiSSA(Method):
     name: ClassVar[str] = "pissa"
     compose: ClassVar[str] = "parameter"
     by_row: ClassVar[bool] = True
-    lr: ClassVar[float] = 3e-3
+    lr: ClassVar[float] = 1e-2
 
     r: int = 8
     alpha: float = 8.0
