@@ -5,6 +5,7 @@ from typing import Any
 from minipeft.models.bert import BERT, BERTConfig
 from minipeft.models.config import Config
 from minipeft.models.gpt import GPT, GPTConfig
+from minipeft.models.outlines import OUTLINES, outline
 from minipeft.models.presets import PRESETS, preset
 from minipeft.models.vit import ViT, ViTConfig
 
@@ -21,11 +22,13 @@ __all__ = [
     "BERT",
     "GPT",
     "MODELS",
+    "OUTLINES",
     "PRESETS",
     "BERTConfig",
     "GPTConfig",
     "ViT",
     "ViTConfig",
     "build",
+    "outline",
     "preset",
 ]

@@ -1,8 +1,8 @@
-"""Named sizes: the shipped models, GPT-2, the rows of GPT-3's Table 2.1, BERT and ViT.
+"""Named sizes: the shipped models, GPT-2, the rows of GPT-3's Table 2.1, BERT, RoBERTa and ViT.
 
 The 13B row is printed with width 5140, which its 40 heads of 128 contradict; 5120 is used.
 The XL row is printed with 24 heads of 128 = 3072, which its width 2048 contradicts; 16 heads
-of 128 are used.
+of 128 are used. RoBERTa's two first places are never a word's: of its context 512 are used.
 """
 
 from __future__ import annotations
@@ -31,6 +31,11 @@ def _bert(layers: int, width: int, heads: int) -> BERTConfig:
     return BERTConfig(vocab=30522, context=512, width=width, layers=layers, heads=heads)
 
 
+def _roberta(layers: int, width: int, heads: int) -> BERTConfig:
+    return BERTConfig(vocab=50265, context=514, width=width, layers=layers, heads=heads,
+                      segments=1, eps=1e-5)  # fmt: skip
+
+
 def _vit(layers: int, width: int, heads: int) -> ViTConfig:
     return ViTConfig(image=224, patch=16, channels=3, width=width, layers=layers, heads=heads,
                      classes=1000)  # fmt: skip
@@ -57,6 +62,8 @@ PRESETS: dict[str, Config] = {
     "gpt3-175b": _gpt3(96, 12288, 96),
     "bert-base": _bert(12, 768, 12),
     "bert-large": _bert(24, 1024, 16),
+    "roberta-base": _roberta(12, 768, 12),
+    "roberta-large": _roberta(24, 1024, 16),
     "vit-base": _vit(12, 768, 12),
     "vit-large": _vit(24, 1024, 16),
 }

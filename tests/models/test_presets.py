@@ -35,6 +35,8 @@ TOTALS = {
     "gpt3-175b": 174_604_259_328,
     "bert-base": 109_514_298,  # with the head for masked words
     "bert-large": 335_174_458,
+    "roberta-base": 124_697_433,  # likewise
+    "roberta-large": 355_412_057,
     "vit-base": 86_567_656,  # with 1000 classes
     "vit-large": 304_326_632,
 }
