@@ -48,14 +48,13 @@ class Outline(Module):
 
     def __init__(self, config: OutlineConfig) -> None:
         self.config, like, c = config, prototype(shape_only=True), config
-        self.emb: Any = Module()
-        self.emb.tok = _embedding(c.vocab, c.width, like)
+        self.emb = _group(tok=_embedding(c.vocab, c.width, like))
         if c.kind == "llama":
             self.blocks = ModuleList([_gated_block(c, like) for _ in range(c.layers)])
             self.ln_f = _part(like, weight=(c.width,))
             self.head = _linear(c.width, c.vocab, like)
             return
-        self.emb.ln = LayerNorm(c.width, like=like)
+        self.emb_ln = LayerNorm(c.width, like=like)
         self.blocks = ModuleList(
             [
                 Block(c.width, c.heads, c.mlp, layers=c.layers, causal=False, norm="post",
@@ -82,14 +81,23 @@ def outline(name: str) -> Outline:
 
 
 def _gated_block(c: OutlineConfig, like: Array) -> Module:
-    made: Any = Module()
-    made.ln_1, made.ln_2 = (_part(like, weight=(c.width,)) for _ in range(2))
-    made.attn, made.mlp = Module(), Module()
-    for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
-        setattr(made.attn, name, _linear(c.width, c.width, like))
-    for name in ("fc_gate", "fc_in"):
-        setattr(made.mlp, name, _linear(c.width, c.mlp, like))
-    made.mlp.fc_out = _linear(c.mlp, c.width, like)
+    across = ("q_proj", "k_proj", "v_proj", "o_proj")
+    return _group(
+        ln_1=_part(like, weight=(c.width,)),
+        attn=_group(**{name: _linear(c.width, c.width, like) for name in across}),
+        ln_2=_part(like, weight=(c.width,)),
+        mlp=_group(
+            fc_gate=_linear(c.width, c.mlp, like),
+            fc_in=_linear(c.width, c.mlp, like),
+            fc_out=_linear(c.mlp, c.width, like),
+        ),
+    )
+
+
+def _group(**parts: Module) -> Module:
+    made = Module()
+    for name, part in parts.items():
+        setattr(made, name, part)
     return made
 
 
