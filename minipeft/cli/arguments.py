@@ -127,17 +127,17 @@ def head_of(args: argparse.Namespace, classes: int | None) -> tuple[str | None, 
 def known(model: str) -> str:
     """A model's name or path; a name that nobody knows is wrong usage."""
     from minipeft.checkpoint import shipped_models
-    from minipeft.models import PRESETS
+    from minipeft.models import OUTLINES, PRESETS
     from minipeft.tasks.base import nearest
 
-    names = shipped_models()
+    names, sizes = shipped_models(), [*PRESETS, *OUTLINES]
     if model in names or Path(model).exists() or "." in model or os.sep in model:
         return model
     there = f"models with weights: {', '.join(names) or 'none'}, or a file"
-    if model in PRESETS:
+    if model in sizes:
         raise UsageError(f"{model!r} is known by its sizes alone, for params and memory; {there}")
-    raise UsageError(f"no model {model!r}{nearest(model, [*names, *PRESETS])}; {there}; "
-                     f"sizes alone, for params: {', '.join(PRESETS)}")  # fmt: skip
+    raise UsageError(f"no model {model!r}{nearest(model, [*names, *sizes])}; {there}; "
+                     f"sizes alone, for params: {', '.join(sizes)}")  # fmt: skip
 
 
 # -- text -----------------------------------------------------------------------------------------

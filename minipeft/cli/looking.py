@@ -10,6 +10,7 @@ from typing import Any
 from minipeft.cli.arguments import (
     Command,
     Result,
+    UsageError,
     add_method,
     add_model,
     described,
@@ -48,13 +49,19 @@ def add_params(command: Command) -> None:
     add_model(new, "a preset, a shipped model's name or a file")
     add_method(new, None)
     new.add_argument("--classes", type=number(2), default=2, help="of --head linear; default 2")
+    new.add_argument("--paper", type=one_of(_papers), nargs="?", const=True, metavar="TABLE",
+                     help="a published table beside what is computed here; without a name, "
+                     "what tables there are")  # fmt: skip
 
 
 def _params(args: argparse.Namespace) -> Result:
     from minipeft.methods import attach
 
+    if args.paper is not None:
+        return _paper(args)
     model = _shape_of(args)
-    new_head = model.head.num_parameters() if getattr(model.head, "new", False) else 0
+    head: Any = getattr(model, "head", None)
+    new_head = head.num_parameters() if getattr(head, "new", False) else 0
     total = model.num_parameters() - new_head
     value: dict[str, Any] = {"model": args.model, "method": None, "settings": {}, "total": total}
     if args.method is None:
@@ -82,12 +89,35 @@ def _params(args: argparse.Namespace) -> Result:
     return value, "\n".join(lines)
 
 
+def _papers() -> Any:
+    from minipeft.ledger import PAPERS
+
+    return PAPERS
+
+
+def _paper(args: argparse.Namespace) -> Result:
+    """A table, or what tables there are."""
+    if args.method or args.set:
+        raise UsageError("--paper brings its own models and methods: leave --method and --set out")
+    tables = _papers()
+    if args.paper is not True:
+        table = tables[args.paper]
+        return table.as_dict(), str(table)
+    about = [{"name": p.name, "title": p.title, "source": p.source} for p in tables.values()]
+    lines = [f"{name:12}{p.title}\n{'':12}{p.source}" for name, p in tables.items()]
+    return about, "\n".join([*lines, "", "minipeft params --paper NAME prints one."])
+
+
 def _shape_of(args: argparse.Namespace) -> Any:
-    """A preset's model without its values, or a model file's."""
+    """A preset's model or an outline without its values, or a model file's."""
     from minipeft.checkpoint import load_model
-    from minipeft.models import PRESETS, build
+    from minipeft.models import OUTLINES, PRESETS, build, outline
 
     head, classes = head_of(args, args.classes)
+    if args.model in OUTLINES:
+        if head is not None or args.command != "params":
+            raise UsageError(f"{args.model!r} is an outline, for params alone and without --head")
+        return outline(args.model)
     if args.model not in PRESETS:
         return load_model(known(args.model), head=head, classes=classes)
     config = PRESETS[args.model]

@@ -5,7 +5,7 @@ from typing import Any
 from minipeft.models.bert import BERT, BERTConfig
 from minipeft.models.config import Config
 from minipeft.models.gpt import GPT, GPTConfig
-from minipeft.models.outlines import OUTLINES, outline
+from minipeft.models.outlines import OUTLINES, Outline, OutlineConfig, outline
 from minipeft.models.presets import PRESETS, preset
 from minipeft.models.vit import ViT, ViTConfig
 
@@ -23,6 +23,8 @@ __all__ = [
     "GPT",
     "MODELS",
     "OUTLINES",
+    "Outline",
+    "OutlineConfig",
     "PRESETS",
     "BERTConfig",
     "GPTConfig",
