@@ -131,7 +131,7 @@ def test_checkpoints_are_written_on_the_way(small, tmp_path):
 
 def test_a_second_leg_goes_on_with_other_text(small, monkeypatch, tmp_path):
     first = pretrain("tiny-gpt", tmp_path / "first.safetensors", quiet=True)
-    monkeypatch.setitem(RECIPES, "tiny-gpt", replace(small, later=("truth", 0.03, 3, 0.01)))
+    monkeypatch.setitem(RECIPES, "tiny-gpt", replace(small, later=("context", 0.03, 3, 0.01)))
     seen = []
 
     def stopped(model, train, **settings):

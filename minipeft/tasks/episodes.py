@@ -8,7 +8,7 @@ common-token bias, which calibration can then mend.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from . import lexicon as lx
@@ -52,15 +52,26 @@ SHOWN: dict[str, tuple[float, tuple[str, ...], tuple[int, int]]] = {
 }
 
 
-def episode(teller: Teller) -> tuple[str, dict[str, Any]]:
-    """One episode: its text, and what it was (mapping, label words, whether they persist)."""
+# What can be answered from the lines before alone: a label is found where its input, or one like
+# it, stood. Of these a model learns first to look back.
+LOOKED_UP = {"pairing": 0.4, "sentiment": 0.3, "category": 0.2, "fact": 0.1}
+
+
+def episode(
+    teller: Teller, shares: Mapping[str, float] | None = None, natural_share: float = NATURAL_SHARE
+) -> tuple[str, dict[str, Any]]:
+    """One episode: its text, and what it was (mapping, label words, whether they persist).
+
+    shares  of the mappings; those of SHOWN unless told
+    """
     draw = teller.draw
     habit = draw.flip(HABIT_SHARE)
-    name = draw.weighted(tuple(SHOWN), [share for share, _, _ in SHOWN.values()])
+    shares = {name: share for name, (share, _, _) in SHOWN.items()} if shares is None else shares
+    name = draw.weighted(tuple(shares), tuple(shares.values()))
     _, frames, counts = SHOWN[name]
     make, natural = _MAPPINGS[name](teller)
     classes = len(natural)
-    if draw.flip(NATURAL_SHARE) and name != "pairing":
+    if draw.flip(natural_share) and name != "pairing":
         words = list(natural)
     else:
         words = _labels(teller, classes, habit)

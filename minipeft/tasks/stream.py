@@ -13,7 +13,7 @@ from . import lexicon as lx
 from .base import part_of
 from .choice import list_question
 from .descriptions import describe, dialogue, listing
-from .episodes import episode
+from .episodes import LOOKED_UP, episode
 from .narrators import answer, judge, narrate
 from .records import record_document
 from .relations import relation_document
@@ -57,10 +57,10 @@ KINDS: dict[str, tuple[float, str]] = {
 }
 # What a model reads last: less of the world, more of what will be asked of it.
 LATER: dict[str, dict[str, float]] = {
-    "truth": {
-        "verdict": 0.30, "episode": 0.22, "review": 0.12, "narrator": 0.10, "qa": 0.08,
-        "claims": 0.05, "description": 0.03, "record": 0.03, "list": 0.02, "remap": 0.02,
-        "summary": 0.01, "dialogue": 0.01, "letters": 0.01,
+    "context": {
+        "verdict": 0.28, "lookup": 0.14, "episode": 0.12, "review": 0.12, "narrator": 0.10,
+        "qa": 0.08, "claims": 0.04, "description": 0.03, "record": 0.03, "list": 0.02,
+        "remap": 0.01, "summary": 0.01, "dialogue": 0.01, "letters": 0.01,
     },
     "pairs": {
         "claims": 0.40, "review": 0.20, "episode": 0.15, "narrator": 0.06, "qa": 0.05,
@@ -146,6 +146,12 @@ def _episode(teller: Teller) -> Doc:
     return Doc("episode", text, None, meta)
 
 
+def _lookup(teller: Teller) -> Doc:
+    """An episode whose labels mean nothing outside it."""
+    text, meta = episode(teller, LOOKED_UP, natural_share=0.0)
+    return Doc("lookup", text, None, meta)
+
+
 def _review(teller: Teller) -> Doc:
     """Two to four reviews of one sign; most that no task asks about end with a verdict.
 
@@ -221,5 +227,5 @@ _MAKERS: dict[str, Callable[[Teller], Doc]] = {
     "narrator": _narrator, "description": _description, "qa": _qa, "review": _review,
     "episode": _episode, "record": _record, "dialogue": _dialogue, "list": _list,
     "letters": _letters, "remap": _remap, "summary": _summary, "claims": _claims,
-    "verdict": _verdict,
+    "verdict": _verdict, "lookup": _lookup,
 }  # fmt: skip

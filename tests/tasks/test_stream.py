@@ -13,8 +13,9 @@ from minipeft.tasks.acceptability import Acceptability
 from minipeft.tasks.base import part_of
 from minipeft.tasks.choice import Choice
 from minipeft.tasks.descriptions import describe
+from minipeft.tasks.episodes import LOOKED_UP
 from minipeft.tasks.grammar import join
-from minipeft.tasks.lexicon import CATEGORIES
+from minipeft.tasks.lexicon import CATEGORIES, LABELS
 from minipeft.tasks.narrators import NO_ONE, SAYS, VERDICTS, answer, narrate, probes
 from minipeft.tasks.nli import NLI
 from minipeft.tasks.paraphrase import Paraphrase
@@ -315,19 +316,27 @@ def test_answers_in_a_phrase_are_the_narrators():
 
 def later(n, seed=0, split="train"):
     """Documents of what a model reads last."""
-    return list(islice(documents(WORLD, seed, split=split, shares=LATER["truth"]), n))
+    return list(islice(documents(WORLD, seed, split=split, shares=LATER["context"]), n))
 
 
 @pytest.mark.parametrize("mix", LATER)
 def test_what_comes_later_has_its_own_shares_and_verdicts_beside(mix):
     shares, n = LATER[mix], 3000
-    assert shares.keys() == KINDS.keys() | {"verdict"}
+    assert KINDS.keys() < shares.keys() <= KINDS.keys() | {"verdict", "lookup"}
     assert sum(shares.values()) == pytest.approx(1.0)
     counts = Counter(d.kind for d in islice(documents(WORLD, shares=shares), n))
     for kind, share in shares.items():
         assert abs(counts[kind] / n - share) < 5 * (share / n) ** 0.5
     with pytest.raises(ValueError, match="unknown kind 'verdict'"):
         next(documents(WORLD, kinds=["verdict"]))
+
+
+def test_what_is_looked_up_has_labels_that_mean_nothing():
+    seen = Counter()
+    for doc in (d for d in later(3000) if d.kind == "lookup"):
+        seen[doc.meta["mapping"]] += 1
+        assert set(doc.meta["words"]) <= set(LABELS)
+    assert seen.keys() == LOOKED_UP.keys() and min(seen.values()) > 20
 
 
 def claimed(line):
