@@ -61,7 +61,9 @@ class Recipe:
 
 RECIPES = {
     "tiny-gpt": Recipe(
-        steps=28_000, checkpoints=(0, 500, 1500, 4500, 13_500), later=("context", 60.0, 14_000, 0.015)
+        steps=28_000,
+        checkpoints=(0, 500, 1500, 4500, 13_500),
+        later=("context", 60.0, 14_000, 0.015),
     ),
     "gpt-0.2m": Recipe(),
     "gpt-3.1m": Recipe(steps=10_000),
