@@ -1,0 +1,141 @@
+"""The ledger of counts, row by row: a closed form, its value for known models, and what trains.
+
+Each row says the formula in d (width), L (blocks), V (vocabulary), T (places), and the method's
+own settings; it is evaluated and compared with the count on a model of shapes, and both with the
+integers that are known.
+"""
+
+import dataclasses
+
+import pytest
+
+from minipeft.ledger.papers import shapes
+from minipeft.methods import (
+    METHODS,
+    AdaLoRA,
+    BitFit,
+    DoRA,
+    Full,
+    LoftQ,
+    LoRA,
+    Magnitude,
+    Movement,
+    PiSSA,
+    QLoRA,
+    Quantize,
+    Subspace,
+    TopK,
+    VeRA,
+    attach,
+)
+from minipeft.nn import Linear
+from tests.methods.contract import QKV, evaluated
+
+S, M, L = "gpt2", "gpt2-medium", "gpt2-large"
+G3 = "gpt3-175b"
+JOINT = {"targets": QKV, "fused": QKV}  # as an adapter on a joint q, k, v matrix
+ALL = {**JOINT, "targets": "all-linear"}
+FULL = "V * d + T * d + L * (12 * d * d + 13 * d) + 2 * d"
+QV = ("q_proj", "v_proj")
+QKVO = (*QKV, "o_proj")
+
+
+def row(name, method, formula, **expected):
+    return pytest.param(method, formula, expected, id=f"{method.name} {name}".strip())
+
+
+def gpt2(small, medium, large):
+    return {"S": small, "M": medium, "L": large}
+
+
+LEDGER = [
+    row("", Full(), FULL, **gpt2(124_439_808, 354_823_168, 774_030_080)),
+    row("k=2", TopK(k=2), "k * (12 * d * d + 13 * d)", **gpt2(14_175_744, 25_192_448, 39_354_880)),
+    row("k=1", TopK(k=1), "12 * d * d + 13 * d", BL=12_596_224),
+    row("with the final norm", TopK(k=2, ln_f=True), "k * (12 * d * d + 13 * d) + 2 * d",
+        M=25_194_496),
+    row("", BitFit(), "11 * d * L + d", **gpt2(102_144, 271_360, 508_160)),
+    row("norm of the embedding and pooler", BitFit(), "11 * d * L + 2 * d",
+        BB=102_912, BL=272_384, RB=102_912),
+    row("query and middle", BitFit("qm"), "L * (d + 4 * d)", S=46_080, BB=46_080),
+    row("q, v", LoRA(r=4), "2 * 2 * L * d * r", M=393_216, L=737_280),
+    row("q, v, r=8", LoRA(r=8), "2 * 2 * L * d * r", RB=294_912, RL=786_432, V=294_912),
+    row("q, v, r=16", LoRA(r=16), "2 * 2 * L * d * r", X=4_718_592),
+    *(
+        row(f"GPT-3 {len(names)} r={r}", LoRA(r=r, targets=names), f"2 * {len(names)} * L * d * r",
+            G3=expected)
+        for names, r, expected in (
+            (("v_proj",), 2, 4_718_592), (QV, 1, 4_718_592), (QV, 2, 9_437_184),
+            (QKVO, 1, 9_437_184), (("q_proj",), 8, 18_874_368), (QV, 4, 18_874_368),
+            (QKVO, 2, 18_874_368), (QV, 8, 37_748_736), (QKVO, 4, 37_748_736),
+            (QV, 64, 301_989_888), (QKVO, 64, 603_979_776),
+        )
+    ),
+    row("joint", LoRA(r=4, **JOINT), "L * r * 4 * d", **gpt2(147_456, 393_216, 737_280)),
+    row("joint r=8", LoRA(r=8, **JOINT), "L * r * 4 * d", **gpt2(294_912, 786_432, 1_474_560)),
+    row("joint r=64", LoRA(r=64, **JOINT), "L * r * 4 * d", S=2_359_296),
+    row("all", LoRA(r=8, **ALL), "16 * d * L * r", **gpt2(1_179_648, 3_145_728, 5_898_240)),
+    row("joint", DoRA(r=4, **JOINT), "L * r * 4 * d + 3 * d * L",
+        **gpt2(175_104, 466_944, 875_520)),
+    row("joint", VeRA(r=256, **JOINT), "L * (r + 3 * d)", **gpt2(30_720, 79_872, 147_456)),
+    row("joint", AdaLoRA(r=12, **JOINT), "L * (4 * d * r + r)",
+        **gpt2(442_512, 1_179_936, 2_212_272)),
+    row("as LoRA", PiSSA(r=8), "2 * 2 * L * d * r", S=294_912, M=786_432),
+    row("as LoRA", LoftQ(r=8, targets=QV), "2 * 2 * L * d * r", S=294_912, M=786_432),
+    row("all", QLoRA(r=8), "18 * d * L * r", S=1_327_104),  # q, k, v with an A each
+    row("nothing", Quantize(), "0 * d", S=0),
+    row("DID", Subspace(d=200), "200 + 0 * d", S=200, BB=200),
+    row("SAID, its factors among d", Subspace(d=200, said="layer"), "200 + 0 * d", S=200),
+    row("weights and biases", Magnitude(), "L * (12 * d * d + 9 * d)", S=85_017_600),
+    row("and scores", Movement(), "L * (24 * d * d + 9 * d)", S=169_952_256),
+]  # fmt: skip
+MODELS = {
+    "S": S, "M": M, "L": L, "G3": G3, "BB": "bert-base", "BL": "bert-large", "V": "vit-base",
+    "RB": "roberta-base", "RL": "roberta-large", "X": "deberta-xxl",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "formula", "expected"), LEDGER)
+def test_formula_and_count_are_the_known_integers(method, formula, expected):
+    for short, number in expected.items():
+        model = shapes(MODELS[short])
+        c = model.config
+        names = {"d": c.width, "L": c.layers, "V": getattr(c, "vocab", 0)}
+        names |= {"T": getattr(c, "context", 0)}
+        fields = {f.name: getattr(method, f.name) for f in dataclasses.fields(method)}
+        with attach(model, method) as at:
+            assert at.count() == number, short
+        assert evaluated(formula, {**fields, **names}) == number, short
+
+
+def test_every_method_has_its_row():
+    assert set(METHODS) == {param.values[0].name for param in LEDGER}, "a method lacks its row"
+
+
+def test_veras_frozen_matrices_are_r_4_d():
+    with attach(shapes(S), VeRA(r=256, **JOINT)) as at:
+        w = next(iter(at.wrappers.values()))
+        assert w.A.size + 3 * w.B.size == 256 * 4 * 768
+
+
+def test_a_block_is_12_d_squared_and_13_d():
+    for name in (S, M, L, "gpt2-xl", "bert-base", "bert-large"):
+        model = shapes(name)
+        d = model.config.width
+        assert sum(p.size for p in model.blocks[0].parameters()) == 12 * d * d + 13 * d
+
+
+@pytest.mark.parametrize(
+    ("name", "total"),
+    [("gpt2-xl", 1_557_611_200), ("bert-base", 109_482_240), ("bert-large", 335_141_888),
+     ("roberta-base", 124_645_632), ("roberta-large", 355_359_744)],
+)  # fmt: skip
+def test_base_models_without_a_new_head(name, total):
+    with attach(shapes(name), Full()) as at:
+        assert at.count() == total
+
+
+def test_the_net_of_the_intrinsic_dimension_paper():
+    sizes = ((784, 200), (200, 200), (200, 10))
+    layers = [Linear(d_in, d_out) for d_in, d_out in sizes]
+    assert sum(layer.num_parameters() for layer in layers) == 199_210
