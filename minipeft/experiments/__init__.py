@@ -3,7 +3,8 @@
 python -m minipeft.experiments lora_matrices --fast
 """
 
-from minipeft.experiments import learning_rates, lora, probes
+from minipeft.experiments import learning_rates, lora, lora_claims, probes
+from minipeft.experiments.claims import Claim
 from minipeft.experiments.runner import Difference, Experiment, Results, difference, results
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -12,4 +13,6 @@ EXPERIMENTS: dict[str, Experiment] = {
     for experiment in part.EXPERIMENTS
 }
 
-__all__ = ["EXPERIMENTS", "Difference", "Experiment", "Results", "difference", "results"]
+CLAIMS: tuple[Claim, ...] = tuple(claim for part in (lora_claims,) for claim in part.CLAIMS)
+
+__all__ = ["CLAIMS", "EXPERIMENTS", "Difference", "Experiment", "Results", "difference", "results"]

@@ -1,8 +1,11 @@
-"""python -m minipeft.experiments NAME"""
+"""python -m minipeft.experiments NAME, or: python -m minipeft.experiments claims"""
 
 import sys
 
-from minipeft.experiments import EXPERIMENTS
+from minipeft.experiments import CLAIMS, EXPERIMENTS, claims
 from minipeft.experiments.runner import main
 
-sys.exit(main(EXPERIMENTS))
+if sys.argv[1:] == ["claims"]:
+    print(claims.write(CLAIMS))
+else:
+    sys.exit(main(EXPERIMENTS))

@@ -1,0 +1,105 @@
+"""The list of claims: what makes a verdict, and that the committed list is the one that results
+make."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from minipeft.experiments import CLAIMS, claims, lora_claims
+from minipeft.experiments.claims import ABSENT, CANNOT, HELD, Claim, Finding, as_markdown, compared
+from minipeft.experiments.runner import Results
+from minipeft.lectures import folder
+
+
+def test_the_committed_list_is_what_the_results_give():
+    written = (folder() / "CLAIMS.md").read_text(encoding="utf-8")
+    assert written == as_markdown(CLAIMS), "run: python -m minipeft.experiments claims"
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda c: c.text[:60])
+def test_a_claim_points_into_its_lecture(claim):
+    notebook = json.loads((folder() / f"{claim.lecture}.ipynb").read_text(encoding="utf-8"))
+    text = "\n".join("".join(cell["source"]) for cell in notebook["cells"])
+    kind, number = claim.figure.split()
+    mark = {"figure": rf"^\*Figure {number}, in words", "section": rf"^## {number}\. "}[kind]
+    assert re.search(mark, text, re.MULTILINE)
+    assert claim.text and claim.source and "|" not in claim.text + claim.source
+
+
+def test_every_claim_is_another():
+    assert len({claim.text for claim in CLAIMS}) == len(CLAIMS) > 20
+
+
+# -- verdicts -------------------------------------------------------------------------------------
+
+SURE, LEVEL = [5.0, 5.5, 4.5, 5.0, 5.0], [4.0, 4.5, 3.5, 4.0, 4.0]
+
+
+def test_held_is_more_than_two_errors_over_five_pairs():
+    found = compared(SURE, LEVEL, " %")
+    assert found == Finding("5 against 4 %: +1 ± 0, 5 seeds", HELD)
+    assert compared(LEVEL, SURE).verdict == ABSENT
+    assert compared(SURE[:4], LEVEL[:4]).verdict == ABSENT  # too few
+    wild = [9.0, 1.0, 9.0, 1.0, 9.0]
+    assert compared(wild, LEVEL).verdict == ABSENT
+    assert "+1.8 ± 2" in compared(wild, LEVEL).value
+
+
+def test_a_margin_moves_the_verdict_and_not_the_value():
+    assert compared(LEVEL, SURE, margin=2.0).verdict == HELD
+    assert compared(LEVEL, SURE, margin=0.5).verdict == ABSENT
+    assert compared(LEVEL, SURE, margin=2.0).value == compared(LEVEL, SURE).value
+
+
+def test_a_verdict_is_one_of_three_and_says_why():
+    with pytest.raises(ValueError, match="a verdict is 'held'.* got 'maybe'"):
+        Finding("1", "maybe")
+    with pytest.raises(ValueError, match="needs a reason"):
+        Finding("1", CANNOT)
+
+
+def test_the_page_counts_groups_and_escapes():
+    def claim(lecture, verdict, why=""):
+        return Claim(f"of {lecture}", "a | b", lecture, "figure 1",
+                     lambda: Finding("|x|", verdict, why))  # fmt: skip
+
+    page = as_markdown([claim("12_b", HELD), claim("04_a", ABSENT, "so it is"),
+                        claim("04_a", CANNOT, "no GPU")])  # fmt: skip
+    assert "3 claims: 1 held, 1 did not appear, 1 cannot be shown." in page
+    assert page.index("## [04_a](04_a.ipynb)") < page.index("## [12_b]")
+    assert "| of 04_a | a / b | figure 1 | /x/ | **did not appear**: so it is |" in page
+    assert all(line.count("|") == 6 for line in page.splitlines() if line.startswith("|"))
+
+
+def test_writing(tmp_path, monkeypatch):
+    monkeypatch.setattr(claims, "folder", lambda: tmp_path)
+    path = claims.write([CLAIMS[0]])
+    assert path == tmp_path / "CLAIMS.md" and CLAIMS[0].text in path.read_text(encoding="utf-8")
+
+
+def test_the_command_has_the_other_names_still():
+    done = subprocess.run([sys.executable, "-m", "minipeft.experiments", "claim"],
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 2 and "invalid choice: 'claim'" in done.stderr
+
+
+# -- verdicts follow the results ------------------------------------------------------------------
+
+
+def test_a_base_that_learns_nothing_shows_nothing(monkeypatch):
+    where = Results.where
+    monkeypatch.setattr(Results, "where", lambda *a, **k: [0.0 for _ in where(*a, **k)])
+    # those that are no differences, or allow a margin
+    other = ("as good as", "10 000 times", "latency", "W - B A", "With alpha", "25 %")
+    left = [c for c in CLAIMS if not any(word in c.text for word in other)]
+    held = [c.text for c in left if c.measure().verdict == HELD]
+    assert len(left) > 15 and not held
+
+
+def test_the_scaling_of_adam_and_of_gradient_descent_differ():
+    for rslora, steady in ((False, False), (True, True)):
+        verdicts = [lora_claims._scaling(o, rslora, steady).verdict for o in ("sgd", "adamw")]
+        assert verdicts == [HELD, ABSENT]
