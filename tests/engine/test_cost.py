@@ -74,6 +74,7 @@ SLACK = 4 * 8  # layer norm keeps a row of 1/n
 def operations():
     parts = (ops, fused, projection)
     found = [f for part in parts for f in vars(part).values() if hasattr(f, "__wrapped__")]
+    found = [f for f in found if not hasattr(f, "cache_info")]
     return {f.__name__.rstrip("_"): f for f in found}
 
 
