@@ -21,6 +21,7 @@ MODELS = {
 }
 METHODS = [Full(), TopK(k=1), BitFit(), LoRA(), Subspace(d=200, said="layer")]
 BATCHES = [(4, 32), (16, 48)]
+OBJECTS = 2000  # bytes: what the interpreter's own objects may add to a few kB that are measured
 KINDS = ("weights", "optimizer", "gradients", "activations", "peak")
 
 
@@ -49,7 +50,8 @@ def both(model, *methods, batch, length=None, **settings):
 def test_predictions_hold_within_a_tenth(name, method, batch):
     rows, length = batch
     apart = both(MODELS[name], method, batch=rows, length=None if name == "vit" else length)
-    assert {k: v for k, v in apart.differences().items() if abs(v) > 0.1} == {}
+    noise = {k for k, n in apart.predicted.items() if abs(n - apart.measured[k]) < OBJECTS}
+    assert {k: v for k, v in apart.differences().items() if abs(v) > 0.1 and k not in noise} == {}
     assert abs(apart.differences()["activations"]) < 0.01
 
 
