@@ -25,7 +25,19 @@ from minipeft.tasks.world import World
 from minipeft.text import Tokenizer
 from minipeft.train import History, fit, mean_loss
 
-NO_LEG = ("", 0.0, 0, 0.0)
+
+@dataclass(frozen=True)
+class Leg:
+    """A further stretch of a pretraining, on another mix of the stream's kinds: one of LATER.
+
+    megabytes, steps, lr, long_every  as in Recipe; no steps, no leg
+    """
+
+    mix: str = ""
+    megabytes: float = 0.0
+    steps: int = 0
+    lr: float = 0.0
+    long_every: int = 8
 
 
 @dataclass(frozen=True)
@@ -37,8 +49,7 @@ class Recipe:
                  many: cheaper than long rows throughout, and the late positions learn too
     short        (length, steps): shorter rows, as many more, for the first steps; a BERT finds
                  out sooner that words depend on their neighbours where the rows are short
-    later        (mix, megabytes, steps, lr): a second leg, on another mix of the stream's kinds,
-                 one of LATER, from where the first has ended
+    later        a second leg, from where the first has ended
     pictures     of shapes and strokes, for a model of images; there is no text then
     checkpoints  after how many steps the model is written too, the end apart
     """
@@ -52,7 +63,7 @@ class Recipe:
     length: int = 128
     long_every: int = 8
     short: tuple[int, int] = (0, 0)
-    later: tuple[str, float, int, float] = NO_LEG
+    later: Leg = Leg()
     pictures: int = 0
     optimizer: str = "muon"
     lr: float = 0.02
@@ -63,11 +74,13 @@ RECIPES = {
     "tiny-gpt": Recipe(
         steps=28_000,
         checkpoints=(0, 500, 1500, 4500, 13_500),
-        later=("context", 60.0, 14_000, 0.015),
+        later=Leg("context", 60.0, 14_000, 0.015),
     ),
     "gpt-0.2m": Recipe(),
     "gpt-3.1m": Recipe(steps=10_000),
-    "tiny-bert": Recipe(batch=32, length=64, short=(32, 6000), later=("pairs", 40.0, 8000, 0.01)),
+    "tiny-bert": Recipe(
+        batch=32, length=64, short=(32, 6000), later=Leg("pairs", 40.0, 8000, 0.01, long_every=2)
+    ),
     "tiny-vit": Recipe(
         megabytes=0.0, length=0, long_every=0, pictures=100_000, batch=64, steps=4000
     ),
@@ -166,7 +179,7 @@ def pretrain(
         raise ValueError(f"no recipe {name!r}; there are {', '.join(RECIPES)}")
     recipe = RECIPES[name]
     if steps is not None:
-        recipe = replace(recipe, steps=steps, later=NO_LEG)
+        recipe = replace(recipe, steps=steps, later=Leg())
     path = Path(path) if path is not None else data_dir() / "models" / f"{name}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     model = build(preset(name), seed=recipe.seed)
@@ -190,14 +203,16 @@ def pretrain(
     began = time.time()
     history = leg(train, recipe.steps, recipe.lr, checkpoint, watch)
     passes = [recipe.steps * recipe.batch / len(train)]
-    mix, megabytes, more, lr = recipe.later
-    if more:
-        second = replace(recipe, megabytes=megabytes, seed=recipe.seed + 1, short=(0, 0))
-        source, _ = _on_text(model, second, LATER[mix])
+    later = recipe.later
+    if later.steps:
+        second = replace(recipe, megabytes=later.megabytes, long_every=later.long_every,
+                         seed=recipe.seed + 1, short=(0, 0))  # fmt: skip
+        source, _ = _on_text(model, second, LATER[later.mix])
         state = Path(checkpoint).with_suffix(".later.safetensors") if checkpoint else None
-        history = _joined(history, leg(source, more, lr, state))
-        passes.append(more * recipe.batch / len(source))
-    card = _facts(name, name, recipe, recipe.steps + more) | _story(history, time.time() - began)
+        history = _joined(history, leg(source, later.steps, later.lr, state))
+        passes.append(later.steps * recipe.batch / len(source))
+    told = _facts(name, name, recipe, recipe.steps + later.steps)
+    card = told | _story(history, time.time() - began)
     card["passes"] = [round(p, 2) for p in passes]
     save_model(model, path, card, dtype="float16")
     return card

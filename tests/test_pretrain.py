@@ -13,7 +13,7 @@ from minipeft.checkpoint import fingerprint, load_model
 from minipeft.engine import no_grad
 from minipeft.files import data_dir
 from minipeft.models import build, preset
-from minipeft.pretrain import RECIPES, MixedLengths, pretrain, rows, train_tokenizer
+from minipeft.pretrain import RECIPES, Leg, MixedLengths, pretrain, rows, train_tokenizer
 from minipeft.tasks.shapes import Shapes
 from minipeft.tasks.stream import texts
 from minipeft.tasks.world import World
@@ -21,7 +21,7 @@ from minipeft.text import Tokenizer
 from minipeft.train import fit, mean_loss
 
 SMALL = {"megabytes": 0.03, "length": 32, "batch": 4, "steps": 4, "long_every": 3,
-         "later": recipes.NO_LEG}  # fmt: skip
+         "later": Leg()}  # fmt: skip
 
 
 @pytest.fixture
@@ -131,7 +131,8 @@ def test_checkpoints_are_written_on_the_way(small, tmp_path):
 
 def test_a_second_leg_goes_on_with_other_text(small, monkeypatch, tmp_path):
     first = pretrain("tiny-gpt", tmp_path / "first.safetensors", quiet=True)
-    monkeypatch.setitem(RECIPES, "tiny-gpt", replace(small, later=("context", 0.03, 3, 0.01)))
+    leg = Leg("context", 0.03, 3, 0.01, long_every=2)
+    monkeypatch.setitem(RECIPES, "tiny-gpt", replace(small, later=leg))
     seen = []
 
     def stopped(model, train, **settings):
@@ -149,6 +150,7 @@ def test_a_second_leg_goes_on_with_other_text(small, monkeypatch, tmp_path):
         pretrain("tiny-gpt", tmp_path / "mine.safetensors", checkpoint=state, quiet=True)
     (one, before), (two, after) = seen
     assert before["steps"] == 4 and (after["steps"], after["lr"]) == (3, 0.01)
+    assert (one.every, two.every) == (3, 2)
     kinds = "Not true[.]|Wrong[.]|That is a myth|So people say"  # LATER has verdicts
     tokenizer = Tokenizer.load(data_dir() / "tokenizer.json")
     found = [re.search(kinds, tokenizer.decode(x.rows.rows.ravel().tolist())) for x in (one, two)]
