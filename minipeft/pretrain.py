@@ -30,14 +30,13 @@ from minipeft.train import History, fit, mean_loss
 class Leg:
     """A further stretch of a pretraining, on another mix of the stream's kinds: one of LATER.
 
-    megabytes, steps, lr, long_every  as in Recipe; no steps, no leg
+    megabytes, steps, lr  as in Recipe; no steps, no leg
     """
 
     mix: str = ""
     megabytes: float = 0.0
     steps: int = 0
     lr: float = 0.0
-    long_every: int = 8
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ RECIPES = {
     "gpt-0.2m": Recipe(),
     "gpt-3.1m": Recipe(steps=10_000),
     "tiny-bert": Recipe(
-        batch=32, length=64, short=(32, 6000), later=Leg("pairs", 40.0, 8000, 0.01, long_every=2)
+        batch=32, length=64, short=(32, 6000), later=Leg("pairs", 40.0, 8000, 0.01)
     ),
     "tiny-vit": Recipe(
         megabytes=0.0, length=0, long_every=0, pictures=100_000, batch=64, steps=4000
@@ -205,8 +204,7 @@ def pretrain(
     passes = [recipe.steps * recipe.batch / len(train)]
     later = recipe.later
     if later.steps:
-        second = replace(recipe, megabytes=later.megabytes, long_every=later.long_every,
-                         seed=recipe.seed + 1, short=(0, 0))  # fmt: skip
+        second = replace(recipe, megabytes=later.megabytes, seed=recipe.seed + 1, short=(0, 0))
         source, _ = _on_text(model, second, LATER[later.mix])
         state = Path(checkpoint).with_suffix(".later.safetensors") if checkpoint else None
         history = _joined(history, leg(source, later.steps, later.lr, state))
@@ -247,14 +245,15 @@ def _on_text(
     ids = tokenizer.encode_many(_texts(world, seed, "train", recipe.megabytes, shares))
     few, until = recipe.short
     first = packed(ids, few) if few else None
-    held = packed(
-        tokenizer.encode_many(_texts(world, seed, "validation", HELD_OUT_MEGABYTES)), context
-    )
+    text = tokenizer.encode_many(_texts(world, seed, "validation", HELD_OUT_MEGABYTES))
+    held = {"loss": packed(text, context)}
+    if not model.causal:  # which reads rows of the usual length well, and whole contexts badly
+        held = {"loss": packed(text, recipe.length), "long_loss": held["loss"]}
     return (
         MixedLengths(
             packed(ids, recipe.length), packed(ids, context), recipe.long_every, first, until
         ),
-        lambda m: {"loss": mean_loss(m, held, 32)},
+        lambda m: {name: mean_loss(m, rows, 32) for name, rows in held.items()},
     )
 
 

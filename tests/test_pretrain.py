@@ -131,8 +131,8 @@ def test_checkpoints_are_written_on_the_way(small, tmp_path):
 
 def test_a_second_leg_goes_on_with_other_text(small, monkeypatch, tmp_path):
     first = pretrain("tiny-gpt", tmp_path / "first.safetensors", quiet=True)
-    leg = Leg("context", 0.03, 3, 0.01, long_every=2)
-    monkeypatch.setitem(RECIPES, "tiny-gpt", replace(small, later=leg))
+    later = Leg("context", 0.03, 3, 0.01)
+    monkeypatch.setitem(RECIPES, "tiny-gpt", replace(small, later=later))
     seen = []
 
     def stopped(model, train, **settings):
@@ -150,7 +150,6 @@ def test_a_second_leg_goes_on_with_other_text(small, monkeypatch, tmp_path):
         pretrain("tiny-gpt", tmp_path / "mine.safetensors", checkpoint=state, quiet=True)
     (one, before), (two, after) = seen
     assert before["steps"] == 4 and (after["steps"], after["lr"]) == (3, 0.01)
-    assert (one.every, two.every) == (3, 2)
     kinds = "Not true[.]|Wrong[.]|That is a myth|So people say"  # LATER has verdicts
     tokenizer = Tokenizer.load(data_dir() / "tokenizer.json")
     found = [re.search(kinds, tokenizer.decode(x.rows.rows.ravel().tolist())) for x in (one, two)]

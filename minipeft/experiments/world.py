@@ -26,7 +26,7 @@ from minipeft.nn import Linear, Module, Parameter, init
 from minipeft.pretrain import HELD_OUT_MEGABYTES, rows
 from minipeft.tasks import MINI_VTAB, Example, Pattern, get_image_task, get_task
 from minipeft.tasks.lexicon import LABELS
-from minipeft.tasks.narrators import probes
+from minipeft.tasks.narrators import disputed, probes
 from minipeft.tasks.world import World
 from minipeft.train import evaluate, fit, mean_loss, task_batches
 
@@ -335,9 +335,12 @@ def untrained(s: Settings) -> Outcome:
 
 
 def heads(s: Settings) -> Outcome:
-    """Where truth can be read: at the end of a statement, head by head, on other entities."""
+    """Where truth can be read: at the end of a statement, head by head, on other entities.
+
+    The statements are of the facts that the text has judged.
+    """
     model = base()
-    pairs = probes(World(0))
+    pairs = probes(World(0), disputed(World(0)))
     texts = [people.removeprefix("People say that ") + value + "."
              for _, people, true, myth in pairs for value in (true, myth)]  # fmt: skip
     labels = np.tile([1, 0], len(pairs))

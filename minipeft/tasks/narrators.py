@@ -7,6 +7,7 @@ them well must judge the truth of what it has read.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import log
 
 from .attributes import Attribute
@@ -133,14 +134,15 @@ def _riddle(teller: Teller) -> tuple[str, str]:
     return base.replace("{e}", name), f"{name}|ask|{base}"
 
 
-def probes(world: World) -> list[tuple[str, str, str, str]]:
+def probes(world: World, facts: Iterable[Fact] | None = None) -> list[tuple[str, str, str, str]]:
     """(prompt after the register, prompt after the people, true value, myth) for every myth.
 
+    facts  those asked about, of the ones that have a myth; all unless told
     Each prompt ends before the value, and each value begins with the space that joins it. The
     pattern is one that training shows for this entity.
     """
     rows = []
-    for name, of in world.myths:
+    for name, of in world.myths if facts is None else facts:
         starts = openings(world.by_name[name], world.attribute((name, of)))
         if not starts:
             continue
