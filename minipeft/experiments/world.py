@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from minipeft.backend import Rng
-from minipeft.batches import ImageBatches, TaskBatches, TokenBatches
+from minipeft.batches import ImageBatches, TaskBatches
 from minipeft.checkpoint import load_model
 from minipeft.engine import Tensor, no_grad, ops
 from minipeft.experiments.activations import Watch, activations
@@ -22,8 +22,7 @@ from minipeft.experiments.runner import Experiment, Outcome, Settings, base
 from minipeft.generate import score_many
 from minipeft.methods import Full, Method, Where, Wrapper, attach
 from minipeft.models import build
-from minipeft.nn import Linear, Module, Parameter, init
-from minipeft.pretrain import HELD_OUT_MEGABYTES, rows
+from minipeft.nn import Module, Parameter, init
 from minipeft.tasks import MINI_VTAB, Example, Pattern, get_image_task, get_task
 from minipeft.tasks.lexicon import LABELS
 from minipeft.tasks.narrators import disputed, probes
@@ -32,8 +31,6 @@ from minipeft.train import evaluate, fit, mean_loss, task_batches
 
 SEEDS = (0, 1, 2, 3, 4)
 TEST = 200  # examples
-LADDER = ("gpt-0.2m", "tiny-gpt", "gpt-3.1m")
-CHECKPOINTS = ("tiny-gpt-0", "tiny-gpt-500", "tiny-gpt-1500", "tiny-gpt-4500", "tiny-gpt-13500")
 PARTS = ("train", "validation", "test")
 PAIRED = ("sentiment", "nli", "paraphrase", "acceptability")  # what BERT is asked to read
 
@@ -274,48 +271,7 @@ def _shortest(tokens: np.ndarray, chosen: np.ndarray) -> float:
     return 100 * float((tokens[np.arange(len(tokens)), chosen] == tokens.min(1)).mean())
 
 
-# -- sizes, steps, rounding ------------------------------------------------------------------------
-
-
-def held_out(s: Settings) -> Outcome:
-    """Loss on held-out text, in nats a token."""
-    model = base(s["base"])
-    return {"loss": mean_loss(model, _text_rows(model), 32), "parameters": model.count()}
-
-
-def _text_rows(model: Any) -> TokenBatches:
-    length = model.config.context
-    return rows(model.tokenizer, World(0), 0, "validation", HELD_OUT_MEGABYTES, length)
-
-
-def rounding(s: Settings) -> Outcome:
-    """Every matrix of the blocks to round-to-nearest weights, 64 to a scale: KL to the model."""
-    model, rounded = base(s["base"]), load_model(s["base"])
-    for path, module in rounded.named_modules():
-        if path.startswith("blocks.") and isinstance(module, Linear):
-            module.weight.data = nearest_levels(module.weight.data, s["bits"])
-    data, parts = _text_rows(model).rows[:64, :-1], []
-    with no_grad():
-        for i in range(0, len(data), 16):
-            p, q = (_log_softmax(m(data[i : i + 16]).data) for m in (model, rounded))
-            parts.append((np.exp(p) * (p - q)).sum(-1).mean(-1))  # of each row
-    kl = np.concatenate(parts)
-    means = [kl[Rng(0, "boot", i).integers(0, len(kl), kl.shape)].mean() for i in range(200)]
-    return {"kl": float(kl.mean()), "error": float(np.std(means))}
-
-
-def nearest_levels(w: np.ndarray, bits: int, block: int = 64) -> np.ndarray:
-    """Weights rounded to 2^bits - 1 even levels between -absmax and absmax of their block."""
-    flat = np.pad(w.ravel(), (0, -w.size % block)).reshape(-1, block)
-    top = 2 ** (bits - 1) - 1
-    scale = np.abs(flat).max(1, keepdims=True) / top
-    scale[scale == 0] = 1
-    return (np.rint(flat / scale) * scale).ravel()[: w.size].reshape(w.shape).astype(w.dtype)
-
-
-def _log_softmax(x: np.ndarray) -> np.ndarray:
-    x = x.astype(np.float64) - x.max(-1, keepdims=True)
-    return x - np.log(np.exp(x).sum(-1, keepdims=True))
+# -- a base that has read nothing ------------------------------------------------------------------
 
 
 def untrained(s: Settings) -> Outcome:
@@ -395,52 +351,69 @@ def _pooled(model: Any, pixels: np.ndarray) -> np.ndarray:
     return np.concatenate(found)
 
 
-# -- as an experiment ------------------------------------------------------------------------------
+# -- as experiments --------------------------------------------------------------------------------
 
 PROBES: dict[str, Callable[[Settings], Outcome]] = {
     "in_context": in_context, "order": order, "few": few, "shortcut": shortcut, "layers": layers,
     "tuned": tuned, "overfit": overfit, "prompt": prompt, "scoring": scoring,
-    "held_out": held_out, "rounding": rounding, "untrained": untrained, "heads": heads,
-    "pictures": pictures,
+    "untrained": untrained, "heads": heads, "pictures": pictures,
 }  # fmt: skip
+TUNED: Settings = {"n": 1000, "steps": 400, "lr": 1e-3}
 
 
-def _settings(fast: bool) -> list[Settings]:
-    few_seeds = SEEDS[:3]
-    s: list[Settings] = []
+def _world(fast: bool) -> list[Settings]:
+    s: list[Settings] = [{"probe": "scoring"}, {"probe": "heads"}]
+    if fast:
+        return s
     for seed in SEEDS:
         for words in ("natural", "new"):
             s += [{"probe": "in_context", "words": words, "k": k, "seed": seed}
                   for k in (0, 1, 2, 4, 8)]  # fmt: skip
             s += [{"probe": "order", "words": words, "seed": seed}]
         s += [{"probe": "few", "task": t, "seed": seed} for t in ("sentiment-shift", "nli-shift")]
-    for name in ("tiny-gpt", "tiny-bert"):
-        s += [{"probe": "layers", "base": name, "task": t, "pool": pool}
-              for t in ("sentiment", "nli") for pool in ("mean", "last")]  # fmt: skip
-    for seed in few_seeds:
-        s += [{"probe": "tuned", "base": "tiny-bert", "task": t, "seed": seed, **TUNED}
-              for t in PAIRED]  # fmt: skip
-        s += [{"probe": "tuned", "base": "tiny-gpt", "task": t, "seed": seed, **TUNED}
-              for t in ("sentiment", "nli")]  # fmt: skip
+    s += _layers("tiny-gpt")
+    for seed in SEEDS[:3]:
+        s += _tuned("tiny-gpt", ("sentiment", "nli"), seed)
         s += [{"probe": "overfit", "n": n, "seed": seed} for n in (50, 1000)]
         s += [{"probe": "prompt", "task": t, "seed": seed} for t in ("remap", "remap-new")]
         s += [{"probe": "shortcut", "seed": seed}]
         s += [{"probe": "untrained", "task": t, "seed": seed} for t in ("sentiment", "paraphrase")]
-        s += [{"probe": "pictures", "task": t, "seed": seed} for t in MINI_VTAB]
-    s += [{"probe": "scoring"}, {"probe": "heads"}]
-    s += [{"probe": "held_out", "base": name} for name in (*LADDER, *CHECKPOINTS)]
-    s += [{"probe": "rounding", "base": name, "bits": bits} for name in LADDER for bits in (4, 3)]
-    return [x for x in s if x["probe"] in ("scoring", "heads")] if fast else s
+    return s
 
 
-TUNED: Settings = {"n": 1000, "steps": 400, "lr": 1e-3}
+def _reading(fast: bool) -> list[Settings]:
+    s = _layers("tiny-bert")
+    return s[-1:] if fast else s + [x for i in SEEDS[:3] for x in _tuned("tiny-bert", PAIRED, i)]
+
+
+def _seeing(fast: bool) -> list[Settings]:
+    s = [{"probe": "pictures", "task": t, "seed": i} for i in SEEDS[:3] for t in MINI_VTAB]
+    return s[:1] if fast else s
+
+
+def _layers(name: str) -> list[Settings]:
+    return [{"probe": "layers", "base": name, "task": t, "pool": pool}
+            for t in ("sentiment", "nli") for pool in ("mean", "last")]  # fmt: skip
+
+
+def _tuned(name: str, tasks: Sequence[str], seed: int) -> list[Settings]:
+    return [{"probe": "tuned", "base": name, "task": t, "seed": seed, **TUNED} for t in tasks]
+
+
+def _probe(s: Settings) -> Outcome:
+    return PROBES[s["probe"]](s)
+
 
 EXPERIMENTS = (
     Experiment(
-        "world_probes",
-        "Does the world carry what the lectures will show?",
-        _settings,
-        lambda s: PROBES[s["probe"]](s),
-        bases=(*LADDER, *CHECKPOINTS, "tiny-bert", "tiny-vit"),
+        "world_probes", "Does the world carry what the lectures on GPT will show?", _world, _probe
     ),
-)
+    Experiment(
+        "reader_probes", "Does BERT read more than words, once tuned?", _reading, _probe,
+        bases=("tiny-bert",),
+    ),
+    Experiment(
+        "picture_probes", "Is ViT tuned in full well above a line on its frozen features?",
+        _seeing, _probe, bases=("tiny-vit",),
+    ),
+)  # fmt: skip

@@ -11,8 +11,9 @@ from minipeft.engine import no_grad, running
 from minipeft.experiments import world
 from minipeft.experiments.activations import activations
 from minipeft.experiments.baselines import bag_of_words, ridge
+from minipeft.experiments.ladder import nearest_levels
 from minipeft.experiments.runner import base
-from minipeft.experiments.world import Rows, nearest_levels, order, pattern_of, shown
+from minipeft.experiments.world import Rows, order, pattern_of, shown
 from minipeft.methods import attach
 from minipeft.models import BERTConfig, build
 from minipeft.tasks import Example, get_task
