@@ -19,17 +19,27 @@ class MaskedBatches:
     Whole words are hidden, each with probability `rate`, at least one in a batch. Of their tokens
     80 % become the mask, 10 % a random token, and 10 % stay. Each row begins with the end token,
     whose place a classifier reads.
+
+    last  the probability with which the last word of a line is hidden. What a line ends in is often
+          the answer to what it says, so a BERT that has to fill it in learns to weigh the whole
+          line; at `rate` it would see few such answers, where a GPT foretells every one
     Shapes  tokens.rows (N, T) -> ids, labels, mask (B, 1 + T)
     """
 
-    def __init__(self, tokens: TokenBatches, tokenizer: Any, rate: float = 0.15) -> None:
+    def __init__(
+        self, tokens: TokenBatches, tokenizer: Any, rate: float = 0.15, last: float = 0.0
+    ) -> None:
         if not 0 < rate <= 1:
             raise ValueError(f"rate must be in (0, 1], got {rate}")
-        self.rows, self.fill, self.rate = tokens.rows, tokens.fill, rate
+        if not 0 <= last <= 1:
+            raise ValueError(f"last must be in [0, 1], got {last}")
+        self.rows, self.fill, self.rate, self.last = tokens.rows, tokens.fill, rate, last
         self.end, self.mask_id = tokenizer.end_id, tokenizer.mask_id
         self.special = [self.end, self.fill, self.mask_id]
         self.plain = np.setdiff1d(np.arange(tokenizer.vocab_size), self.special)
         self.opens, self.closes = edges(tokenizer)
+        texts = [tokenizer.decode([i]) for i in range(tokenizer.vocab_size)]
+        self.breaks = np.array(["\n" in t or i == self.end for i, t in enumerate(texts)])
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -49,10 +59,21 @@ class MaskedBatches:
         starts = ~(self.closes[rows[:, :-1]] & self.opens[rows[:, 1:]])
         return np.pad(starts.cumsum(axis=1), ((0, 0), (1, 0)))
 
+    def line_ends(self, rows: np.ndarray) -> np.ndarray:
+        """Whether a token is of the last word of its line; signs are no words.  (B, T) -> (B, T)"""
+        words, lines = self.words(rows), self.breaks[rows].cumsum(axis=1)
+        lettered = self.opens[rows] | self.closes[rows]
+        row = np.broadcast_to(np.arange(len(rows))[:, None], rows.shape)
+        last = np.full((len(rows), int(lines.max()) + 1), -1)
+        np.maximum.at(last, (row[lettered], lines[lettered]), words[lettered])
+        return words == np.take_along_axis(last, lines, axis=1)
+
     def _hide(self, chosen: Sequence[int], rng: Rng) -> Batch:
         rows = self.rows[np.asarray(chosen)].astype(np.int64)
         rows = np.pad(rows, ((0, 0), (1, 0)), constant_values=self.end)
         draws = np.take_along_axis(rng.uniform(rows.shape), self.words(rows), axis=1)
+        if self.last:
+            draws = np.where(self.line_ends(rows), draws * (self.rate / self.last), draws)
         draws[np.isin(rows, self.special)] = np.inf
         least = float(draws.min())
         if least == np.inf:

@@ -31,12 +31,14 @@ class Leg:
     """A further stretch of a pretraining, on another mix of the stream's kinds: one of LATER.
 
     megabytes, steps, lr  as in Recipe; no steps, no leg
+    last                  of a BERT: the share of lines whose last word is hidden
     """
 
     mix: str = ""
     megabytes: float = 0.0
     steps: int = 0
     lr: float = 0.0
+    last: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ RECIPES = {
     "gpt-0.2m": Recipe(),
     "gpt-3.1m": Recipe(steps=10_000),
     "tiny-bert": Recipe(
-        batch=32, length=64, short=(32, 6000), later=Leg("pairs", 40.0, 8000, 0.01)
+        batch=32, length=64, short=(32, 6000), later=Leg("pairs", 40.0, 8000, 0.01, last=0.6)
     ),
     "tiny-vit": Recipe(
         megabytes=0.0, length=0, long_every=0, pictures=100_000, batch=64, steps=4000
@@ -205,7 +207,7 @@ def pretrain(
     later = recipe.later
     if later.steps:
         second = replace(recipe, megabytes=later.megabytes, seed=recipe.seed + 1, short=(0, 0))
-        source, _ = _on_text(model, second, LATER[later.mix])
+        source, _ = _on_text(model, second, LATER[later.mix], later.last)
         state = Path(checkpoint).with_suffix(".later.safetensors") if checkpoint else None
         history = _joined(history, leg(source, later.steps, later.lr, state))
         passes.append(later.steps * recipe.batch / len(source))
@@ -230,25 +232,25 @@ Evaluation = Callable[[Any], dict[str, float]]
 
 
 def _on_text(
-    model: Any, recipe: Recipe, shares: Mapping[str, float] | None = None
+    model: Any, recipe: Recipe, shares: Mapping[str, float] | None = None, last: float = 0.0
 ) -> tuple[MixedLengths, Evaluation]:
     """The text to train on, for the model's kind, and the loss on held-out text."""
     world, seed = World(recipe.world), recipe.seed
     tokenizer = Tokenizer.load(data_dir() / "tokenizer.json")
     context = model.config.context
 
-    def packed(ids: list[list[int]], length: int) -> Rows:
+    def packed(ids: list[list[int]], length: int, last: float = last) -> Rows:
         made = length if model.causal else length - 2  # a masked row begins with an end token
         tokens = TokenBatches.pack(ids, made, tokenizer.end_id, tokenizer.pad_id)
-        return tokens if model.causal else MaskedBatches(tokens, tokenizer)
+        return tokens if model.causal else MaskedBatches(tokens, tokenizer, last=last)
 
     ids = tokenizer.encode_many(_texts(world, seed, "train", recipe.megabytes, shares))
     few, until = recipe.short
     first = packed(ids, few) if few else None
     text = tokenizer.encode_many(_texts(world, seed, "validation", HELD_OUT_MEGABYTES))
-    held = {"loss": packed(text, context)}
+    held = {"loss": packed(text, context, 0.0)}
     if not model.causal:  # which reads rows of the usual length well, and whole contexts badly
-        held = {"loss": packed(text, recipe.length), "long_loss": held["loss"]}
+        held = {"loss": packed(text, recipe.length, 0.0), "long_loss": held["loss"]}
     return (
         MixedLengths(
             packed(ids, recipe.length), packed(ids, context), recipe.long_every, first, until

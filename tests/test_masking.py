@@ -112,6 +112,42 @@ def test_at_least_one_word_is_hidden_and_every_rate_is_kept():
             source(rate)
 
 
+def test_the_last_word_of_a_line_is_found_behind_its_signs():
+    t = tokenizer()
+    text = "An unmeowable cat, 12 hens.\nThe end (of it)\n\nIs it so? no\n..."
+    ids = t.encode(text)
+    rows = np.array([[t.end_id, *ids, t.end_id, *t.encode("a cat | yes"), t.pad_id]])
+    at = source().line_ends(rows)[0]
+    numbers = source().words(rows)[0]
+    found = [t.decode(rows[0, numbers == n].tolist()) for n in np.unique(numbers[at])]
+    assert found == [" hens", " it", " no", " yes"]
+    assert set(numbers[at]).isdisjoint(numbers[~at])  # whole words
+
+
+def test_lines_ends_are_hidden_at_their_own_rate():
+    texts = [
+        f"a {a} and a cat | {s}\na cat and a {a} | {s}\n"
+        for a, s in zip(ANIMALS, SOUNDS, strict=True)
+    ]
+    plain, data = source(texts=texts, length=30), source(texts=texts, length=30)
+    data.last = 0.6
+    ends, others, before = [], [], []
+    for step in range(60):
+        batch = data.batch(step, 16, seed=3)
+        hit = batch.labels != IGNORE
+        rows = np.where(hit, batch.labels, batch.ids)
+        at = data.line_ends(rows)
+        ends.append(hit[at].mean())
+        others.append(hit[~at & ~np.isin(rows, data.special)].mean())
+        there = plain.batch(step, 16, seed=3).labels != IGNORE
+        before.append((hit == there)[~at].all())  # the others are hidden as they were
+    assert np.mean(ends) == pytest.approx(0.6, abs=0.03)
+    assert np.mean(others) == pytest.approx(0.15, abs=0.02) and all(before)
+    for last in (-0.1, 1.5):
+        with pytest.raises(ValueError, match=r"last must be in \[0, 1\]"):
+            MaskedBatches(TokenBatches(data.rows, data.fill), tokenizer(), last=last)
+
+
 def test_rows_without_a_word_are_refused():
     t = tokenizer()
     empty = MaskedBatches(TokenBatches(np.full((2, 5), t.end_id), t.pad_id), t)

@@ -129,6 +129,22 @@ def test_checkpoints_are_written_on_the_way(small, tmp_path):
     assert models[0].card["validation_loss"] > curve[2] > curve[3]
 
 
+def test_a_bert_s_second_leg_hides_the_ends_of_lines(small, monkeypatch, tmp_path):
+    later = Leg("pairs", 0.03, 2, 0.01, last=0.6)
+    monkeypatch.setitem(RECIPES, "tiny-bert", replace(RECIPES["tiny-bert"], later=later))
+    seen = []
+
+    def watched(model, train, *, evaluation, **settings):
+        seen.append((train.rows.last, train.long.last, evaluation(model)))
+        return fit(model, train, evaluation=evaluation, **settings)
+
+    monkeypatch.setattr(recipes, "fit", watched)
+    card = pretrain("tiny-bert", tmp_path / "bert.safetensors", quiet=True)
+    assert [s[:2] for s in seen] == [(0.0, 0.0), (0.6, 0.6)]
+    assert all(set(s[2]) == {"loss", "long_loss"} for s in seen)
+    assert card["recipe"]["later"]["last"] == 0.6 and card["validation_long_loss"] > 0
+
+
 def test_a_second_leg_goes_on_with_other_text(small, monkeypatch, tmp_path):
     first = pretrain("tiny-gpt", tmp_path / "first.safetensors", quiet=True)
     later = Leg("context", 0.03, 3, 0.01)
