@@ -6,6 +6,7 @@ import ctypes
 import importlib.metadata
 import os
 import platform
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +75,10 @@ def as_text(found: dict[str, Any]) -> str:
         *[("", ", ".join(installed[i : i + 3])) for i in range(3, len(installed), 3)],
         ("not installed", ", ".join(missing) or "nothing"),
         ("data", found["data"] or "not found"),
-        ("models", ", ".join(found["models"]) or "none"),
     ]  # fmt: skip
     lines = [f"{name:16} {value}" for name, value in rows]
+    models = f"{'models':16} {', '.join(found['models']) or 'none'}"
+    lines += textwrap.wrap(models, 90, subsequent_indent=17 * " ", break_on_hyphens=False)
     lines += [f"\nfaster: {text}" for text in found["advice"]]
     lines += [f"\nPROBLEM: {text}" for text in found["problems"]]
     return "\n".join(lines if found["problems"] else [*lines, "\nNo problem found."])

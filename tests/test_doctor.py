@@ -21,7 +21,10 @@ def test_quiet_prints_nothing_and_returns_the_facts(capsys):
 
 
 def test_the_text_fits_a_terminal():
-    text = as_text(look(quiet=True) | {"platform": "", "cpu": "", "data": "", "gpu": ""})
+    names = [f"model-of-some-size-{i}" for i in range(12)]
+    found = look(quiet=True) | {"platform": "", "cpu": "", "data": "", "gpu": "", "models": names}
+    text = as_text(found)
+    assert all(name in text for name in names)
     assert max(map(len, text.splitlines())) <= 100
 
 
