@@ -50,6 +50,8 @@ class Recipe:
                  many: cheaper than long rows throughout, and the late positions learn too
     short        (length, steps): shorter rows, as many more, for the first steps; a BERT finds
                  out sooner that words depend on their neighbours where the rows are short
+    rate         of a BERT: the share of the words that are hidden. At 30 % it learns in half the
+                 steps what it learns at the usual 15 % (Wettig et al. 2023 found it for large ones)
     later        a second leg, from where the first has ended
     pictures     of shapes and strokes, for a model of images; there is no text then
     checkpoints  after how many steps the model is written too, the end apart
@@ -64,6 +66,7 @@ class Recipe:
     length: int = 128
     long_every: int = 8
     short: tuple[int, int] = (0, 0)
+    rate: float = 0.15
     later: Leg = Leg()
     pictures: int = 0
     optimizer: str = "muon"
@@ -80,7 +83,13 @@ RECIPES = {
     "gpt-0.2m": Recipe(),
     "gpt-3.1m": Recipe(steps=10_000),
     "tiny-bert": Recipe(
-        batch=32, length=64, short=(32, 6000), later=Leg("pairs", 40.0, 8000, 0.01, last=0.6)
+        steps=16_000,
+        batch=32,
+        length=64,
+        short=(32, 2000),
+        rate=0.3,
+        lr=0.01,
+        later=Leg("pairs", 40.0, 6000, 0.01, last=0.6),
     ),
     "tiny-vit": Recipe(
         megabytes=0.0, length=0, long_every=0, pictures=100_000, batch=64, steps=4000
@@ -239,22 +248,22 @@ def _on_text(
     tokenizer = Tokenizer.load(data_dir() / "tokenizer.json")
     context = model.config.context
 
-    def packed(ids: list[list[int]], length: int, last: float = last) -> Rows:
+    def packed(ids: list[list[int]], length: int, **hiding: float) -> Rows:
         made = length if model.causal else length - 2  # a masked row begins with an end token
         tokens = TokenBatches.pack(ids, made, tokenizer.end_id, tokenizer.pad_id)
-        return tokens if model.causal else MaskedBatches(tokens, tokenizer, last=last)
+        return tokens if model.causal else MaskedBatches(tokens, tokenizer, **hiding)
 
     ids = tokenizer.encode_many(_texts(world, seed, "train", recipe.megabytes, shares))
     few, until = recipe.short
-    first = packed(ids, few) if few else None
+    hiding = {"rate": recipe.rate, "last": last}
+    usual, long = (packed(ids, length, **hiding) for length in (recipe.length, context))
+    first = packed(ids, few, **hiding) if few else None
     text = tokenizer.encode_many(_texts(world, seed, "validation", HELD_OUT_MEGABYTES))
-    held = {"loss": packed(text, context, 0.0)}
+    held = {"loss": packed(text, context)}
     if not model.causal:  # which reads rows of the usual length well, and whole contexts badly
-        held = {"loss": packed(text, recipe.length, 0.0), "long_loss": held["loss"]}
+        held = {"loss": packed(text, recipe.length), "long_loss": held["loss"]}
     return (
-        MixedLengths(
-            packed(ids, recipe.length), packed(ids, context), recipe.long_every, first, until
-        ),
+        MixedLengths(usual, long, recipe.long_every, first, until),
         lambda m: {name: mean_loss(m, rows, 32) for name, rows in held.items()},
     )
 

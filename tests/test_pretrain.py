@@ -135,12 +135,13 @@ def test_a_bert_s_second_leg_hides_the_ends_of_lines(small, monkeypatch, tmp_pat
     seen = []
 
     def watched(model, train, *, evaluation, **settings):
-        seen.append((train.rows.last, train.long.last, evaluation(model)))
+        hiding = [(rows.rate, rows.last) for rows in (train.rows, train.long)]
+        seen.append((*hiding, evaluation(model)))
         return fit(model, train, evaluation=evaluation, **settings)
 
     monkeypatch.setattr(recipes, "fit", watched)
     card = pretrain("tiny-bert", tmp_path / "bert.safetensors", quiet=True)
-    assert [s[:2] for s in seen] == [(0.0, 0.0), (0.6, 0.6)]
+    assert [s[:2] for s in seen] == [2 * ((0.3, 0.0),), 2 * ((0.3, 0.6),)]
     assert all(set(s[2]) == {"loss", "long_loss"} for s in seen)
     assert card["recipe"]["later"]["last"] == 0.6 and card["validation_long_loss"] > 0
 

@@ -42,7 +42,7 @@ def activations(
 ) -> dict[str, np.ndarray]:
     """What the parts give out for each prompt.  path -> (N, C), the mean or last real place"""
     found: dict[str, list[np.ndarray]] = {}
-    source = TaskBatches.of(model, [Example(p, " .") for p in prompts])
+    source = TaskBatches.of(model, [Example(p, " .", (" .", " !"), 0) for p in prompts])
     with attach(model, Watch(targets)) as at, no_grad():
         for i in range(0, len(source), 50):
             batch = source.collate(range(i, min(i + 50, len(source))))

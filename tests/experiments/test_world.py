@@ -116,6 +116,20 @@ def test_activations_are_those_of_the_last_place_and_the_mean():
                 assert mean[f"blocks.{k}"][i] == pytest.approx(whole, rel=1e-4, abs=1e-3)
 
 
+def test_a_bert_is_watched_too():
+    model = build(BERTConfig(vocab=2001, context=64, width=16, layers=2, heads=2))
+    model.tokenizer = base().tokenizer
+    texts = ["Anna keeps a cat.", "The soup was cold."]
+    seen = activations(model, texts, "blocks.*", "mean")
+    ids = np.array([TaskBatches.of(model, [Example(texts[0], " .", (" .", " !"), 0)]).rows[0][0]])
+    with no_grad():
+        x = model.emb(ids, np.arange(ids.shape[1])[None], np.zeros_like(ids))
+        for k, block in enumerate(model.blocks):
+            x = block(x)
+            assert seen[f"blocks.{k}"][0] == pytest.approx(x.data[0].mean(0), rel=1e-3, abs=1e-4)
+    assert [v.shape for v in seen.values()] == [(2, 16)] * 2
+
+
 def test_rows_stand_at_the_blanks_and_nowhere_else():
     model = build(BERTConfig(vocab=11, context=8, width=16, layers=1, heads=2))
     ids = np.array([[0, 0, 5, 6], [0, 0, 7, 0]])
