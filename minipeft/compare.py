@@ -30,7 +30,9 @@ from minipeft.tasks import get_task
 from minipeft.tasks.world import World
 from minipeft.train import evaluate, fit, loss_of, mean_loss
 
-DEFAULT = ("full", "topk", "bitfit", "lora")
+DEFAULT = (
+    "full", "topk", "bitfit", "lora", "dora", "vera", "pissa", "adalora", "qlora", "subspace",
+)  # fmt: skip
 BASE = "base"  # the row of the frozen base model
 HELD_OUT = (0.03, 128)  # megabytes of pretraining text, and the length of its rows
 GENERATED = 100  # test examples of a task whose answers are generated

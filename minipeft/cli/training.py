@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -186,8 +187,9 @@ def _compare(args: argparse.Namespace) -> Result:
     names = list(METHODS) if args.all else args.methods or side.DEFAULT
     plan = side.Plan(args.task, known(args.model), args.path, args.steps, args.batch, args.n)
     workers = side.default_workers()
-    print(f"{args.task} with {', '.join(names)}; each {args.steps} steps, seeds: {args.seeds}, "
-          f"workers: {workers}")  # fmt: skip
+    print(textwrap.fill(
+        f"{args.task} with {', '.join(names)}; each {args.steps} steps, seeds: {args.seeds}, "
+        f"workers: {workers}", 80))  # fmt: skip
     rows = side.compare(names, plan, seeds=args.seeds, workers=workers)
     metric = get_task(args.task, args.path).metric
     ax = viz.tradeoff(rows, metric=f"{metric} on the test split")

@@ -3,16 +3,22 @@
 python -m minipeft.experiments lora_matrices --fast
 """
 
-from minipeft.experiments import learning_rates, lora, lora_claims, probes
+from minipeft.experiments import (
+    ladder,
+    learning_rates,
+    lora,
+    lora_claims,
+    lora_family,
+    lora_family_claims,
+    probes,
+    world,
+)
 from minipeft.experiments.claims import Claim
 from minipeft.experiments.runner import Difference, Experiment, Results, difference, results
 
-EXPERIMENTS: dict[str, Experiment] = {
-    experiment.name: experiment
-    for part in (probes, learning_rates, lora)
-    for experiment in part.EXPERIMENTS
-}
-
-CLAIMS: tuple[Claim, ...] = tuple(claim for part in (lora_claims,) for claim in part.CLAIMS)
+PARTS = (probes, world, ladder, learning_rates, lora, lora_family)
+EXPERIMENTS: dict[str, Experiment] = {e.name: e for part in PARTS for e in part.EXPERIMENTS}
+CLAIMED = (lora_claims, lora_family_claims)
+CLAIMS: tuple[Claim, ...] = tuple(claim for part in CLAIMED for claim in part.CLAIMS)
 
 __all__ = ["CLAIMS", "EXPERIMENTS", "Difference", "Experiment", "Results", "difference", "results"]

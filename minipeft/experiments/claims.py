@@ -76,6 +76,13 @@ def compared(
     return Finding(value, HELD if held else ABSENT, why)
 
 
+def concordance(a: Sequence[float], b: Sequence[float]) -> float:
+    """Kendall's tau: of all pairs of places, how many have the same order in both less how many
+    have the other; a tie counts for neither."""
+    one, two = (np.sign(np.subtract.outer(x, x)) for x in (np.ravel(a), np.ravel(b)))
+    return float((one * two).sum() / (len(one) * (len(one) - 1)))
+
+
 def shown(values: Sequence[float]) -> str:
     """A mean to three digits."""
     return f"{float(np.mean(values)):.3g}"

@@ -13,7 +13,7 @@ from minipeft.experiments.lora import RANKS, energy_rank
 from minipeft.experiments.runner import difference, results
 from minipeft.ledger import get_paper
 
-ROUTE = {"task": "remap-route", "steps": 200}
+ROUTE = {"task": "remap-route", "steps": 60}
 VALUES = {"task": "remap-values", "steps": 300}
 SENTIMENT = {"task": "sentiment", "steps": 100}
 AS_GOOD = 2.0  # points that "as good as" may lack

@@ -336,7 +336,7 @@ def pictures(s: Settings) -> Outcome:
     probe = ridge(*((states[k], parts[k].labels) for k in ("train", "validation", "test")))
     with attach(model, Full()):
         train = ImageBatches(parts["train"].pixels, parts["train"].labels)
-        fit(model, train, steps=300, batch=32, seed=seed, quiet=True)
+        fit(model, train, steps=300, lr=TUNED["lr"], batch=32, seed=seed, quiet=True)
         with no_grad():
             said = np.concatenate([model(parts["test"].pixels[i : i + 100]).data.argmax(-1)
                                    for i in range(0, len(parts["test"]), 100)])  # fmt: skip

@@ -53,7 +53,7 @@ class AdaLoRA(Method):
     name: ClassVar[str] = "adalora"
     compose: ClassVar[str] = "parameter"
     by_row: ClassVar[bool] = True
-    lr: ClassVar[float] = 3e-2
+    lr: ClassVar[float] = 1e-1
 
     r: int = 12
     target: int | None = None

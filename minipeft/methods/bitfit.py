@@ -28,7 +28,7 @@ class BitFit(Method):
 
     name: ClassVar[str] = "bitfit"
     compose: ClassVar[str] = "parameter"
-    lr: ClassVar[float] = 1e-2
+    lr: ClassVar[float] = 3e-3
 
     terms: str = "all"
 

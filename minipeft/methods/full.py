@@ -25,7 +25,7 @@ class Full(Method):
 
     name: ClassVar[str] = "full"
     compose: ClassVar[str] = "parameter"
-    lr: ClassVar[float] = 1e-3
+    lr: ClassVar[float] = 3e-4
 
     def select(self, path: str, parameter: Parameter, where: Where) -> bool:
         return True

@@ -57,7 +57,7 @@ class Movement(Masking):
     name: ClassVar[str] = "movement"
     compose: ClassVar[str] = "parameter"
     gradient: ClassVar[str] = "surrogate"
-    lr: ClassVar[float] = 3e-3
+    lr: ClassVar[float] = 3e-4
 
     mode: str = "hard"
     v: float = 0.15

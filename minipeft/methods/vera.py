@@ -43,7 +43,7 @@ class VeRA(Method):
     name: ClassVar[str] = "vera"
     compose: ClassVar[str] = "parameter"
     by_row: ClassVar[bool] = True
-    lr: ClassVar[float] = 3e-2
+    lr: ClassVar[float] = 1e-1
 
     r: int = 256
     d_initial: float = 0.1

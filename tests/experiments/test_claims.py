@@ -6,10 +6,20 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-from minipeft.experiments import CLAIMS, claims, lora_claims
-from minipeft.experiments.claims import ABSENT, CANNOT, HELD, Claim, Finding, as_markdown, compared
+from minipeft.experiments import CLAIMS, claims, lora_claims, lora_family_claims
+from minipeft.experiments.claims import (
+    ABSENT,
+    CANNOT,
+    HELD,
+    Claim,
+    Finding,
+    as_markdown,
+    compared,
+    concordance,
+)
 from minipeft.experiments.runner import Results
 from minipeft.lectures import folder
 
@@ -54,6 +64,13 @@ def test_a_margin_moves_the_verdict_and_not_the_value():
     assert compared(LEVEL, SURE, margin=2.0).value == compared(LEVEL, SURE).value
 
 
+def test_concordance_counts_pairs_and_no_ties():
+    assert concordance([1, 2, 3], [10, 20, 30]) == 1 and concordance([1, 2, 3], [3, 2, 1]) == -1
+    assert concordance([1, 2, 3], [1, 3, 2]) == pytest.approx(1 / 3)
+    assert concordance([[5, 5], [5, 5]], [[1, 2], [3, 4]]) == 0
+    assert concordance([1, 1, 2], [1, 2, 3]) == pytest.approx(2 / 3)
+
+
 def test_a_verdict_is_one_of_three_and_says_why():
     with pytest.raises(ValueError, match="a verdict is 'held'.* got 'maybe'"):
         Finding("1", "maybe")
@@ -89,11 +106,19 @@ def test_the_command_has_the_other_names_still():
 # -- verdicts follow the results ------------------------------------------------------------------
 
 
+def nothing(value):
+    """Zeros in the place of numbers."""
+    if isinstance(value, list):
+        return [nothing(v) for v in value]
+    return value if value is None else 0 * value
+
+
 def test_a_base_that_learns_nothing_shows_nothing(monkeypatch):
     where = Results.where
-    monkeypatch.setattr(Results, "where", lambda *a, **k: [0.0 for _ in where(*a, **k)])
-    # those that are no differences, or allow a margin
-    other = ("as good as", "10 000 times", "latency", "W - B A", "With alpha", "25 %")
+    monkeypatch.setattr(Results, "where", lambda *a, **k: nothing(where(*a, **k)))
+    # those that are counted, are no differences, or allow a margin
+    other = ("as good as", "10 000 times", "latency", "W - B A", "With alpha", "25 %", "25.19M",
+             "0.1M", "ten times fewer", "4.127", "less than a tenth")  # fmt: skip
     left = [c for c in CLAIMS if not any(word in c.text for word in other)]
     held = [c.text for c in left if c.measure().verdict == HELD]
     assert len(left) > 15 and not held
@@ -103,3 +128,61 @@ def test_the_scaling_of_adam_and_of_gradient_descent_differ():
     for rslora, steady in ((False, False), (True, True)):
         verdicts = [lora_claims._scaling(o, rslora, steady).verdict for o in ("sgd", "adamw")]
         assert verdicts == [HELD, ABSENT]
+
+
+class Made:
+    """Results that were made up: outcome of a setting."""
+
+    def __init__(self, outcome):
+        self.outcome = outcome
+
+    def where(self, key, **settings):
+        return [self.outcome(key, settings, seed) for seed in range(5)]
+
+    def mean(self, key, **settings):
+        return float(np.mean(self.where(key, **settings)))
+
+
+def verdicts(monkeypatch, part, outcome, *words):
+    """Of a part's claims that have one of the words in them, as these results would have them."""
+    monkeypatch.setattr(part, "results", lambda name: Made(outcome))
+    return [c.measure().verdict for c in part.CLAIMS if any(w in c.text for w in words)]
+
+
+def test_the_family_is_compared_seed_by_seed(monkeypatch):
+    score = {("lora", 8): 60, ("dora", 8): 60, ("dora", 4): 59, ("pissa", 8): 90, ("vera", 256): 50}
+
+    def outcome(key, s, seed):
+        if key == "ranks":
+            return [[2 * i + j + seed % 2 for j in range(4)] for i in range(6)]
+        member = s["method"], s["r"]
+        early = 3 - (member == ("pissa", 8))
+        return {"accuracy": score.get(member, 0) + seed, "trainable": 9, "early": early}[key]
+
+    def found(*words):
+        return verdicts(monkeypatch, lora_family_claims, outcome, *words)
+
+    assert found("DoRA is ahead") == found("VeRA is as good") == [ABSENT] * 2
+    assert found("half the rank", "PiSSA ends", "learns faster") == [HELD] * 6
+    assert found("seeds agree", "Upper blocks", "Values and outputs") == [HELD] * 6
+
+
+def test_seeds_that_agree_and_seeds_that_do_not():
+    same = np.tile(np.arange(24).reshape(6, 4), (3, 1, 1))
+    assert lora_family_claims.agreeing(same) == [1, 1, 1]
+    against = np.stack([same[0], same[0], -same[0]])
+    assert lora_family_claims.agreeing(against) == [0, 0, -1]
+
+
+def test_starts_over_codes_go_by_their_error(monkeypatch):
+    def outcome(key, s, seed):
+        better = (s["method"] == "loftq") == (s["code"] == "nf2")
+        return {"error": 0.4 - 0.1 * better, "accuracy": 70 + better}[key]
+
+    found = verdicts(monkeypatch, lora_family_claims, outcome, "LoftQ's start", "LoftQ ends")
+    assert found == [ABSENT, HELD, ABSENT, ABSENT, HELD]
+
+
+def test_vera_is_counted():
+    claim = next(c for c in lora_family_claims.CLAIMS if "ten times" in c.text)
+    assert claim.measure().value == "786,432 against 61,440: 12.8 times"
