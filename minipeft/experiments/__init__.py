@@ -11,14 +11,16 @@ from minipeft.experiments import (
     lora_family,
     lora_family_claims,
     probes,
+    subset_claims,
+    subsets,
     world,
 )
 from minipeft.experiments.claims import Claim
 from minipeft.experiments.runner import Difference, Experiment, Results, difference, results
 
-PARTS = (probes, world, ladder, learning_rates, lora, lora_family)
+PARTS = (probes, world, ladder, learning_rates, lora, lora_family, subsets)
 EXPERIMENTS: dict[str, Experiment] = {e.name: e for part in PARTS for e in part.EXPERIMENTS}
-CLAIMED = (lora_claims, lora_family_claims)
+CLAIMED = (lora_claims, lora_family_claims, subset_claims)
 CLAIMS: tuple[Claim, ...] = tuple(claim for part in CLAIMED for claim in part.CLAIMS)
 
 __all__ = ["CLAIMS", "EXPERIMENTS", "Difference", "Experiment", "Results", "difference", "results"]

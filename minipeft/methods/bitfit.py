@@ -7,7 +7,7 @@ Adds     11 * d * L + d per model; none is new
 Merges   the trained values are the weights
 Saves    the biases
 Differs  nothing; a key's bias has no effect (softmax cancels it): its gradient is rounding noise
-Lecture  none yet                       Homework none yet
+Lecture  04_topk                        Homework none yet
 """
 
 from __future__ import annotations

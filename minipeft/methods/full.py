@@ -7,7 +7,7 @@ Adds     V * d + T * d + L * (12 * d * d + 13 * d) + 2 * d per model; none is ne
 Merges   the trained values are the weights
 Saves    every parameter: one whole copy of the model per task
 Differs  nothing
-Lecture  none yet                       Homework none yet
+Lecture  04_topk                        Homework none yet
 """
 
 from __future__ import annotations

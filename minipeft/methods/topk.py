@@ -7,7 +7,7 @@ Adds     k * (12 * d * d + 13 * d) + ln_f * 2 * d per model; none is new
 Merges   the trained values are the weights
 Saves    the parameters of the k blocks
 Differs  a tied head stays frozen: training it would train the embedding at the bottom too
-Lecture  none yet                       Homework none yet
+Lecture  04_topk                        Homework none yet
 
 Nothing below block L - k trains, so backward stops there and no activation below is kept.
 """

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from minipeft.experiments import CLAIMS, claims, lora_claims, lora_family_claims
+from minipeft.experiments import CLAIMS, claims, lora_claims, lora_family_claims, subset_claims
 from minipeft.experiments.claims import (
     ABSENT,
     CANNOT,
@@ -147,6 +147,41 @@ def verdicts(monkeypatch, part, outcome, *words):
     """Of a part's claims that have one of the words in them, as these results would have them."""
     monkeypatch.setattr(part, "results", lambda name: Made(outcome))
     return [c.measure().verdict for c in part.CLAIMS if any(w in c.text for w in words)]
+
+
+def test_who_forgets_less_ends_with_the_lower_loss(monkeypatch):
+    rise = {"full": 1.0, "bitfit": 2.0, "lora": 0.5, "top-2": 0.2}
+
+    def outcome(key, s, seed):
+        return [1.0, 1.0 + rise[s["method"]] / s["slower"]]
+
+    found = verdicts(monkeypatch, subset_claims, outcome, "BitFit forgets less")
+    assert found == [ABSENT, ABSENT]
+    assert verdicts(monkeypatch, subset_claims, outcome, "LoRA forgets less") == [HELD, HELD]
+    assert verdicts(monkeypatch, subset_claims, outcome, "A third of", "The farther") == [HELD] * 2
+
+
+def test_probes_are_read_at_their_depth(monkeypatch):
+    def outcome(key, s, seed):
+        if key == "last":
+            return [50, 52, 60, 65, 72, 71, 70] if s["base"] == "tiny-gpt" else [50] * 7
+        return {"top-4": 61, "top-2": 72}.get(s["method"], 0)
+
+    words = ("Frozen blocks hold", "Pretraining put", "let go", "Top-4 does", "Top-2 does")
+    found = verdicts(monkeypatch, subset_claims, outcome, *words)
+    assert found == [HELD, HELD, HELD, HELD, ABSENT]
+
+
+def test_costs_are_compared_the_right_way_round(monkeypatch):
+    kept = {"full": 56e6, "bitfit": 39e6} | {f"top-{k}": (8 + 8 * k) * 1e6 for k in range(1, 7)}
+    count = {"full": 900_000, "top-2": 220_000, "top-1": 110_000, "bitfit": 6_000}
+
+    def outcome(key, s, seed):
+        m = s["method"]
+        return {"kept": kept[m], "trainable": count.get(m), "step": 20, "cached": 8}[key]
+
+    words = ("With stop gradient", "What freezing saves", "Who trains few", "run once")
+    assert verdicts(monkeypatch, subset_claims, outcome, *words) == [HELD, ABSENT, ABSENT, HELD]
 
 
 def test_the_family_is_compared_seed_by_seed(monkeypatch):
