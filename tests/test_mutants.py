@@ -37,7 +37,8 @@ def copy(tmp_path_factory):
     for name in ("minipeft", "tests"):
         shutil.copytree(CHECKOUT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(CHECKOUT / "pyproject.toml", root)
-    (root / "data").symlink_to(CHECKOUT / "data")
+    for name in ("data", "lectures"):
+        (root / name).symlink_to(CHECKOUT / name)
     return root
 
 
