@@ -8,12 +8,13 @@ import pytest
 from minipeft.backend import Rng
 from minipeft.batches import TaskBatches
 from minipeft.engine import no_grad, running
-from minipeft.experiments import world
+from minipeft.experiments import world_context, world_training
 from minipeft.experiments.activations import activations
 from minipeft.experiments.baselines import bag_of_words, ridge
 from minipeft.experiments.ladder import nearest_levels
 from minipeft.experiments.runner import base
-from minipeft.experiments.world import Rows, order, pattern_of, shown
+from minipeft.experiments.world_context import order, pattern_of, shown
+from minipeft.experiments.world_training import Rows
 from minipeft.methods import attach
 from minipeft.models import BERTConfig, build
 from minipeft.tasks import Example, get_task
@@ -74,7 +75,7 @@ def test_order_averages_over_orders_that_it_may_change(monkeypatch):
             found.append([0.0 if before == o else -2.0 for o in options])
         return found
 
-    monkeypatch.setattr(world, "score_many", score_many)
+    monkeypatch.setattr(world_context, "score_many", score_many)
     found = order({"words": "new", "seed": 0})
     assert found["accuracy"] == pytest.approx(50.0) and found["spread"] == 0.0
     assert found["content_free"] == pytest.approx(1 / (1 + np.exp(-2.0)))
@@ -146,8 +147,8 @@ def test_rows_stand_at_the_blanks_and_nowhere_else():
 def test_a_prompt_of_rows_moves_nothing_but_the_rows():
     model = base()
     examples = get_task("remap").load("train", 16)
-    led = [dataclasses.replace(e, prompt=2 * world.BLANK + e.prompt) for e in examples]
-    blank = model.tokenizer.encode(world.BLANK)
+    led = [dataclasses.replace(e, prompt=2 * world_training.BLANK + e.prompt) for e in examples]
+    blank = model.tokenizer.encode(world_training.BLANK)
     assert len(blank) == 1
     row = TaskBatches.of(model, led).rows[0][0]
     assert list(row).count(blank[0]) == 2
