@@ -21,8 +21,7 @@ class MaskedBatches:
     whose place a classifier reads.
 
     last  the probability with which the last word of a line is hidden. What a line ends in is often
-          the answer to what it says, so a BERT that has to fill it in learns to weigh the whole
-          line; at `rate` it would see few such answers, where a GPT foretells every one
+          the answer to what it says: a GPT foretells every one, a BERT at `rate` sees few of them
     Shapes  tokens.rows (N, T) -> ids, labels, mask (B, 1 + T)
     """
 

@@ -50,8 +50,8 @@ class Recipe:
                  many: cheaper than long rows throughout, and the late positions learn too
     short        (length, steps): shorter rows, as many more, for the first steps; a BERT finds
                  out sooner that words depend on their neighbours where the rows are short
-    rate         of a BERT: the share of the words that are hidden. At 30 % it learns in half the
-                 steps what it learns at the usual 15 % (Wettig et al. 2023 found it for large ones)
+    rate         of a BERT: the share of the words that are hidden; 15 % is usual, more can be
+                 better (Wettig et al. 2023)
     later        a second leg, from where the first has ended
     pictures     of shapes and strokes, for a model of images; there is no text then
     checkpoints  after how many steps the model is written too, the end apart

@@ -189,7 +189,7 @@ def _compare(args: argparse.Namespace) -> Result:
     workers = side.default_workers()
     print(textwrap.fill(
         f"{args.task} with {', '.join(names)}; each {args.steps} steps, seeds: {args.seeds}, "
-        f"workers: {workers}", 80))  # fmt: skip
+        f"workers: {workers}", 80, break_on_hyphens=False))  # fmt: skip
     rows = side.compare(names, plan, seeds=args.seeds, workers=workers)
     metric = get_task(args.task, args.path).metric
     ax = viz.tradeoff(rows, metric=f"{metric} on the test split")
