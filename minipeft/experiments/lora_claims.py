@@ -13,7 +13,7 @@ from minipeft.experiments.lora import RANKS, energy_rank
 from minipeft.experiments.runner import difference, results
 from minipeft.ledger import get_paper
 
-ROUTE = {"task": "remap-route", "steps": 60}
+ROUTE = {"task": "remap-route", "steps": 60}  # after 200 all choices are level
 VALUES = {"task": "remap-values", "steps": 300}
 SENTIMENT = {"task": "sentiment", "steps": 100}
 AS_GOOD = 2.0  # points that "as good as" may lack
@@ -151,18 +151,19 @@ CLAIMS = (
     _claim("Training is 25 % faster", f"{HU}, sec. 4.2", "section 7", _speed),
     _claim("q, v beat q, k at equal cost (sentiment)", f"{HU}, table 5", "figure 5",
            lambda: _matrices("qv", "qk", SENTIMENT)),
-    _claim("q, v beat q, k at equal cost (attention must move)", f"{HU}, table 5", "figure 4",
-           lambda: _matrices("qv", "qk", ROUTE)),
+    _claim("q, v beat q, k at equal cost (attention must move, 60 steps)", f"{HU}, table 5",
+           "figure 4", lambda: _matrices("qv", "qk", ROUTE)),
     _claim("q and v are the best pair (against v, o; contents must change)",
            f"{HU}, table 5, caption", "figure 4",
            lambda: _matrices("qv", "vo", VALUES, "v, o was not tried in the paper")),
-    _claim("q and v are the best pair (against v, o; attention must move)",
+    _claim("q and v are the best pair (against v, o; attention must move, 60 steps)",
            f"{HU}, table 5, caption", "figure 4", lambda: _matrices("qv", "vo", ROUTE)),
-    _claim("q and k are the ones to adapt where attention must move (against v, o)",
+    _claim("q and k are the ones to adapt where attention must move (60 steps; against v, o)",
            "the lecture's own guess", "figure 4",
            lambda: _matrices("qk", "vo", ROUTE)),
-    _claim("Four matrices at a low rank beat one at a high rank (attention must move; against v)",
-           f"{HU}, sec. 7.1", "figure 4", lambda: _matrices("qkvo", "v", ROUTE)),
+    _claim("Four matrices at a low rank beat one at a high rank "
+           "(attention must move, 60 steps; against v)", f"{HU}, sec. 7.1", "figure 4",
+           lambda: _matrices("qkvo", "v", ROUTE)),
     _claim("Four matrices at a low rank beat one at a high rank (contents must change; against o)",
            f"{HU}, sec. 7.1", "figure 4",
            lambda: _matrices("qkvo", "o", VALUES, "at this cost o lacks the rank that q, k take")),

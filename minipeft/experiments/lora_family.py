@@ -1,9 +1,9 @@
 """LoRA's family, put to the test: LoRA, DoRA, VeRA, PiSSA, LoftQ and AdaLoRA by rank.
 
 All of them change the four matrices of attention. The rank and the task change the learning rate
-that a method wants. So each gets the same three trials at each rank on each task's validation
-split: its default rate, a third and three times of it, one seed (`lora_family_rates`). The best is
-used on the test split (`lora_family`).
+that a method wants. So each gets the same trials at each rank on each task's validation split:
+its default rate, a third and three times of it, two seeds (`lora_family_rates`). The best, by the
+rule of learning_rates.py, is used on the test split (`lora_family`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from minipeft.experiments.learning_rates import best
 from minipeft.experiments.runner import Experiment, Outcome, Results, Settings, base, results
 from minipeft.methods import (
     METHODS,
@@ -114,8 +115,9 @@ def tried(name: str) -> list[float]:
 
 def _rates(fast: bool) -> list[Settings]:
     return [
-        {"task": task, "method": name, "r": r, "lr": lr, "seed": 0}
+        {"task": task, "method": name, "r": r, "lr": lr, "seed": seed}
         | {"steps": 4 if fast else steps}
+        for seed in SEEDS[: 1 if fast else 2]
         for task, steps in list(STEPS.items())[: 1 if fast else None]
         for name in RANKS
         for r in RANKS[name][: 1 if fast else None]
@@ -130,15 +132,8 @@ def sweep(s: Settings) -> Outcome:
 
 
 def chosen(found: Results, task: str, name: str, r: int) -> float:
-    """The rate with the best accuracy; the lower loss decides a draw."""
-    asked = {"task": task, "method": name, "r": 2 * r if (name, r) == HALF else r}
-    return max(
-        tried(name),
-        key=lambda lr: (
-            found.mean("accuracy", lr=lr, **asked),
-            -found.mean("loss", lr=lr, **asked),
-        ),
-    )
+    """The rate for a method of a rank on a task."""
+    return best(found, tried(name), method=name, task=task, r=2 * r if (name, r) == HALF else r)
 
 
 # -- scores ----------------------------------------------------------------------------------------

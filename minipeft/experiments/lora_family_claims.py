@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 
 from minipeft.experiments.claims import ABSENT, HELD, Claim, Finding, compared, concordance
+from minipeft.experiments.lora_family import RANKS
 from minipeft.experiments.runner import results
 from minipeft.methods import LoRA, VeRA, attach
 from minipeft.models import build, preset
@@ -28,6 +29,12 @@ def _scores(a: Member, b: Member, task: str, margin: float = 0.0) -> Finding:
     few, many = (_seen("trainable", m, task)[0] for m in (a, b))
     first, second = (_seen("accuracy", m, task) for m in (a, b))
     return compared(first, second, " %", f"{few:,d} and {many:,d} numbers", margin)
+
+
+def _over_the_best(member: Member) -> Finding:
+    """A member where contents must change, above LoRA of the rank that does best there."""
+    of = {r: float(np.mean(_seen("accuracy", ("lora", r), CONTENTS))) for r in RANKS["lora"]}
+    return _scores(member, ("lora", max(of, key=lambda r: of[r])), CONTENTS)
 
 
 def _early(task: str) -> Finding:
@@ -129,6 +136,10 @@ CLAIMS = (
            lambda task: _scores(("pissa", 8), LORA, task)),
     *_both("AdaLoRA is ahead of LoRA at the same mean rank in the end", f"{ZHANG}, table 1",
            "figure 14", lambda task: _scores(("adalora", 8), LORA, task)),
+    *(_claim(f"{said} of rank {r} is ahead of LoRA of its best rank (contents must change)",
+             "the lecture's own question", "figure 14", partial(_over_the_best, (name, r)))
+      for said, name, r in (("DoRA", "dora", 8), ("VeRA", "vera", 256), ("PiSSA", "pissa", 8),
+                            ("AdaLoRA", "adalora", 8), ("LoftQ", "loftq", 8))),
     *_both("Matrices want different ranks: AdaLoRA's seeds agree on which", f"{ZHANG}, figure 3",
            "figure 16", _allocated),
     *_both("Upper blocks are given more rank than lower ones", f"{ZHANG}, figure 3", "figure 16",

@@ -8,7 +8,7 @@ import pytest
 from minipeft.backend import Rng
 from minipeft.checkpoint import fingerprint, shipped_models
 from minipeft.experiments import EXPERIMENTS, lora, results
-from minipeft.experiments.learning_rates import SWEPT, best
+from minipeft.experiments.learning_rates import RATES, SWEPT, best
 from minipeft.experiments.lora import (
     amplification,
     cycle,
@@ -95,7 +95,8 @@ def test_results_are_complete_and_of_the_shipped_base(name):
 
 def test_defaults_are_the_sweeps_choice():
     found = results("learning_rates")
-    assert {name: METHODS[name].lr for name in SWEPT} == {name: best(found, name) for name in SWEPT}
+    chosen = {name: best(found, RATES, method=name) for name in SWEPT}
+    assert {name: METHODS[name].lr for name in SWEPT} == chosen
 
 
 @pytest.mark.parametrize("name", ["lora_rslora", "lora_merge_drift", "lora_latency"])

@@ -56,9 +56,9 @@ def test_everyone_has_the_same_trials():
     assert all(np.allclose(sorted(t), (1 / 3, 1, 3), rtol=0.05) for t in trials.values())
 
 
-def test_the_best_rate_is_chosen_and_the_loss_decides_a_draw():
+def test_the_best_rate_is_chosen_and_the_loss_decides_near_draws():
     low, middle, high = tried("lora")
-    right = {low: 80.0, middle: 90.0, high: 90.0}
+    right = {low: 80.0, middle: 90.0, high: 89.0}
     found = Stub(lambda s: {"accuracy": right[s["lr"]], "loss": s["lr"]})
     assert family.chosen(found, "sentiment", "lora", 8) == middle
     found = Stub(lambda s: {"accuracy": right[s["lr"]], "loss": -s["lr"]})
@@ -69,7 +69,7 @@ def test_scores_use_the_chosen_rates_of_their_rank_and_task(monkeypatch):
     def outcome(s):
         assert s["r"] in RANKS[s["method"]], "never tried"
         best = tried(s["method"])[(s["r"] > 2) + (s["task"] == "sentiment")]
-        return {"accuracy": float(s["lr"] == best), "loss": 0.0}
+        return {"accuracy": 100.0 * (s["lr"] == best), "loss": 0.0}
 
     monkeypatch.setattr(family, "results", lambda name: Stub(outcome))
     settings = EXPERIMENTS["lora_family"].settings(False)
