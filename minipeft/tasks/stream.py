@@ -63,9 +63,9 @@ LATER: dict[str, dict[str, float]] = {
         "remap": 0.01, "summary": 0.01, "dialogue": 0.01, "letters": 0.01,
     },
     "pairs": {
-        "claims": 0.40, "review": 0.20, "episode": 0.15, "narrator": 0.06, "qa": 0.05,
-        "description": 0.05, "record": 0.02, "list": 0.02, "verdict": 0.01, "remap": 0.01,
-        "summary": 0.01, "dialogue": 0.01, "letters": 0.01,
+        "claims": 0.65, "review": 0.14, "episode": 0.05, "narrator": 0.03, "qa": 0.03,
+        "description": 0.04, "record": 0.01, "list": 0.01, "verdict": 0.01, "remap": 0.01,
+        "summary": 0.01, "dialogue": 0.005, "letters": 0.005,
     },
 }  # fmt: skip
 
