@@ -31,13 +31,15 @@ class Leg:
     """A further stretch of a pretraining, on another mix of the stream's kinds: one of LATER.
 
     megabytes, steps, lr  as in Recipe; no steps, no leg
-    last                  of a BERT: the share of lines whose last word is hidden
+    rate, last            of a BERT: the share of the words that are hidden, and of the last words of
+                          lines. Where a line ends in a verdict the words before it are the evidence
     """
 
     mix: str = ""
     megabytes: float = 0.0
     steps: int = 0
     lr: float = 0.0
+    rate: float = 0.15
     last: float = 0.0
 
 
@@ -89,7 +91,7 @@ RECIPES = {
         short=(32, 2000),
         rate=0.3,
         lr=0.01,
-        later=Leg("pairs", 40.0, 6000, 0.01, last=0.6),
+        later=Leg("pairs", 40.0, 4000, 0.01, rate=0.1, last=0.9),
     ),
     "tiny-vit": Recipe(
         megabytes=0.0, length=0, long_every=0, pictures=100_000, batch=64, steps=4000
@@ -215,7 +217,9 @@ def pretrain(
     passes = [recipe.steps * recipe.batch / len(train)]
     later = recipe.later
     if later.steps:
-        second = replace(recipe, megabytes=later.megabytes, seed=recipe.seed + 1, short=(0, 0))
+        second = replace(
+            recipe, megabytes=later.megabytes, seed=recipe.seed + 1, short=(0, 0), rate=later.rate
+        )
         source, _ = _on_text(model, second, LATER[later.mix], later.last)
         state = Path(checkpoint).with_suffix(".later.safetensors") if checkpoint else None
         history = _joined(history, leg(source, later.steps, later.lr, state))

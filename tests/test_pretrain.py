@@ -129,8 +129,8 @@ def test_checkpoints_are_written_on_the_way(small, tmp_path):
     assert models[0].card["validation_loss"] > curve[2] > curve[3]
 
 
-def test_a_bert_s_second_leg_hides_the_ends_of_lines(small, monkeypatch, tmp_path):
-    later = Leg("pairs", 0.03, 2, 0.01, last=0.6)
+def test_a_bert_s_second_leg_hides_other_shares(small, monkeypatch, tmp_path):
+    later = Leg("pairs", 0.03, 2, 0.01, rate=0.2, last=0.6)
     monkeypatch.setitem(RECIPES, "tiny-bert", replace(RECIPES["tiny-bert"], later=later))
     seen = []
 
@@ -141,7 +141,7 @@ def test_a_bert_s_second_leg_hides_the_ends_of_lines(small, monkeypatch, tmp_pat
 
     monkeypatch.setattr(recipes, "fit", watched)
     card = pretrain("tiny-bert", tmp_path / "bert.safetensors", quiet=True)
-    assert [s[:2] for s in seen] == [2 * ((0.3, 0.0),), 2 * ((0.3, 0.6),)]
+    assert [s[:2] for s in seen] == [2 * ((0.3, 0.0),), 2 * ((0.2, 0.6),)]
     assert all(set(s[2]) == {"loss", "long_loss"} for s in seen)
     assert card["recipe"]["later"]["last"] == 0.6 and card["validation_long_loss"] > 0
 

@@ -15,13 +15,14 @@ from minipeft.experiments.world_training import few, overfit, prompt, shortcut, 
 from minipeft.tasks import MINI_VTAB
 
 SEEDS = (0, 1, 2, 3, 4)
-PAIRED = ("sentiment", "nli", "paraphrase", "acceptability")  # what BERT is asked to read
 PROBES: dict[str, Callable[[Settings], Outcome]] = {
     "in_context": in_context, "order": order, "few": few, "shortcut": shortcut, "layers": layers,
     "tuned": tuned, "overfit": overfit, "prompt": prompt, "scoring": scoring,
     "untrained": untrained, "heads": heads, "pictures": pictures,
 }  # fmt: skip
 TUNED: Settings = {"n": 1000, "steps": 400, "lr": 1e-3}
+LONG: Settings = {"n": 10_000, "steps": 1500, "lr": 3e-3, "optimizer": "muon"}
+READ = {"sentiment": TUNED, "acceptability": TUNED, "nli": LONG, "paraphrase": LONG}  # by BERT
 
 
 def _world(fast: bool) -> list[Settings]:
@@ -46,7 +47,16 @@ def _world(fast: bool) -> list[Settings]:
 
 def _reading(fast: bool) -> list[Settings]:
     s = _layers("tiny-bert")
-    return s[-1:] if fast else s + [x for i in SEEDS[:3] for x in _tuned("tiny-bert", PAIRED, i)]
+    return (
+        s[-1:]
+        if fast
+        else s
+        + [
+            {"probe": "tuned", "base": "tiny-bert", "task": task, "seed": seed, **how}
+            for seed in SEEDS[:3]
+            for task, how in READ.items()
+        ]
+    )
 
 
 def _seeing(fast: bool) -> list[Settings]:

@@ -52,13 +52,13 @@ def shortcut(s: Settings) -> Outcome:
 
 
 def tuned(s: Settings) -> Outcome:
-    """Full fine-tuning on a thousand examples, words counted, and the frozen base."""
+    """Full fine-tuning, the words of the same examples counted, and the frozen base."""
     model, task, seed = base(s["base"]), get_task(s["task"]), s["seed"]
     train, test = task.load("train", s["n"], seed), task.load("test", 500)
     frozen = evaluate(model, task, "test", n=500)["accuracy"]
     with attach(model, Full()) as at:
         fit(model, TaskBatches.of(model, train), steps=s["steps"], seed=seed, lr=s["lr"],
-            batch=32, quiet=True)  # fmt: skip
+            optimizer=s.get("optimizer", "adamw"), batch=32, quiet=True)  # fmt: skip
         score = evaluate(model, task, "test", n=500)["accuracy"]
         moved = _moved(at)
     return {"frozen": frozen, "tuned": score, "words": bag_of_words(train, test), **moved}
