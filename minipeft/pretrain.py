@@ -31,8 +31,9 @@ class Leg:
     """A further stretch of a pretraining, on another mix of the stream's kinds: one of LATER.
 
     megabytes, steps, lr  as in Recipe; no steps, no leg
-    rate, last            of a BERT: the share of the words that are hidden, and of the last words of
-                          lines. Where a line ends in a verdict the words before it are the evidence
+    rate, last            of a BERT: the share of the words that are hidden, and of the last words
+                          of lines. Where a line ends in a verdict, the words before it are the
+                          evidence, and have to be seen
     """
 
     mix: str = ""

@@ -23,7 +23,7 @@ CHECKPOINTS = ("tiny-gpt-0", "tiny-gpt-500", "tiny-gpt-1500", "tiny-gpt-4500", "
 def held_out(s: Settings) -> Outcome:
     """Loss on held-out text, in nats a token."""
     model = base(s["base"])
-    return {"loss": mean_loss(model, _text_rows(model), 32), "parameters": model.count()}
+    return {"loss": mean_loss(model, _text_rows(model), 32), "parameters": model.num_parameters()}
 
 
 def _text_rows(model: Any) -> TokenBatches:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from minipeft.backend import Rng
-from minipeft.batches import TaskBatches
+from minipeft.batches import TaskBatches, TokenBatches
 from minipeft.engine import no_grad, running
-from minipeft.experiments import world_context, world_training
+from minipeft.experiments import ladder, world_context, world_training
 from minipeft.experiments.activations import activations
 from minipeft.experiments.baselines import bag_of_words, ridge
 from minipeft.experiments.ladder import nearest_levels
@@ -19,6 +19,7 @@ from minipeft.methods import attach
 from minipeft.models import BERTConfig, build
 from minipeft.tasks import Example, get_task
 from minipeft.tasks.lexicon import LABELS
+from minipeft.train import mean_loss
 
 
 def points(rng, n, classes=3, width=8, far=4.0):
@@ -95,6 +96,17 @@ def test_rounded_weights_are_the_nearest_of_their_block(bits):
         assert np.abs(a - b).max() <= step / 2 * 1.001
         assert len(np.unique(np.rint(b / step))) <= 2**bits - 1
     assert not nearest_levels(np.zeros((3, 4), np.float32), bits).any()
+
+
+def test_a_rung_of_the_ladder_is_measured(monkeypatch):
+    """Few bits cost more than some, and the loss of the base is what a step would say."""
+    some = TokenBatches(ladder._text_rows(base()).rows[:4, :40], base().tokenizer.pad_id)
+    monkeypatch.setattr(ladder, "_text_rows", lambda model: some)
+    told = ladder.held_out({"base": "tiny-gpt"})
+    assert told["parameters"] == base().num_parameters()
+    assert told["loss"] == pytest.approx(mean_loss(base(), some), rel=1e-5)
+    lost = [ladder.rounding({"base": "tiny-gpt", "bits": bits})["kl"] for bits in (8, 4, 3)]
+    assert 0 < lost[0] < lost[1] / 10 < lost[2]
 
 
 def test_activations_are_those_of_the_last_place_and_the_mean():
