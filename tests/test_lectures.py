@@ -13,7 +13,10 @@ CHECKOUT = Path(__file__).parents[1]
 LECTURES = sorted((CHECKOUT / "lectures").glob("[0-9][0-9]_*.ipynb"))
 CELLS, LINES = 35, 25  # code cells of a lecture, and lines of one
 NOTEBOOK, FIGURE = 1_000_000, 60_000  # bytes
-FOUNDATIONS = {"01_autograd": "engine/__init__.py"}  # lectures on what the methods stand on
+FOUNDATIONS = {  # lectures on what the methods stand on, or of another name than their file
+    "01_autograd": "engine/__init__.py",
+    "10_quantization": "methods/quant.py",
+}
 FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
 

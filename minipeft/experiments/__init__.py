@@ -11,6 +11,8 @@ from minipeft.experiments import (
     lora_family,
     lora_family_claims,
     probes,
+    quantization,
+    quantization_claims,
     subset_claims,
     subsets,
     world,
@@ -18,9 +20,13 @@ from minipeft.experiments import (
 from minipeft.experiments.claims import Claim
 from minipeft.experiments.runner import Difference, Experiment, Results, difference, results
 
-PARTS = (probes, world, ladder, learning_rates, lora, lora_family, subsets)
+PARTS = (
+    probes, world, ladder, learning_rates, lora, lora_family, subsets, quantization,
+)  # fmt: skip
 EXPERIMENTS: dict[str, Experiment] = {e.name: e for part in PARTS for e in part.EXPERIMENTS}
-CLAIMED = (lora_claims, lora_family_claims, subset_claims)
+CLAIMED = (
+    lora_claims, lora_family_claims, subset_claims, quantization_claims,
+)  # fmt: skip
 CLAIMS: tuple[Claim, ...] = tuple(claim for part in CLAIMED for claim in part.CLAIMS)
 
 __all__ = ["CLAIMS", "EXPERIMENTS", "Difference", "Experiment", "Results", "difference", "results"]
