@@ -16,6 +16,7 @@ NOTEBOOK, FIGURE = 1_000_000, 60_000  # bytes
 FOUNDATIONS = {  # lectures on what the methods stand on, or of another name than their file
     "01_autograd": "engine/__init__.py",
     "10_quantization": "methods/quant.py",
+    "11_intrinsic_dimension": "methods/subspace.py",
 }
 FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 

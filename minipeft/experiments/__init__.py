@@ -15,17 +15,19 @@ from minipeft.experiments import (
     quantization_claims,
     subset_claims,
     subsets,
+    subspace_claims,
+    subspaces,
     world,
 )
 from minipeft.experiments.claims import Claim
 from minipeft.experiments.runner import Difference, Experiment, Results, difference, results
 
 PARTS = (
-    probes, world, ladder, learning_rates, lora, lora_family, subsets, quantization,
+    probes, world, ladder, learning_rates, lora, lora_family, subsets, quantization, subspaces,
 )  # fmt: skip
 EXPERIMENTS: dict[str, Experiment] = {e.name: e for part in PARTS for e in part.EXPERIMENTS}
 CLAIMED = (
-    lora_claims, lora_family_claims, subset_claims, quantization_claims,
+    lora_claims, lora_family_claims, subset_claims, quantization_claims, subspace_claims,
 )  # fmt: skip
 CLAIMS: tuple[Claim, ...] = tuple(claim for part in CLAIMED for claim in part.CLAIMS)
 
