@@ -192,6 +192,19 @@ class TokenBatches:
             rows.append(row + [fill] * (length + 1 - len(row)))
         return cls(np.array(rows, dtype=np.int32), fill)
 
+    @classmethod
+    def apart(
+        cls, texts: Sequence[Sequence[int]], length: int, end: int, fill: int
+    ) -> TokenBatches:
+        """Put each text into a row of its own, with an end token; what does not fit is cut off."""
+        if not texts:
+            raise ValueError("there is no text to put into rows")
+        rows = np.full((len(texts), length + 1), fill, dtype=np.int32)
+        for row, ids in zip(rows, texts, strict=True):
+            shown = [*ids, end][: length + 1]
+            row[: len(shown)] = shown
+        return cls(rows, fill)
+
     def __len__(self) -> int:
         return len(self.rows)
 

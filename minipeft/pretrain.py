@@ -20,7 +20,7 @@ from minipeft.files import data_dir
 from minipeft.masking import MaskedBatches
 from minipeft.models import build, preset
 from minipeft.tasks.shapes import Shapes
-from minipeft.tasks.stream import LATER, documents
+from minipeft.tasks.stream import APART, LATER, documents
 from minipeft.tasks.world import World
 from minipeft.text import Tokenizer
 from minipeft.train import History, fit, mean_loss
@@ -92,7 +92,7 @@ RECIPES = {
         short=(32, 2000),
         rate=0.3,
         lr=0.01,
-        later=Leg("pairs", 40.0, 4000, 0.01, rate=0.1, last=0.9),
+        later=Leg("judgements", 40.0, 10_000, 0.005, rate=0.05, last=1.0),
     ),
     "tiny-vit": Recipe(
         megabytes=0.0, length=0, long_every=0, pictures=100_000, batch=64, steps=4000
@@ -221,7 +221,8 @@ def pretrain(
         second = replace(
             recipe, megabytes=later.megabytes, seed=recipe.seed + 1, short=(0, 0), rate=later.rate
         )
-        source, _ = _on_text(model, second, LATER[later.mix], later.last)
+        apart = later.mix in APART
+        source, _ = _on_text(model, second, LATER[later.mix], later.last, apart)
         state = Path(checkpoint).with_suffix(".later.safetensors") if checkpoint else None
         history = _joined(history, leg(source, later.steps, later.lr, state))
         passes.append(later.steps * recipe.batch / len(source))
@@ -246,22 +247,31 @@ Evaluation = Callable[[Any], dict[str, float]]
 
 
 def _on_text(
-    model: Any, recipe: Recipe, shares: Mapping[str, float] | None = None, last: float = 0.0
+    model: Any,
+    recipe: Recipe,
+    shares: Mapping[str, float] | None = None,
+    last: float = 0.0,
+    apart: bool = False,
 ) -> tuple[MixedLengths, Evaluation]:
-    """The text to train on, for the model's kind, and the loss on held-out text."""
+    """The text to train on, for the model's kind, and the loss on held-out text.
+
+    apart  each document is a row of its own; they are short, and there are no long rows
+    """
     world, seed = World(recipe.world), recipe.seed
     tokenizer = Tokenizer.load(data_dir() / "tokenizer.json")
     context = model.config.context
 
-    def packed(ids: list[list[int]], length: int, **hiding: float) -> Rows:
+    def packed(ids: list[list[int]], length: int, apart: bool = False, **hiding: float) -> Rows:
         made = length if model.causal else length - 2  # a masked row begins with an end token
-        tokens = TokenBatches.pack(ids, made, tokenizer.end_id, tokenizer.pad_id)
+        make = TokenBatches.apart if apart else TokenBatches.pack
+        tokens = make(ids, made, tokenizer.end_id, tokenizer.pad_id)
         return tokens if model.causal else MaskedBatches(tokens, tokenizer, **hiding)
 
     ids = tokenizer.encode_many(_texts(world, seed, "train", recipe.megabytes, shares))
     few, until = recipe.short
     hiding = {"rate": recipe.rate, "last": last}
-    usual, long = (packed(ids, length, **hiding) for length in (recipe.length, context))
+    lengths = recipe.length, recipe.length if apart else context
+    usual, long = (packed(ids, length, apart, **hiding) for length in lengths)
     first = packed(ids, few, **hiding) if few else None
     text = tokenizer.encode_many(_texts(world, seed, "validation", HELD_OUT_MEGABYTES))
     held = {"loss": packed(text, context)}

@@ -110,3 +110,10 @@ def test_a_text_that_just_fits_fills_a_row():
 def test_packing_nothing_is_refused():
     with pytest.raises(ValueError, match="no text"):
         TokenBatches.pack([], 5, end=0, fill=99)
+
+
+def test_texts_apart_have_a_row_each():
+    rows = TokenBatches.apart([[5, 6], [1, 2, 3, 4, 5]], 3, end=9, fill=0).rows
+    assert rows.tolist() == [[5, 6, 9, 0], [1, 2, 3, 4]]
+    with pytest.raises(ValueError, match="no text"):
+        TokenBatches.apart([], 3, end=9, fill=0)

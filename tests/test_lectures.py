@@ -15,8 +15,10 @@ CELLS, LINES = 35, 25  # code cells of a lecture, and lines of one
 NOTEBOOK, FIGURE = 1_000_000, 60_000  # bytes
 FOUNDATIONS = {  # lectures on what the methods stand on, or of another name than their file
     "01_autograd": "engine/__init__.py",
+    "02_transformer": "models/gpt.py",
     "10_quantization": "methods/quant.py",
     "11_intrinsic_dimension": "methods/subspace.py",
+    "12_pruning": "methods/magnitude.py",
 }
 FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 

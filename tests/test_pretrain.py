@@ -15,7 +15,7 @@ from minipeft.files import data_dir
 from minipeft.models import build, preset
 from minipeft.pretrain import RECIPES, Leg, MixedLengths, pretrain, rows, train_tokenizer
 from minipeft.tasks.shapes import Shapes
-from minipeft.tasks.stream import texts
+from minipeft.tasks.stream import LATER, texts
 from minipeft.tasks.world import World
 from minipeft.text import Tokenizer
 from minipeft.train import fit, mean_loss
@@ -130,7 +130,7 @@ def test_checkpoints_are_written_on_the_way(small, tmp_path):
 
 
 def test_a_bert_s_second_leg_hides_other_shares(small, monkeypatch, tmp_path):
-    later = Leg("pairs", 0.03, 2, 0.01, rate=0.2, last=0.6)
+    later = Leg("judgements", 0.03, 2, 0.01, rate=0.2, last=0.6)
     monkeypatch.setitem(RECIPES, "tiny-bert", replace(RECIPES["tiny-bert"], later=later))
     seen = []
 
@@ -144,6 +144,15 @@ def test_a_bert_s_second_leg_hides_other_shares(small, monkeypatch, tmp_path):
     assert [s[:2] for s in seen] == [2 * ((0.3, 0.0),), 2 * ((0.2, 0.6),)]
     assert all(set(s[2]) == {"loss", "long_loss"} for s in seen)
     assert card["recipe"]["later"]["last"] == 0.6 and card["validation_long_loss"] > 0
+
+
+def test_judgements_are_rows_of_their_own(small, tokenizer):
+    mix, recipe = LATER["judgements"], RECIPES["tiny-bert"]
+    train, _ = recipes._on_text(build(preset("tiny-bert")), recipe, mix, 1.0, apart=True)
+    ended = (train.rows.rows == tokenizer.end_id).cumsum(axis=1) > 0
+    assert 0 < ended[:, -1].mean() < 1  # some fit into the row, some do not
+    assert set(train.rows.rows[ended]) == {tokenizer.end_id, tokenizer.pad_id}
+    assert train.long.rows.shape == train.rows.rows.shape
 
 
 def test_a_second_leg_goes_on_with_other_text(small, monkeypatch, tmp_path):

@@ -11,6 +11,8 @@ from minipeft.experiments import (
     lora_family,
     lora_family_claims,
     probes,
+    pruning,
+    pruning_claims,
     quantization,
     quantization_claims,
     subset_claims,
@@ -24,10 +26,12 @@ from minipeft.experiments.runner import Difference, Experiment, Results, differe
 
 PARTS = (
     probes, world, ladder, learning_rates, lora, lora_family, subsets, quantization, subspaces,
+    pruning,
 )  # fmt: skip
 EXPERIMENTS: dict[str, Experiment] = {e.name: e for part in PARTS for e in part.EXPERIMENTS}
 CLAIMED = (
     lora_claims, lora_family_claims, subset_claims, quantization_claims, subspace_claims,
+    pruning_claims,
 )  # fmt: skip
 CLAIMS: tuple[Claim, ...] = tuple(claim for part in CLAIMED for claim in part.CLAIMS)
 

@@ -1,4 +1,7 @@
-"""GPT: a pre-norm decoder with a tied head, as GPT-2 is."""
+"""GPT: a pre-norm decoder with a tied head, as GPT-2 is.
+
+Lecture  02_transformer
+"""
 
 from __future__ import annotations
 

@@ -66,6 +66,16 @@ def relation_document(teller: Teller) -> tuple[str, dict[str, str]]:
     return "\n".join(lines), {"relation": relation, "form": form}
 
 
+def judgement(teller: Teller) -> tuple[str, dict[str, str]]:
+    """The shortest document on a relation, of one line: a question, two sentences, the verdict."""
+    draw = teller.draw
+    relation = draw.weighted(tuple(RELATIONS), [share for share, _, _ in RELATIONS.values()])
+    _, question, verdicts = RELATIONS[relation]
+    make = partial(_judged, draw, relation, "long", draw.pick(verdicts))
+    line = teller.keep_text(partial(make, draw.pick(BARS), draw.pick(FRAMES)))
+    return f"{question} {line}", {"relation": relation, "form": "long"}
+
+
 def _judged(
     draw: Draw, relation: str, form: str, verdicts: tuple[str, ...], bar: str, frame: str
 ) -> str:

@@ -16,7 +16,7 @@ from .descriptions import describe, dialogue, listing
 from .episodes import LOOKED_UP, episode
 from .narrators import answer, judge, narrate
 from .records import record_document
-from .relations import relation_document
+from .relations import judgement, relation_document
 from .remap import remap_document
 from .reviews import DOMAINS, ENDINGS, review, words_of_one_sign
 from .sentences import SPLITS, Teller
@@ -62,12 +62,12 @@ LATER: dict[str, dict[str, float]] = {
         "qa": 0.08, "claims": 0.04, "description": 0.03, "record": 0.03, "list": 0.02,
         "remap": 0.01, "summary": 0.01, "dialogue": 0.01, "letters": 0.01,
     },
-    "pairs": {
-        "claims": 0.65, "review": 0.14, "episode": 0.05, "narrator": 0.03, "qa": 0.03,
-        "description": 0.04, "record": 0.01, "list": 0.01, "verdict": 0.01, "remap": 0.01,
-        "summary": 0.01, "dialogue": 0.005, "letters": 0.005,
+    "judgements": {
+        "judgement": 0.75, "review": 0.13, "description": 0.03, "narrator": 0.02, "qa": 0.02,
+        "episode": 0.02, "record": 0.01, "list": 0.01, "summary": 0.01,
     },
 }  # fmt: skip
+APART = ("judgements",)  # mixes whose documents are rows of their own
 
 
 def documents(
@@ -108,6 +108,11 @@ def _narrator(teller: Teller) -> Doc:
 def _verdict(teller: Teller) -> Doc:
     text, meta = judge(teller)
     return Doc("verdict", text, None, dict(meta))
+
+
+def _judgement(teller: Teller) -> Doc:
+    text, meta = judgement(teller)
+    return Doc("judgement", text, None, dict(meta))
 
 
 def _qa(teller: Teller) -> Doc:
@@ -227,5 +232,5 @@ _MAKERS: dict[str, Callable[[Teller], Doc]] = {
     "narrator": _narrator, "description": _description, "qa": _qa, "review": _review,
     "episode": _episode, "record": _record, "dialogue": _dialogue, "list": _list,
     "letters": _letters, "remap": _remap, "summary": _summary, "claims": _claims,
-    "verdict": _verdict, "lookup": _lookup,
+    "verdict": _verdict, "lookup": _lookup, "judgement": _judgement,
 }  # fmt: skip

@@ -101,6 +101,21 @@ def test_sentences_with_a_verdict():
         assert good_english(x) == LABELS[verdict], x
 
 
+def test_judgements_are_of_one_line_and_right():
+    seen = Counter()
+    docs = islice(documents(WORLD, shares={"judgement": 1.0}), 600)
+    for doc in docs:
+        of = doc.meta["relation"]
+        question = RELATIONS[of][1] + " "
+        assert doc.text.startswith(question) and "\n" not in doc.text
+        what, verdict = re.split(r" => | \| (?=[a-z ]+$)", doc.text.removeprefix(question))
+        things = re.split(r" [|/] ", what)
+        truth = {"same": same, "follows": relation, "grammar": good_english}[of](*things)
+        assert truth == (OUTCOMES if of == "follows" else LABELS)[verdict], doc.text
+        seen[of, truth] += 1
+    assert len(seen) == 7 and min(seen.values()) > 30
+
+
 def test_sentences_that_say_the_same_outright():
     for line in told("same"):
         if " = " in line:
