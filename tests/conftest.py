@@ -5,6 +5,7 @@ be a line of skips.txt, or a run with CI=true fails. MINIPEFT_REQUIRE=data,cupy 
 of those kinds into failures.
 """
 
+import importlib.util
 import os
 import sys
 
@@ -42,6 +43,13 @@ def real_data():
         return path
 
     return find
+
+
+@pytest.fixture
+def digits_at_hand():
+    """Skips where the bundled digits are not there."""
+    if importlib.util.find_spec("sklearn") is None:
+        pytest.skip("scikit-learn: it is not installed, and has the digits")
 
 
 @pytest.fixture(params=["numpy", "stand-in", pytest.param("cupy", marks=pytest.mark.gpu)])

@@ -80,7 +80,7 @@ def test_soft_keeps_fewer_under_a_larger_penalty(small, monkeypatch):
     assert few < 0.5 < many
 
 
-def test_the_ticket_is_rewound_and_its_controls_are_not(monkeypatch):
+def test_the_ticket_is_rewound_and_its_controls_are_not(digits_at_hand, monkeypatch):
     monkeypatch.setattr(pruning, "ROUNDS", 2)
     monkeypatch.setattr(pruning, "CONTROLS", (1, 2))
     monkeypatch.setattr(pruning, "LENET", (16, 12, 10))
@@ -164,7 +164,7 @@ def test_enlarging_keeps_what_is_level_and_what_is_linear():
     assert np.array_equal(enlarged(same, 5), same)
 
 
-def test_without_files_the_bundled_digits_stand_in(tmp_path, monkeypatch):
+def test_without_files_the_bundled_digits_stand_in(digits_at_hand, tmp_path, monkeypatch):
     monkeypatch.setenv("MINIPEFT_CACHE", str(tmp_path))
     digit_net.pictures.cache_clear()
     name, (train, validation, test) = pictures(50)

@@ -66,14 +66,14 @@ def test_rounding_leaves_so_many_values_and_is_close():
 
 
 @pytest.mark.parametrize("d", [0, 40])
-def test_a_run_on_digits(small, d):
+def test_a_run_on_digits(digits_at_hand, small, d):
     out = subspaces.digits({"d": d, "projection": "sparse", "seed": 0, "steps": 40, "n": 60})
     assert out["data"] == "digits" and out["examples"] == 60 and out["train"] > 15
     assert ("rounded" in out) == (d > 0)
     assert d == 0 or abs(out["rounded"][0] - out["train"]) < 10
 
 
-def test_shuffled_labels_are_a_null(small, monkeypatch):
+def test_shuffled_labels_are_a_null(digits_at_hand, small, monkeypatch):
     monkeypatch.setattr(subspaces, "FEW", 60)
     run = {labels: subspaces.labels({"labels": labels, "d": 60, "seed": 0, "steps": 200})
            for labels in ("true", "shuffled")}  # fmt: skip

@@ -1,7 +1,6 @@
 """Images: shapes for pretraining and the six tasks of mini-vtab; labels that can be measured."""
 
 import hashlib
-import importlib.util
 import sys
 from collections import Counter
 
@@ -26,8 +25,8 @@ DIGESTS = {
 
 @pytest.fixture(params=IMAGE_TASKS)
 def task(request, real_data):
-    if request.param in REAL and importlib.util.find_spec("sklearn") is None:
-        pytest.skip("scikit-learn: it is not installed, and has the digits")
+    if request.param in REAL:
+        request.getfixturevalue("digits_at_hand")
     return get_image_task(request.param, real_data("mnist") if request.param == "mnist" else None)
 
 
