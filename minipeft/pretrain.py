@@ -261,18 +261,23 @@ def _on_text(
     tokenizer = Tokenizer.load(data_dir() / "tokenizer.json")
     context = model.config.context
 
-    def packed(ids: list[list[int]], length: int, apart: bool = False, **hiding: float) -> Rows:
+    def packed(
+        ids: list[list[int]],
+        length: int,
+        rate: float = 0.15,
+        last: float = 0.0,
+        apart: bool = False,
+    ) -> Rows:
         made = length if model.causal else length - 2  # a masked row begins with an end token
         make = TokenBatches.apart if apart else TokenBatches.pack
         tokens = make(ids, made, tokenizer.end_id, tokenizer.pad_id)
-        return tokens if model.causal else MaskedBatches(tokens, tokenizer, **hiding)
+        return tokens if model.causal else MaskedBatches(tokens, tokenizer, rate, last)
 
     ids = tokenizer.encode_many(_texts(world, seed, "train", recipe.megabytes, shares))
     few, until = recipe.short
-    hiding = {"rate": recipe.rate, "last": last}
     lengths = recipe.length, recipe.length if apart else context
-    usual, long = (packed(ids, length, apart, **hiding) for length in lengths)
-    first = packed(ids, few, **hiding) if few else None
+    usual, long = (packed(ids, length, recipe.rate, last, apart) for length in lengths)
+    first = packed(ids, few, recipe.rate, last) if few else None
     text = tokenizer.encode_many(_texts(world, seed, "validation", HELD_OUT_MEGABYTES))
     held = {"loss": packed(text, context)}
     if not model.causal:  # which reads rows of the usual length well, and whole contexts badly
