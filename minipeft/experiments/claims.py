@@ -27,8 +27,8 @@ Written by `python -m minipeft.experiments claims` from `data/results/`; do not 
 The models here have under four million parameters and know a made world, so a claim can hold here
 and fail elsewhere, or the other way round. **Held**: the mean paired difference over at least five
 seeds is more than twice its standard error. **Did not appear**: it is not, or the other side is
-ahead. **Cannot be shown**: a model or a machine is wanting, and the row says which. ± is the
-standard error of a mean over seeds.
+ahead. **Cannot be shown**: a model, a machine or a fair case is wanting, and the row says which.
+± is the standard error of a mean over seeds.
 """
 
 
