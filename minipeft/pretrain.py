@@ -275,8 +275,8 @@ def _on_text(
 
     ids = tokenizer.encode_many(_texts(world, seed, "train", recipe.megabytes, shares))
     few, until = recipe.short
-    lengths = recipe.length, recipe.length if apart else context
-    usual, long = (packed(ids, length, recipe.rate, last, apart) for length in lengths)
+    usual = packed(ids, recipe.length, recipe.rate, last, apart)
+    long = usual if apart else packed(ids, context, recipe.rate, last)
     first = packed(ids, few, recipe.rate, last) if few else None
     text = tokenizer.encode_many(_texts(world, seed, "validation", HELD_OUT_MEGABYTES))
     held = {"loss": packed(text, context)}

@@ -15,6 +15,7 @@ from minipeft.experiments.subspaces import (
     LITTLE,
     MUCH,
     NET,
+    ROUTE,
     ROUTE_DS,
     TASK,
     TEXT_DS,
@@ -39,18 +40,22 @@ def _digits(d: int) -> Finding:
 def _text(a: str, b: str, d: int = AT) -> Finding:
     """One model above another in as many directions."""
     first, second = (of_model(x).where("accuracy", base=x, d=d) for x in (a, b))
-    before = " and ".join(f"{_frozen(x):.0f} %" for x in (a, b))
-    return compared(first, second, " %", f"before any training {before}")
+    return compared(first, second, " %", _before(a, b))
 
 
-def _frozen(name: str) -> float:
-    return results("subspace_frozen").mean("accuracy", base=name, task=TASK)
+def _before(a: str, b: str, task: str = TASK) -> str:
+    """What two models can before any training: a score means little without it."""
+    return "before any training " + " and ".join(f"{_frozen(x, task):.0f} %" for x in (a, b))
+
+
+def _frozen(name: str, task: str = TASK) -> float:
+    return results("subspace_frozen").mean("accuracy", base=name, task=task)
 
 
 def _route(a: str, b: str, d: int = ROUTE_DS[0]) -> Finding:
     """The same on the task that the base cannot do before it is trained."""
     first, second = (results("subspace_route").where("accuracy", base=x, d=d) for x in (a, b))
-    return compared(first, second, " %")
+    return compared(first, second, " %", _before(a, b, ROUTE))
 
 
 def _route_share(d: int) -> Finding:

@@ -84,7 +84,7 @@ def test_outliers_change_weights_and_no_output():
         widest = abs(model.get("blocks.0.mlp.fc_in").weight.data).max()
         q.with_outliers(model, 16, seed=1)
         after = model(ids).data
-    assert abs(after - before).max() < 1e-3 * abs(before).max()
+    assert (after == before).all()  # scaling by a power of two is exact
     assert abs(model.get("blocks.0.mlp.fc_in").weight.data).max() > 4 * widest
 
 
