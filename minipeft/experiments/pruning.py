@@ -29,11 +29,14 @@ PACE = 200.0  # how many times as fast as weights soft scores learn
 RATE = {  # by share of the weights kept
     "magnitude": {0.5: 3e-3, 0.15: 1e-2, 0.03: 3e-2},
     "movement": {0.5: 3e-3, 0.15: 1e-2, 0.03: 3e-3},
+    "random": {0.15: 3e-2, 0.03: 1e-1},
+    "at once": {0.15: 1e-2},
 }
 SOFT_RATE = 1e-3
 WHOLE_RATE = Full.lr  # where nothing is pruned
 KEPT = (0.5, 0.15, 0.03)
-READER, READER_RATE = "tiny-bert", 1e-3  # as in reader_probes
+READER, READER_RATE = "tiny-bert", 1e-3  # as in reader_probes; others are tried at 15 % kept
+READER_WAYS = ("magnitude", "movement")
 WAYS = {"magnitude": KEPT, "movement": KEPT, "random": (0.15, 0.03), "at once": (0.15,)}
 
 # Sanh et al. 2020, table 2, BERT-base, 10 % and 3 % of the weights kept, without distillation
@@ -44,9 +47,9 @@ PAPER = {
 
 
 def rate_of(way: str, share: float) -> float:
-    """The rate swept at the nearest share; random masks and those at once take magnitude's."""
-    swept = RATE["movement" if way == "movement" else "magnitude"]
-    return SOFT_RATE if way == "soft" else swept[min(swept, key=lambda s: abs(s - share))]
+    """The rate that was best for a way to prune at the nearest share."""
+    swept = RATE.get(way, {share: SOFT_RATE})
+    return swept[min(swept, key=lambda s: abs(s - share))]
 
 
 def chosen(way: str, share: float = 1.0, lam: float = 100.0) -> Method:
@@ -88,18 +91,28 @@ def train(way: str, method: Method, s: Settings, split: str = "test") -> Outcome
 
 # -- the rates -------------------------------------------------------------------------------------
 
-RATES = (1e-3, 3e-3, 1e-2, 3e-2)
+RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+READER_RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 
 
 def _rates(fast: bool) -> list[Settings]:
-    ways = ("magnitude", "movement")
     return [
         {"way": way, "kept": share, "lr": lr, "seed": seed, "steps": 2 if fast else STEPS}
-        for way in ways[: 1 if fast else None]
-        for share in KEPT[: 1 if fast else None]
+        for way in list(WAYS)[: 1 if fast else None]
+        for share in WAYS[way][: 1 if fast else None]
         for lr in RATES[: 1 if fast else None]
         for seed in SEEDS[: 1 if fast else 2]
     ]
+
+
+def _reader_rates(fast: bool) -> list[Settings]:
+    return [
+        {"base": READER, "way": way, "kept": 0.15, "lr": lr, "seed": seed,
+         "steps": 2 if fast else STEPS}
+        for way in READER_WAYS[: 1 if fast else None]
+        for lr in READER_RATES[: 1 if fast else None]
+        for seed in SEEDS[: 1 if fast else 2]
+    ]  # fmt: skip
 
 
 def rates(s: Settings) -> Outcome:
@@ -127,8 +140,7 @@ def share_kept(s: Settings) -> Outcome:
 
 
 def _reader(fast: bool) -> list[Settings]:
-    ways = dict.fromkeys(("magnitude", "movement"), KEPT)
-    asked = [("magnitude", 1.0), *((way, share) for way in ways for share in ways[way])]
+    asked = [("magnitude", 1.0), *((way, share) for way in READER_WAYS for share in KEPT)]
     return [
         {"base": READER, "way": way, "kept": share, "seed": seed, "lr": READER_RATE,
          "steps": 2 if fast else STEPS}
@@ -273,6 +285,8 @@ EXPERIMENTS = (
                (MODEL,)),
     Experiment("pruning_kept", "How many weights can go, and who should choose them?", _kept,
                share_kept, (MODEL,)),
+    Experiment("pruning_reader_rates", "And at which is a BERT pruned?", _reader_rates, rates,
+               (READER,)),
     Experiment("pruning_reader", "And of a BERT?", _reader, share_kept, (READER,)),
     Experiment("pruning_soft", "How many weights does each penalty leave, and where?", _soft, soft,
                (MODEL,)),

@@ -118,8 +118,8 @@ def test_the_rate_with_the_best_score_is_taken(tmp_path, small):
 def test_rates_are_the_sweeps_choice():
     found = results("pruning_rates")
     swept = {
-        way: {share: best(found, pruning.RATES, way=way, kept=share) for share in pruning.KEPT}
-        for way in pruning.RATE
+        way: {share: best(found, pruning.RATES, way=way, kept=share) for share in shares}
+        for way, shares in pruning.WAYS.items()
     }
     assert swept == pruning.RATE
 
@@ -188,7 +188,7 @@ def test_the_reader_is_pruned_by_both_rules_and_not_at_all(monkeypatch):
     pruning.share_kept({"way": "random", "kept": 0.03, "seed": 0, "steps": 1})
     assert seen == [pruning.READER, pruning.READER_RATE, pruning.MODEL, pruning.WHOLE_RATE,
                     pruning.MODEL, pruning.RATE["magnitude"][0.5],
-                    pruning.MODEL, pruning.RATE["magnitude"][0.03]]  # fmt: skip
+                    pruning.MODEL, pruning.RATE["random"][0.03]]  # fmt: skip
 
 
 class _NoHistory:
