@@ -34,6 +34,8 @@ class Leg:
     rate, last            of a BERT: the share of the words that are hidden, and of the last words
                           of lines. Where a line ends in a verdict, the words before it are the
                           evidence, and have to be seen
+    first         (mix, length, steps): for the first steps rows of another mix, as many tokens.
+                  What is hard to find is found sooner where nothing else is to be learnt
     """
 
     mix: str = ""
@@ -42,6 +44,7 @@ class Leg:
     lr: float = 0.0
     rate: float = 0.15
     last: float = 0.0
+    first: tuple[str, int, int] = ("", 0, 0)
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,9 @@ RECIPES = {
         short=(32, 2000),
         rate=0.3,
         lr=0.01,
-        later=Leg("judgements", 40.0, 10_000, 0.005, rate=0.05, last=1.0),
+        later=Leg(
+            "judgements", 40.0, 13_000, 0.005, rate=0.05, last=1.0, first=("comparisons", 52, 5000)
+        ),
     ),
     "tiny-vit": Recipe(
         megabytes=0.0, length=0, long_every=0, pictures=100_000, batch=64, steps=4000
@@ -221,8 +226,7 @@ def pretrain(
         second = replace(
             recipe, megabytes=later.megabytes, seed=recipe.seed + 1, short=(0, 0), rate=later.rate
         )
-        apart = later.mix in APART
-        source, _ = _on_text(model, second, LATER[later.mix], later.last, apart)
+        source, _ = _on_text(model, second, later)
         state = Path(checkpoint).with_suffix(".later.safetensors") if checkpoint else None
         history = _joined(history, leg(source, later.steps, later.lr, state))
         passes.append(later.steps * recipe.batch / len(source))
@@ -249,13 +253,12 @@ Evaluation = Callable[[Any], dict[str, float]]
 def _on_text(
     model: Any,
     recipe: Recipe,
-    shares: Mapping[str, float] | None = None,
-    last: float = 0.0,
-    apart: bool = False,
+    leg: Leg = Leg(),
 ) -> tuple[MixedLengths, Evaluation]:
     """The text to train on, for the model's kind, and the loss on held-out text.
 
-    apart  each document is a row of its own; they are short, and there are no long rows
+    leg  the mix, instead of all kinds of text, what is hidden, and what comes first. In a mix of
+         APART each document is a row of its own; they are short, and there are no long rows
     """
     world, seed = World(recipe.world), recipe.seed
     tokenizer = Tokenizer.load(data_dir() / "tokenizer.json")
@@ -266,18 +269,23 @@ def _on_text(
         length: int,
         rate: float = 0.15,
         last: float = 0.0,
-        apart: bool = False,
+        mix: str = "",
     ) -> Rows:
         made = length if model.causal else length - 2  # a masked row begins with an end token
-        make = TokenBatches.apart if apart else TokenBatches.pack
+        make = TokenBatches.apart if mix in APART else TokenBatches.pack
         tokens = make(ids, made, tokenizer.end_id, tokenizer.pad_id)
         return tokens if model.causal else MaskedBatches(tokens, tokenizer, rate, last)
 
-    ids = tokenizer.encode_many(_texts(world, seed, "train", recipe.megabytes, shares))
-    few, until = recipe.short
-    usual = packed(ids, recipe.length, recipe.rate, last, apart)
-    long = usual if apart else packed(ids, context, recipe.rate, last)
-    first = packed(ids, few, recipe.rate, last) if few else None
+    def train(mix: str) -> list[list[int]]:
+        return tokenizer.encode_many(_texts(world, seed, "train", recipe.megabytes, LATER.get(mix)))
+
+    ids, hiding = train(leg.mix), (recipe.rate, leg.last)
+    usual = packed(ids, recipe.length, *hiding, leg.mix)
+    long = usual if leg.mix in APART else packed(ids, context, *hiding)
+    mix, length, until = leg.first if leg.first[0] else (leg.mix, *recipe.short)
+    first = None
+    if until:
+        first = packed(ids if mix == leg.mix else train(mix), length, *hiding, mix)
     text = tokenizer.encode_many(_texts(world, seed, "validation", HELD_OUT_MEGABYTES))
     held = {"loss": packed(text, context)}
     if not model.causal:  # which reads rows of the usual length well, and whole contexts badly

@@ -15,7 +15,7 @@ from minipeft.files import data_dir
 from minipeft.models import build, preset
 from minipeft.pretrain import RECIPES, Leg, MixedLengths, pretrain, rows, train_tokenizer
 from minipeft.tasks.shapes import Shapes
-from minipeft.tasks.stream import LATER, texts
+from minipeft.tasks.stream import texts
 from minipeft.tasks.world import World
 from minipeft.text import Tokenizer
 from minipeft.train import fit, mean_loss
@@ -146,13 +146,34 @@ def test_a_bert_s_second_leg_hides_other_shares(small, monkeypatch, tmp_path):
     assert card["recipe"]["later"]["last"] == 0.6 and card["validation_long_loss"] > 0
 
 
-def test_judgements_are_rows_of_their_own(small, tokenizer):
-    mix, recipe = LATER["judgements"], RECIPES["tiny-bert"]
-    train, _ = recipes._on_text(build(preset("tiny-bert")), recipe, mix, 1.0, apart=True)
-    ended = (train.rows.rows == tokenizer.end_id).cumsum(axis=1) > 0
+@pytest.fixture
+def leg(small):
+    """A leg on judgements that begins with comparisons alone."""
+    recipe = replace(RECIPES["tiny-bert"], short=(0, 0))
+    later = Leg("judgements", rate=0.05, last=1.0, first=("comparisons", 52, 5))
+    return recipes._on_text(build(preset("tiny-bert")), recipe, later)[0]
+
+
+def test_judgements_are_rows_of_their_own(leg, tokenizer):
+    ended = (leg.rows.rows == tokenizer.end_id).cumsum(axis=1) > 0
     assert 0 < ended[:, -1].mean() < 1  # some fit into the row, some do not
-    assert set(train.rows.rows[ended]) == {tokenizer.end_id, tokenizer.pad_id}
-    assert train.long is train.rows
+    assert set(leg.rows.rows[ended]) == {tokenizer.end_id, tokenizer.pad_id}
+    assert leg.long is leg.rows
+
+
+def test_a_leg_may_begin_with_rows_of_another_mix(leg, tokenizer):
+    def compared(step):
+        batch = leg.batch(step, 20, seed=0)
+        whole = np.where(batch.labels >= 0, batch.labels, batch.ids)
+        texts = [tokenizer.decode(row) for row in whole.tolist()]
+        return batch.ids.shape, np.mean([" | so\nname " in text for text in texts])
+
+    assert leg.every == 3
+    for step in (0, 1, 3, 4):
+        assert compared(step) == ((12, 52), 1.0)
+    for step in (2, 5, 6, 7):  # every third is of the mix itself
+        shape, share = compared(step)
+        assert shape == (20, 32) and 0 < share < 1
 
 
 def test_a_second_leg_goes_on_with_other_text(small, monkeypatch, tmp_path):

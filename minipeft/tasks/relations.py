@@ -10,6 +10,7 @@ heron is green."). All subjects are invented ones of the tasks' train part.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from . import lexicon as lx
@@ -34,6 +35,9 @@ RELATIONS: dict[str, tuple[float, str, tuple[tuple[str, ...], ...]]] = {
     "grammar": (0.25, "Is it good English?", (
         ("bad", "good"), ("no", "yes"), ("wrong", "right"))),
 }  # fmt: skip
+COMPARED = ("name", "thing", "not", "all")
+FREE_SHARE = 0.6  # of the comparisons; the others are pairs as the task on pairs has them
+VALUE_SHARE = 0.7  # of two claims of other things: another value; else another topic
 FRAMES = ("{x} | {v}", "{x} => {v}")
 BARS = (" | ", " / ")  # between the two of a pair
 
@@ -71,9 +75,48 @@ def judgement(teller: Teller) -> tuple[str, dict[str, str]]:
     draw = teller.draw
     relation = draw.weighted(tuple(RELATIONS), [share for share, _, _ in RELATIONS.values()])
     _, question, verdicts = RELATIONS[relation]
-    make = partial(_judged, draw, relation, "long", draw.pick(verdicts))
+    words = [v.removeprefix("the ") for v in draw.pick(verdicts)]  # one word each: it is hidden
+    make = partial(_judged, draw, relation, "long", tuple(words))
     line = teller.keep_text(partial(make, draw.pick(BARS), draw.pick(FRAMES)))
     return f"{question} {line}", {"relation": relation, "form": "long"}
+
+
+def comparison(teller: Teller) -> str:
+    """Two sentences, and in a line each whether they have the same name, thing and "not", and all.
+
+    A verdict alone does not tell a small model what it turned on. From four it learns several
+    times as soon to compare names and values. The first line ends in "so": what a line ends in is
+    what a BERT must guess.
+    """
+    draw = teller.draw
+
+    def make() -> str:
+        x, y, same = _free(draw) if draw.flip(FREE_SHARE) else _paired(draw)
+        said = (f"{of} {'yes' if yes else 'no'}" for of, yes in zip(COMPARED, same, strict=True))
+        return "\n".join((f"{x} | {y} | so", *said))
+
+    return teller.keep_text(make)
+
+
+Compared = tuple[str, str, tuple[bool, ...]]  # two sentences, and what is the same in them
+
+
+def _paired(draw: Draw) -> Compared:
+    """A pair as the task on pairs has it: it differs in one thing at most."""
+    alike = draw.flip()
+    x, y, change = pair(draw, PART, alike)
+    return x, y, (change != "subject", change != "value", change != "negation", alike)
+
+
+def _free(draw: Draw) -> Compared:
+    """Two claims that agree or not in each of the three, whatever they do in the others."""
+    one, thing, sign = draw.flip(), draw.flip(), draw.flip()
+    x = claim(draw, subject(draw, PART))
+    x = x.turned() if draw.flip(DENIED_SHARE) else x
+    y = x if thing else x.other(draw) if draw.flip(VALUE_SHARE) else claim(draw, x.subject, x.topic)
+    y = replace(y if one else y.of(another(draw, PART, x.subject)), denied=x.denied == sign)
+    first, second = (sentence(c.told(draw.pick(c.ways()))) for c in (x, y))
+    return first, second, (one, thing, sign, one and thing and sign)
 
 
 def _judged(

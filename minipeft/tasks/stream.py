@@ -16,7 +16,7 @@ from .descriptions import describe, dialogue, listing
 from .episodes import LOOKED_UP, episode
 from .narrators import answer, judge, narrate
 from .records import record_document
-from .relations import judgement, relation_document
+from .relations import comparison, judgement, relation_document
 from .remap import remap_document
 from .reviews import DOMAINS, ENDINGS, review, words_of_one_sign
 from .sentences import SPLITS, Teller
@@ -62,12 +62,14 @@ LATER: dict[str, dict[str, float]] = {
         "qa": 0.08, "claims": 0.04, "description": 0.03, "record": 0.03, "list": 0.02,
         "remap": 0.01, "summary": 0.01, "dialogue": 0.01, "letters": 0.01,
     },
+    "comparisons": {"comparison": 1.0},
     "judgements": {
-        "judgement": 0.75, "review": 0.13, "description": 0.03, "narrator": 0.02, "qa": 0.02,
-        "episode": 0.02, "record": 0.01, "list": 0.01, "summary": 0.01,
+        "comparison": 0.30, "judgement": 0.45, "review": 0.13, "description": 0.03,
+        "narrator": 0.02, "qa": 0.02, "episode": 0.02,
+        "record": 0.01, "list": 0.01, "summary": 0.01,
     },
 }  # fmt: skip
-APART = ("judgements",)  # mixes whose documents are rows of their own
+APART = ("comparisons", "judgements")  # mixes whose documents are rows of their own
 
 
 def documents(
@@ -113,6 +115,10 @@ def _verdict(teller: Teller) -> Doc:
 def _judgement(teller: Teller) -> Doc:
     text, meta = judgement(teller)
     return Doc("judgement", text, None, dict(meta))
+
+
+def _comparison(teller: Teller) -> Doc:
+    return Doc("comparison", comparison(teller))
 
 
 def _qa(teller: Teller) -> Doc:
@@ -233,4 +239,5 @@ _MAKERS: dict[str, Callable[[Teller], Doc]] = {
     "episode": _episode, "record": _record, "dialogue": _dialogue, "list": _list,
     "letters": _letters, "remap": _remap, "summary": _summary, "claims": _claims,
     "verdict": _verdict, "lookup": _lookup, "judgement": _judgement,
+    "comparison": _comparison,
 }  # fmt: skip

@@ -11,7 +11,7 @@ from minipeft.tasks.relations import FORMS, RELATIONS
 from minipeft.tasks.stream import documents
 from minipeft.tasks.world import World
 from tests.tasks.baselines import parts
-from tests.tasks.reader import SORTS, good_english, relation, same
+from tests.tasks.reader import SORTS, good_english, read, relation, same
 
 WORLD = World()
 DOCS = list(islice(documents(WORLD, kinds=["claims"]), 1500))
@@ -102,18 +102,40 @@ def test_sentences_with_a_verdict():
 
 
 def test_judgements_are_of_one_line_and_right():
+    """And of one word, which is hidden: before "same" a "the" would give it away."""
     seen = Counter()
     docs = islice(documents(WORLD, shares={"judgement": 1.0}), 600)
     for doc in docs:
         of = doc.meta["relation"]
         question = RELATIONS[of][1] + " "
         assert doc.text.startswith(question) and "\n" not in doc.text
-        what, verdict = re.split(r" => | \| (?=[a-z ]+$)", doc.text.removeprefix(question))
+        what, verdict = re.split(r" => | \| (?=[a-z]+$)", doc.text.removeprefix(question))
         things = re.split(r" [|/] ", what)
         truth = {"same": same, "follows": relation, "grammar": good_english}[of](*things)
-        assert truth == (OUTCOMES if of == "follows" else LABELS)[verdict], doc.text
+        labels = OUTCOMES if of == "follows" else LABELS | {"same": 1}
+        assert truth == labels[verdict], doc.text
         seen[of, truth] += 1
     assert len(seen) == 7 and min(seen.values()) > 30
+
+
+def test_comparisons_say_what_two_sentences_share():
+    """Each verdict stands at the end of its line, and holds whatever the others say."""
+    seen = Counter()
+    for doc in islice(documents(WORLD, shares={"comparison": 1.0}), 600):
+        first, *lines = doc.text.split("\n")
+        x, y, end = first.split(" | ")
+        one, other = read(x), read(y)
+        things = [{(topic, value) for _, topic, _, value, _ in c} for c in (one, other)]
+        alike = {
+            "name": {c[0] for c in one} == {c[0] for c in other},
+            "thing": things[0] == things[1],
+            "not": sum(c[4] for c in one) == sum(c[4] for c in other),
+            "all": same(x, y),
+        }
+        assert end == "so"
+        assert lines == [f"{of} {'yes' if yes else 'no'}" for of, yes in alike.items()], first
+        seen[tuple(alike.values())] += 1
+    assert len(seen) == 9 and min(seen.values()) > 5  # all eight, and names exchanged
 
 
 def test_sentences_that_say_the_same_outright():

@@ -322,7 +322,11 @@ def later(n, seed=0, split="train"):
 @pytest.mark.parametrize("mix", LATER)
 def test_what_comes_later_has_its_own_shares_and_verdicts_beside(mix):
     shares, n = LATER[mix], 3000
-    beside = {"context": {"verdict", "lookup"}, "judgements": {"judgement"}}[mix]
+    beside = {
+        "context": {"verdict", "lookup"},
+        "judgements": {"judgement", "comparison"},
+        "comparisons": {"comparison"},
+    }[mix]
     assert shares.keys() - KINDS.keys() == beside
     assert mix != "context" or KINDS.keys() < shares.keys()  # a GPT goes on reading every kind
     assert sum(shares.values()) == pytest.approx(1.0)
