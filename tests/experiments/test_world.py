@@ -8,18 +8,19 @@ import pytest
 from minipeft.backend import Rng
 from minipeft.batches import TaskBatches, TokenBatches
 from minipeft.engine import no_grad, running
-from minipeft.experiments import ladder, world_context, world_training
+from minipeft.experiments import ladder, results, world_context, world_training
 from minipeft.experiments.activations import activations
 from minipeft.experiments.baselines import bag_of_words, ridge
 from minipeft.experiments.ladder import nearest_levels
 from minipeft.experiments.runner import base
+from minipeft.experiments.world import READ
 from minipeft.experiments.world_context import order, pattern_of, shown
 from minipeft.experiments.world_training import Rows
 from minipeft.methods import attach
 from minipeft.models import BERTConfig, build
 from minipeft.tasks import Example, get_task
 from minipeft.tasks.lexicon import LABELS
-from minipeft.train import mean_loss
+from minipeft.train import evaluate, mean_loss
 
 
 def points(rng, n, classes=3, width=8, far=4.0):
@@ -166,3 +167,25 @@ def test_a_prompt_of_rows_moves_nothing_but_the_rows():
     assert list(row).count(blank[0]) == 2
     with attach(model, Rows(blank[0], k=2)) as at:
         assert at.count() == 2 * model.config.width
+
+
+@pytest.mark.parametrize("task", sorted({task for task, _ in READ}))
+def test_a_tuned_bert_is_ten_points_above_counted_words(task):
+    found = results("reader_probes")
+    settings = {"probe": "tuned", "base": "tiny-bert", "task": task}
+    tuned, words = (np.array(found.where(k, **settings)) for k in ("tuned", "words"))
+    assert len(tuned) == 3 * [t for t, _ in READ].count(task)
+    assert min(tuned - words) > 10.0
+
+
+def test_loss_falls_with_size_and_with_steps():
+    found = results("ladder")
+    for names in (ladder.LADDER, (*ladder.CHECKPOINTS, "tiny-gpt")):
+        losses = [found.mean("loss", probe="held_out", base=name) for name in names]
+        assert all(a > b for a, b in zip(losses, losses[1:], strict=False))
+
+
+def test_the_shipped_bert_compares_sentences_before_it_is_tuned():
+    """The second leg of its pretraining has taught it to: counted words have 57 %."""
+    task = get_task("paraphrase")
+    assert evaluate(base("tiny-bert"), task, "validation", n=200)["accuracy"] > 70.0
