@@ -155,7 +155,7 @@ def load_model(
     """
     if np.dtype(dtype) not in (np.float32, np.float64):
         raise ValueError(f"dtype must be 'float32' or 'float64', got {dtype!r}")
-    path = _find(name_or_path)
+    path = model_file(name_or_path)
     arrays, metadata = load_arrays(path)
     model_class, stored = _stored(path, metadata)
     config = stored
@@ -189,8 +189,11 @@ def shipped_models() -> list[str]:
     return sorted(file.stem for file in (data_dir() / "models").glob("*.safetensors"))
 
 
-def _find(name_or_path: str | Path) -> Path:
-    """The file of a shipped name or a path."""
+def model_file(name_or_path: str | Path) -> Path:
+    """The file of a shipped model's name, or the path itself.
+
+    Raises  FileNotFoundError for a name that is neither, with the nearest one
+    """
     path = Path(name_or_path)
     if path.is_file() or path.suffix == ".safetensors" or len(path.parts) > 1:
         return path

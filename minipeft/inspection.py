@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from minipeft.checkpoint import CheckpointError, load_arrays, load_model, shipped_models
+from minipeft.checkpoint import CheckpointError, load_arrays, load_model, model_file, shipped_models
 from minipeft.methods import adapter_file
 from minipeft.nn.module import Summary
 
@@ -19,13 +19,15 @@ LONGEST = 76  # letters of a value
 class FileReport:
     """A file's kind, what its metadata tell, and its arrays; text and HTML.
 
+    The file is told by its path or, of a shipped model, by its name.
+
     facts    what it says of itself, in reading order
     summary  a row for each array: path, shape, number, whether it is trained state, bytes
     """
 
     def __init__(self, path: str | Path) -> None:
         """Raises  CheckpointError for a damaged file, FileNotFoundError if there is none"""
-        self.path = Path(path)
+        self.path = path = model_file(path)
         arrays, metadata = load_arrays(path, allow_nonfinite=True)
         self.kind = KINDS.get(metadata.get("format", ""), "arrays")
         tell = {"model": _model, "adapter": _adapter, "training state": _state}

@@ -36,6 +36,14 @@ def test_a_model_tells_its_config_and_its_card(tmp_path):
     assert {row["path"] for row in found.as_dict()["arrays"]} == set(model.state_dict())
 
 
+def test_a_shipped_model_is_told_by_its_name():
+    found = FileReport("tiny-bert")
+    assert found.facts["kind"] == "model" and found.facts["name"] == "tiny-bert"
+    assert found.path.name == "tiny-bert.safetensors"
+    with pytest.raises(FileNotFoundError, match="Did you mean 'tiny-bert'"):
+        FileReport("tiny-brt")
+
+
 def test_a_training_state_tells_how_far_it_came(tmp_path):
     path, model = tmp_path / "run.safetensors", gpt()
     with attach(model, LoRA(r=2)):

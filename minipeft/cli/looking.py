@@ -28,7 +28,9 @@ def add_inspect(command: Command) -> None:
     """minipeft inspect"""
     new = command("inspect", _inspect, "tell what a file holds: a model, an adapter, a run's state",
                   "minipeft inspect runs/lora.safetensors")  # fmt: skip
-    new.add_argument("file", metavar="FILE", help="a safetensors file")
+    new.add_argument(
+        "file", metavar="FILE|NAME", help="a safetensors file, or a shipped model's name"
+    )
 
 
 def _inspect(args: argparse.Namespace) -> Result:
