@@ -34,8 +34,8 @@ class Leg:
     rate, last            of a BERT: the share of the words that are hidden, and of the last words
                           of lines. Where a line ends in a verdict, the words before it are the
                           evidence, and have to be seen
-    first         (mix, length, steps): for the first steps rows of another mix, as many tokens.
-                  What is hard to find is found sooner where nothing else is to be learnt
+    first         (mix, length, steps): for the first steps rows of another mix, as many tokens:
+                  something that is hard to find beside everything else
     """
 
     mix: str = ""
@@ -250,11 +250,7 @@ def _joined(first: History, second: History) -> History:
 Evaluation = Callable[[Any], dict[str, float]]
 
 
-def _on_text(
-    model: Any,
-    recipe: Recipe,
-    leg: Leg = Leg(),
-) -> tuple[MixedLengths, Evaluation]:
+def _on_text(model: Any, recipe: Recipe, leg: Leg = Leg()) -> tuple[MixedLengths, Evaluation]:
     """The text to train on, for the model's kind, and the loss on held-out text.
 
     leg  the mix, instead of all kinds of text, what is hidden, and what comes first. In a mix of
@@ -265,11 +261,7 @@ def _on_text(
     context = model.config.context
 
     def packed(
-        ids: list[list[int]],
-        length: int,
-        rate: float = 0.15,
-        last: float = 0.0,
-        mix: str = "",
+        ids: list[list[int]], length: int, rate: float = 0.15, last: float = 0.0, mix: str = ""
     ) -> Rows:
         made = length if model.causal else length - 2  # a masked row begins with an end token
         make = TokenBatches.apart if mix in APART else TokenBatches.pack
@@ -283,9 +275,8 @@ def _on_text(
     usual = packed(ids, recipe.length, *hiding, leg.mix)
     long = usual if leg.mix in APART else packed(ids, context, *hiding)
     mix, length, until = leg.first if leg.first[0] else (leg.mix, *recipe.short)
-    first = None
-    if until:
-        first = packed(ids if mix == leg.mix else train(mix), length, *hiding, mix)
+    early = ids if mix == leg.mix else train(mix)
+    first = packed(early, length, *hiding, mix) if until else None
     text = tokenizer.encode_many(_texts(world, seed, "validation", HELD_OUT_MEGABYTES))
     held = {"loss": packed(text, context)}
     if not model.causal:  # which reads rows of the usual length well, and whole contexts badly

@@ -54,16 +54,16 @@ class Claim:
 
     text     what is claimed
     source   who claims it: a paper's table, a course's slides
-    lecture  the notebook that puts it to the test, "08_lora"
-    figure   where in it: "figure 4", "section 6"
+    figure   where in its lecture: "figure 4", "section 6"
     measure  reads committed results; called when the list is written
+    lecture  the notebook that puts it to the test, "08_lora"
     """
 
     text: str
     source: str
-    lecture: str
     figure: str
     measure: Callable[[], Finding]
+    lecture: str
 
 
 def compared(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -133,10 +134,7 @@ def _mean(values: Any) -> str:
     return f"{shown(values)} ± {error:.2g} ({len(values)} seeds)"
 
 
-def _claim(text: str, source: str, figure: str, measure: Callable[[], Finding]) -> Claim:
-    return Claim(text, source, "08_lora", figure, measure)
-
-
+_claim = partial(Claim, lecture="08_lora")
 HU = "Hu et al. 2021"
 CLAIMS = (
     _claim("Training 2 % of the numbers is as good as training all (1000 reviews, 2 points)",

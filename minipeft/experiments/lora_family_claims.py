@@ -105,8 +105,7 @@ def _where(high: Callable[[np.ndarray], np.ndarray], low: Callable[[np.ndarray],
     return compared(first, second)
 
 
-def _claim(text: str, source: str, figure: str, measure: Callable[[], Finding]) -> Claim:
-    return Claim(text, source, "08_lora", figure, measure)
+_claim = partial(Claim, lecture="08_lora")
 
 
 def _both(text: str, source: str, figure: str, measure: Callable[[str], Finding]) -> list[Claim]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -65,10 +65,7 @@ def _speed() -> Finding:
                    "numbers")  # fmt: skip
 
 
-def _claim(text: str, source: str, figure: str, measure: Callable[[], Finding]) -> Claim:
-    return Claim(text, source, "12_pruning", figure, measure)
-
-
+_claim = partial(Claim, lecture="12_pruning")
 SANH, LOTTERY = "Sanh et al. 2020", "Frankle and Carbin 2019"
 SLIDES = "IIT Kharagpur CS60010"
 CLAIMS = (

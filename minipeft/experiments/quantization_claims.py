@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -89,8 +89,7 @@ def _fits(size: str) -> Finding:
                    "there is no GPU and no LLaMA here: the bill is computed, not run")  # fmt: skip
 
 
-def _claim(text: str, source: str, figure: str, measure: Callable[[], Finding]) -> Claim:
-    return Claim(text, source, "10_quantization", figure, measure)
+_claim = partial(Claim, lecture="10_quantization")
 
 
 def _saves() -> Finding:

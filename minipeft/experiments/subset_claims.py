@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
@@ -133,10 +134,7 @@ def _glue() -> Finding:
                    "there is no GLUE here; adapters have their own lecture")  # fmt: skip
 
 
-def _claim(text: str, source: str, figure: str, measure: Callable[[], Finding]) -> Claim:
-    return Claim(text, source, "04_topk", figure, measure)
-
-
+_claim = partial(Claim, lecture="04_topk")
 CMU, HOULSBY, ZAKEN = "CMU 10-423", "Houlsby et al. 2019", "Ben Zaken et al. 2022"
 CLAIMS = (
     _claim("The last two blocks of GPT-2 medium are 25.19M numbers",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -120,10 +120,7 @@ def _published() -> Finding:
                    "there is no BERT and no RoBERTa here, no MRPC and no QQP")  # fmt: skip
 
 
-def _claim(text: str, source: str, figure: str, measure: Callable[[], Finding]) -> Claim:
-    return Claim(text, source, "11_intrinsic_dimension", figure, measure)
-
-
+_claim = partial(Claim, lecture="11_intrinsic_dimension")
 LI, AGHA = "Li et al. 2018", "Aghajanyan et al. 2021"
 SLIDES = "CMU 10-423; UW-Madison CS769"
 CLAIMS = (

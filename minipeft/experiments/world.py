@@ -11,14 +11,22 @@ from collections.abc import Callable, Sequence
 from minipeft.experiments.runner import Experiment, Outcome, Settings
 from minipeft.experiments.world_context import in_context, order, scoring
 from minipeft.experiments.world_states import heads, layers, pictures
-from minipeft.experiments.world_training import few, overfit, prompt, shortcut, tuned, untrained
+from minipeft.experiments.world_training import (
+    few,
+    kinds,
+    overfit,
+    prompt,
+    shortcut,
+    tuned,
+    untrained,
+)
 from minipeft.tasks import MINI_VTAB
 
 SEEDS = (0, 1, 2, 3, 4)
 PROBES: dict[str, Callable[[Settings], Outcome]] = {
     "in_context": in_context, "order": order, "few": few, "shortcut": shortcut, "layers": layers,
     "tuned": tuned, "overfit": overfit, "prompt": prompt, "scoring": scoring,
-    "untrained": untrained, "heads": heads, "pictures": pictures,
+    "untrained": untrained, "kinds": kinds, "heads": heads, "pictures": pictures,
 }  # fmt: skip
 TUNED: Settings = {"n": 1000, "steps": 400, "lr": 1e-3}
 LONG: Settings = {"n": 10_000, "steps": 1500, "lr": 3e-3, "optimizer": "muon"}
@@ -47,7 +55,7 @@ def _world(fast: bool) -> list[Settings]:
 
 
 def _reading(fast: bool) -> list[Settings]:
-    s = _layers("tiny-bert")
+    s = _layers("tiny-bert") + [{"probe": "kinds", "base": "tiny-bert", "task": "paraphrase"}]
     tuned = [
         {"probe": "tuned", "base": "tiny-bert", "task": task, "seed": seed, **how}
         for task, how in READ

@@ -12,6 +12,7 @@ from minipeft.engine import Tensor, ops
 from minipeft.experiments.baselines import bag_of_words
 from minipeft.experiments.runner import Outcome, Settings, base
 from minipeft.experiments.world_context import TEST, accuracy
+from minipeft.generate import score_many
 from minipeft.methods import Full, Method, Where, Wrapper, attach
 from minipeft.models import build
 from minipeft.nn import Module, Parameter, init
@@ -49,6 +50,17 @@ def shortcut(s: Settings) -> Outcome:
         tuned = {k: evaluate(model, task, k, n=TEST)["accuracy"] for k in ("test", "shift")}
     return {"frozen": frozen["test"], "frozen_shift": frozen["shift"],
             "tuned": tuned["test"], "tuned_shift": tuned["shift"]}  # fmt: skip
+
+
+def kinds(s: Settings) -> Outcome:
+    """Right answers of the frozen base in percent, by the kind of example."""
+    model, task = base(s["base"]), get_task(s["task"])
+    test = task.load("test", 500)
+    said = score_many(model, [(e.prompt, e.options) for e in test])
+    right: dict[str, list[bool]] = {}
+    for e, scores in zip(test, said, strict=True):
+        right.setdefault(e.kind, []).append(int(np.argmax(scores)) == e.label)
+    return {kind: 100 * float(np.mean(r)) for kind, r in sorted(right.items())}
 
 
 def tuned(s: Settings) -> Outcome:

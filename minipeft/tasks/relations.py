@@ -4,7 +4,8 @@ The tasks on pairs and on grammar ask for these relations. A small model finds a
 text only where the text names it, often and in small steps: so there are lists of short things
 with a verdict each ("is cheap | is not expensive | true"), lists of whole sentences with a
 verdict, and texts that use the relation ("Every bird is green. A heron is a bird. So the old
-heron is green."). All subjects are invented ones of the tasks' train part.
+heron is green."). Last come comparisons and judgements: two sentences, and what holds of them. All
+subjects are invented ones of the tasks' train part.
 """
 
 from __future__ import annotations
@@ -84,9 +85,8 @@ def judgement(teller: Teller) -> tuple[str, dict[str, str]]:
 def comparison(teller: Teller) -> str:
     """Two sentences, and in a line each whether they have the same name, thing and "not", and all.
 
-    A verdict alone does not tell a small model what it turned on. From four it learns several
-    times as soon to compare names and values. The first line ends in "so": what a line ends in is
-    what a BERT must guess.
+    A verdict alone does not say what it turned on; four do. The first line ends in "so": what a
+    line ends in is what a BERT must guess.
     """
     draw = teller.draw
 

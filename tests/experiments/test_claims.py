@@ -80,8 +80,8 @@ def test_a_verdict_is_one_of_three_and_says_why():
 
 def test_the_page_counts_groups_and_escapes():
     def claim(lecture, verdict, why=""):
-        return Claim(f"of {lecture}", "a | b", lecture, "figure 1",
-                     lambda: Finding("|x|", verdict, why))  # fmt: skip
+        return Claim(f"of {lecture}", "a | b", "figure 1", lambda: Finding("|x|", verdict, why),
+                     lecture)  # fmt: skip
 
     page = as_markdown([claim("12_b", HELD), claim("04_a", ABSENT, "so it is"),
                         claim("04_a", CANNOT, "no GPU")])  # fmt: skip

@@ -183,7 +183,8 @@ def test_corrections_are_right():
 
 
 def test_no_text_that_a_task_asks_about():
-    text = "\n".join(d.text for d in DOCS).lower()
+    late = documents(WORLD, shares={"judgement": 0.5, "comparison": 0.5})
+    text = "\n".join(d.text for d in (*DOCS, *islice(late, 3000))).lower()
     for task in (NLI(), Paraphrase(), Acceptability()):
         for split in ("validation", "test"):
             for e in task.load(split, 200):
