@@ -36,7 +36,7 @@ RELATIONS: dict[str, tuple[float, str, tuple[tuple[str, ...], ...]]] = {
     "grammar": (0.25, "Is it good English?", (
         ("bad", "good"), ("no", "yes"), ("wrong", "right"))),
 }  # fmt: skip
-COMPARED = ("name", "thing", "not", "all")
+ASPECTS = ("name", "thing", "not", "all")  # in which two sentences are compared
 FREE_SHARE = 0.6  # of the comparisons; the others are pairs as the task on pairs has them
 VALUE_SHARE = 0.7  # of two claims of other things: another value; else another topic
 FRAMES = ("{x} | {v}", "{x} => {v}")
@@ -92,7 +92,7 @@ def comparison(teller: Teller) -> str:
 
     def make() -> str:
         x, y, same = _free(draw) if draw.flip(FREE_SHARE) else _paired(draw)
-        said = (f"{of} {'yes' if yes else 'no'}" for of, yes in zip(COMPARED, same, strict=True))
+        said = (f"{of} {'yes' if yes else 'no'}" for of, yes in zip(ASPECTS, same, strict=True))
         return "\n".join((f"{x} | {y} | so", *said))
 
     return teller.keep_text(make)
