@@ -5,7 +5,7 @@ from functools import cache
 import numpy as np
 
 from minipeft.backend import Rng
-from minipeft.batches import Batch
+from minipeft.batches import Batch, ImageBatches
 from minipeft.models import BERT, GPT, BERTConfig, GPTConfig
 from minipeft.tasks.base import Example
 from minipeft.text import Tokenizer
@@ -41,6 +41,18 @@ def bert(seed=0, *, context=24, dtype=np.float64, spread=0.3, **fields):
         p.data = p.data + (spread * Rng(seed, path).normal(p.shape)).astype(dtype)
     model.tokenizer = tokenizer()
     return model
+
+
+def clouds(n, side):
+    """Pictures of ten classes, each a cloud about a point: n to train on, 100 and 100 for later."""
+    centres = Rng(0, "centres").normal((10, 1, side, side))
+
+    def part(name, size):
+        labels = np.arange(size) % 10
+        pixels = centres[labels] + Rng(0, name).normal((size, 1, side, side))
+        return ImageBatches((0.5 * pixels).astype(np.float32), labels)
+
+    return part("train", n), part("validation", 100), part("test", 100)
 
 
 class Sounds:

@@ -6,12 +6,12 @@ import pytest
 from minipeft.backend import Rng
 from minipeft.batches import ImageBatches
 from minipeft.experiments import EXPERIMENTS, digit_net, pruning
-from minipeft.experiments.digit_net import DigitNet, accuracy, bundled, enlarged, pictures
+from minipeft.experiments.digit_net import DigitNet, accuracy, enlarged, pictures
 from minipeft.experiments.learning_rates import best
 from minipeft.experiments.runner import Results, perform, results
 from minipeft.methods import Magnitude, Movement, attach
 from minipeft.methods.masks import kept, parts
-from tests.tiny import Sounds, gpt
+from tests.tiny import Sounds, clouds, gpt
 
 
 @pytest.fixture
@@ -80,12 +80,12 @@ def test_soft_keeps_fewer_under_a_larger_penalty(small, monkeypatch):
     assert few < 0.5 < many
 
 
-def test_the_ticket_is_rewound_and_its_controls_are_not(digits_at_hand, monkeypatch):
+def test_the_ticket_is_rewound_and_its_controls_are_not(monkeypatch):
     monkeypatch.setattr(pruning, "ROUNDS", 2)
     monkeypatch.setattr(pruning, "CONTROLS", (1, 2))
     monkeypatch.setattr(pruning, "LENET", (16, 12, 10))
     monkeypatch.setattr(pruning, "LAST", "layers.1")
-    monkeypatch.setattr(pruning, "pictures", lambda n: ("digits", bundled(100, side=4)))
+    monkeypatch.setattr(pruning, "pictures", lambda n: ("digits", clouds(100, side=4)))
     starts, fit = [], pruning.fit
 
     def watched(net, *args, **settings):

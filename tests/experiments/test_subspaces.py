@@ -8,12 +8,11 @@ import pytest
 from minipeft.backend import Rng
 from minipeft.experiments import EXPERIMENTS, subspace_claims, subspaces
 from minipeft.experiments.claims import ABSENT, CANNOT, HELD
-from minipeft.experiments.digit_net import bundled
 from minipeft.experiments.ladder import LADDER
 from minipeft.experiments.runner import Results, perform, results
 from minipeft.experiments.subspaces import best_move, crossing, rate, rounded
 from minipeft.methods import Subspace, attach
-from tests.tiny import Sounds, gpt
+from tests.tiny import Sounds, clouds, gpt
 
 
 @pytest.fixture
@@ -25,7 +24,7 @@ def small(monkeypatch):
     monkeypatch.setattr(subspaces, "NET", (36, 8, 10))
     monkeypatch.setattr(subspaces, "SMALL", (36, 8, 10))
     monkeypatch.setattr(
-        subspaces, "pictures", lambda n, side=6: ("digits", bundled(min(n, 60), side=6))
+        subspaces, "pictures", lambda n, side=6: ("digits", clouds(min(n, 60), side))
     )
     monkeypatch.setattr(subspaces, "SIDE", 6)
     for where in ("digits", "all of digits"):
@@ -66,14 +65,14 @@ def test_rounding_leaves_so_many_values_and_is_close():
 
 
 @pytest.mark.parametrize("d", [0, 40])
-def test_a_run_on_digits(digits_at_hand, small, d):
+def test_a_run_on_digits(small, d):
     out = subspaces.digits({"d": d, "projection": "sparse", "seed": 0, "steps": 40, "n": 60})
     assert out["data"] == "digits" and out["examples"] == 60 and out["train"] > 15
     assert ("rounded" in out) == (d > 0)
     assert d == 0 or abs(out["rounded"][0] - out["train"]) < 10
 
 
-def test_shuffled_labels_are_a_null(digits_at_hand, small, monkeypatch):
+def test_shuffled_labels_are_a_null(small, monkeypatch):
     monkeypatch.setattr(subspaces, "FEW", 60)
     run = {labels: subspaces.labels({"labels": labels, "d": 60, "seed": 0, "steps": 200})
            for labels in ("true", "shuffled")}  # fmt: skip
