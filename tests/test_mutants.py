@@ -1,7 +1,8 @@
 """The tests can fail: each kept mutant of the package breaks the one test file that it names.
 
-mutants.toml holds them: a file, a text that stands in it once, what it is replaced by, and the
-test file that must fail. They are applied, one at a time, to a copy of the checkout.
+The files of mutants/ hold them, an area each: a file, a text that stands in it once, what it is
+replaced by, and the test file that must fail. They are applied, one at a time, to a copy of the
+checkout.
 """
 
 import os
@@ -14,7 +15,11 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).parent.parent
-MUTANTS = tomllib.loads((CHECKOUT / "tests/mutants.toml").read_text(encoding="utf-8"))["mutant"]
+MUTANTS = [
+    mutant
+    for file in sorted((CHECKOUT / "tests/mutants").glob("*.toml"))
+    for mutant in tomllib.loads(file.read_text(encoding="utf-8"))["mutant"]
+]
 TESTS = sorted({mutant["test"] for mutant in MUTANTS})
 NAMES = [mutant["name"] for mutant in MUTANTS]
 
