@@ -11,7 +11,7 @@ import hashlib
 import sys
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
 
@@ -33,6 +33,11 @@ def xp_of(*arrays: Any) -> ModuleType:
 def is_array(x: Any) -> bool:
     """True for a NumPy array or a device array (not for lists, scalars or Tensors)."""
     return isinstance(x, np.ndarray) or xp_of(x) is not np
+
+
+def is_whole(x: Any) -> TypeGuard[int]:
+    """True for an integer of Python or NumPy. True and False, NumPy's too, are none."""
+    return isinstance(x, (int, np.integer)) and not isinstance(x, bool)
 
 
 def to_numpy(x: Array) -> np.ndarray:
@@ -192,7 +197,7 @@ class Rng:
     blank: Any = None  # where only shapes count, a function that makes a mask without values
 
     def __init__(self, seed: int, *path: str | int) -> None:
-        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+        if not is_whole(seed) or seed < 0:
             raise ValueError(f"seed must be an integer >= 0, got {seed!r}")
         self.seed, self.path = int(seed), path
         name = "/".join([str(self.seed), *(str(p) for p in path)])

@@ -6,7 +6,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from minipeft.backend import ERF_PART, Rng, erf, scatter_add, to_device, to_numpy, xp_of
+from minipeft.backend import ERF_PART, Rng, erf, is_whole, scatter_add, to_device, to_numpy, xp_of
 
 GOLDEN = {  # drawn once; they must never change, or every seed means something else
     "raw": [10702196281607453924, 6513711076756273545],
@@ -16,6 +16,12 @@ GOLDEN = {  # drawn once; they must never change, or every seed means something 
     "uniform": [0.6521280903866222, 0.08316449905043855, 0.5706031201113358],
     "normal": [-1.173816743068763, -2.1354118400409616, -0.6844952966574392],
 }
+
+
+def test_numpy_integers_are_whole_and_booleans_are_not():
+    assert all(is_whole(x) for x in (0, -3, np.int64(3), np.uint8(3), np.array([3])[0]))
+    others = (True, np.True_, 3.0, np.float64(3), "3", None, [3], np.array(3), np.array([3]))
+    assert not any(is_whole(x) for x in others)
 
 
 def test_erf_matches_math_erf():
