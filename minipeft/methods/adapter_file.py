@@ -21,8 +21,8 @@ FORMAT, VERSION = "minipeft-adapter", "1"
 STATE = "state:"  # in front of the names of arrays that do not train
 
 
-def save(at: Attached, path: str | Path) -> None:
-    """Write an adapter, whole or not at all."""
+def save(at: Attached, path: str | Path, card: dict[str, Any] | None = None) -> None:
+    """Write an adapter, whole or not at all, and a card that tells what it was trained for."""
     arrays = {name: to_numpy(p.data) for name, p in at.trainable()}
     arrays |= {STATE + name: a for name, a in at.method.state(at).items()}
     metadata = {
@@ -32,12 +32,13 @@ def save(at: Attached, path: str | Path) -> None:
         "fields": json.dumps(dataclasses.asdict(at.method)),
         "over": json.dumps(at.over()),
         "base": base_of(at.model, at.method),
+        "card": json.dumps(card or {}),
     }
     save_arrays(path, arrays, metadata)
 
 
 def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The arrays and metadata of an adapter file, checked to be one; `fields` as a dict."""
+    """The arrays and metadata of an adapter file, checked; `fields` and `card` as dicts."""
     arrays, metadata = load_arrays(path)
     if metadata.get("format") != FORMAT:
         got = metadata.get("format")
@@ -51,11 +52,12 @@ def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         raise CheckpointError(f"{path} lacks the metadata {', '.join(missing)}")
     try:
         fields, over = json.loads(metadata["fields"]), json.loads(metadata["over"])
+        card = json.loads(metadata.get("card", "{}"))
     except ValueError as error:
         raise CheckpointError(f"{path} has metadata that is no JSON: {error}") from error
-    if not isinstance(fields, dict) or not isinstance(over, list):
-        raise CheckpointError(f"{path}: fields must be an object and over a list")
-    return arrays, {**metadata, "fields": fields, "over": over}
+    if not isinstance(fields, dict) or not isinstance(over, list) or not isinstance(card, dict):
+        raise CheckpointError(f"{path}: fields and card must be objects and over a list")
+    return arrays, {**metadata, "fields": fields, "over": over, "card": card}
 
 
 def method_of(path: str | Path, kind: Any, fields: dict[str, Any]) -> Any:

@@ -337,10 +337,13 @@ class Attached:
 
     # -- saving, merging, detaching ---------------------------------------------------------------
 
-    def save(self, path: str | Path) -> None:
-        """Write what trains, the method's state and fields, and a fingerprint of the base."""
+    def save(self, path: str | Path, card: dict[str, Any] | None = None) -> None:
+        """Write what trains, the method's state and fields, and a fingerprint of the base.
+
+        card  what the adapter is for, as plain values: it is kept in the file beside them
+        """
         self._need_live("save")
-        adapter_file.save(self, path)
+        adapter_file.save(self, path, card)
 
     def load(self, path: str | Path) -> None:
         """Take over a saved adapter of the same method and base, or change nothing.

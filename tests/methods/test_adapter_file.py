@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from minipeft.checkpoint import CheckpointError, load_arrays, save_arrays, save_model
-from minipeft.methods import BitFit, Full, LoRA, attach, load_adapter
+from minipeft.methods import BitFit, Full, LoRA, adapter_file, attach, load_adapter
 from minipeft.models import GPT
 from minipeft.nn import init
 from tests.methods.contract import CASES, CONFIG, assert_restored, randomize, run, same, snapshot
@@ -64,10 +64,19 @@ def test_a_file_tells_what_it_is(file):
     assert set(arrays) == {
         f"blocks.{i}.attn.{x}_proj.{M}" for i in (0, 1) for x in "qv" for M in "AB"
     }
-    assert metadata.keys() == {"format", "version", "method", "fields", "over", "base"}
+    assert metadata.keys() == {"format", "version", "method", "fields", "over", "base", "card"}
     assert (metadata["format"], metadata["method"]) == ("minipeft-adapter", "lora")
     assert LoRA.from_fields(json.loads(metadata["fields"])) == METHOD
     assert json.loads(metadata["over"]) == []
+
+
+def test_a_card_is_kept_and_an_older_file_has_an_empty_one(file, tmp_path):
+    _, handle = CASE.attached()
+    handle.save(tmp_path / "told", {"task": "sounds", "options": [" moos"]})
+    assert adapter_file.read(tmp_path / "told")[1]["card"] == {"task": "sounds",
+                                                               "options": [" moos"]}  # fmt: skip
+    older = rewritten(file, lambda arrays, metadata: metadata.pop("card"))
+    assert adapter_file.read(older)[1]["card"] == {}
 
 
 def test_a_fresh_process_gives_the_same_bits(tmp_path):
@@ -187,6 +196,8 @@ def edit(kind):
                 metadata["fields"] = "{r: 2"
             case "list":
                 metadata["fields"] = "[2]"
+            case "card":
+                metadata["card"] = "[1]"
             case "method":
                 metadata["method"] = "lorra"
             case "field":
@@ -214,7 +225,8 @@ EDITS = {
     "version": "has adapter version '2', wanted '1'",
     "lacks": "lacks the metadata fields, base",
     "json": "has metadata that is no JSON",
-    "list": "fields must be an object",
+    "list": "fields and card must be objects",
+    "card": "fields and card must be objects",
     "method": "holds a 'lorra' adapter",
     "field": "settings that LoRA refuses: LoRA has no setting 'rank'; nearest is 'r",
     "value": "settings that LoRA refuses: LoRA: r must be a whole number >= 1, got -1",
