@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from minipeft.backend import Array, Rng, is_array, to_numpy, xp_of
+from minipeft.engine.operators import Operators
 
 
 class Context(threading.local):
@@ -123,7 +124,7 @@ class Node:
         return [vjp(g) if need else None for vjp, need in zip(self.vjps, self.needs, strict=True)]
 
 
-class Tensor:
+class Tensor(Operators):
     """An array on NumPy or CuPy with a place in a recorded computation.
 
     Lists and Python floats become float32; arrays keep their dtype. Only leaves (tensors that
@@ -131,7 +132,6 @@ class Tensor:
     """
 
     __slots__ = ("_data", "_node", "grad", "made_by", "requires_grad")
-    __array_ufunc__ = None  # so that ndarray @ Tensor calls Tensor.__rmatmul__
     version: int | None = None  # Parameters count their changes
 
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
@@ -204,172 +204,15 @@ class Tensor:
     def size(self) -> int:
         return self._data.size
 
-    @property
-    def T(self) -> Tensor:
-        return self.transpose()
-
-    def item(self) -> float:
-        """The one number of a one-element tensor."""
-        if self.size != 1:
-            raise ValueError(f"item() needs one element, got shape {self.shape}")
-        return self._data.item()
-
     def numpy(self) -> np.ndarray:
         """The array on the host."""
         return to_numpy(self._data)
-
-    def __len__(self) -> int:
-        if not self.shape:
-            raise TypeError("a scalar Tensor has no length")
-        return self.shape[0]
-
-    def __float__(self) -> float:
-        return float(self.item())
-
-    def __bool__(self) -> bool:
-        return bool(self.item())
-
-    def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray:
-        raise TypeError(
-            "a Tensor does not turn into an array by itself, because its gradient would be lost "
-            "in silence. Use t.data (the array) or t.numpy() (on the host)"
-        )
 
     def __repr__(self) -> str:
         history = f", made by {self._node.name}" if self._node else ""
         history = history or (", requires_grad" if self.requires_grad else "")
         body = np.array2string(self.numpy(), precision=4, threshold=64, prefix="Tensor(")
         return f"Tensor({body}, shape={self.shape}, {self.dtype}{history})"
-
-    __hash__ = object.__hash__
-
-    # -- comparison: plain arrays, no gradient ------------------------------------------------
-
-    def __eq__(self, other: Any) -> Any:
-        return self._data == _raw(other)
-
-    def __ne__(self, other: Any) -> Any:
-        return self._data != _raw(other)
-
-    def __lt__(self, other: Any) -> Any:
-        return self._data < _raw(other)
-
-    def __le__(self, other: Any) -> Any:
-        return self._data <= _raw(other)
-
-    def __gt__(self, other: Any) -> Any:
-        return self._data > _raw(other)
-
-    def __ge__(self, other: Any) -> Any:
-        return self._data >= _raw(other)
-
-    # -- arithmetic: see ops.py -----------------------------------------------------------------
-
-    def __add__(self, other: Any) -> Tensor:
-        return ops.add(self, other)
-
-    def __radd__(self, other: Any) -> Tensor:
-        return ops.add(other, self)
-
-    def __sub__(self, other: Any) -> Tensor:
-        return ops.sub(self, other)
-
-    def __rsub__(self, other: Any) -> Tensor:
-        return ops.sub(other, self)
-
-    def __mul__(self, other: Any) -> Tensor:
-        return ops.mul(self, other)
-
-    def __rmul__(self, other: Any) -> Tensor:
-        return ops.mul(other, self)
-
-    def __truediv__(self, other: Any) -> Tensor:
-        return ops.div(self, other)
-
-    def __rtruediv__(self, other: Any) -> Tensor:
-        return ops.div(other, self)
-
-    def __pow__(self, other: Any) -> Tensor:
-        return ops.pow(self, other)
-
-    def __rpow__(self, other: Any) -> Tensor:
-        return ops.pow(other, self)
-
-    def __matmul__(self, other: Any) -> Tensor:
-        return ops.matmul(self, other)
-
-    def __rmatmul__(self, other: Any) -> Tensor:
-        return ops.matmul(other, self)
-
-    def __neg__(self) -> Tensor:
-        return ops.neg(self)
-
-    def __abs__(self) -> Tensor:
-        return ops.abs(self)
-
-    def __getitem__(self, index: Any) -> Tensor:
-        return ops.getitem(self, index=index)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return (self[i] for i in range(len(self)))
-
-    def exp(self) -> Tensor:
-        return ops.exp(self)
-
-    def log(self) -> Tensor:
-        return ops.log(self)
-
-    def sqrt(self) -> Tensor:
-        return ops.sqrt(self)
-
-    def tanh(self) -> Tensor:
-        return ops.tanh(self)
-
-    def sigmoid(self) -> Tensor:
-        return ops.sigmoid(self)
-
-    def relu(self) -> Tensor:
-        return ops.relu(self)
-
-    def abs(self) -> Tensor:
-        return ops.abs(self)
-
-    def clip(self, low: float | None = None, high: float | None = None) -> Tensor:
-        return ops.clip(self, low=low, high=high)
-
-    def sum(self, axis: Any = None, keepdims: bool = False) -> Tensor:
-        return ops.sum(self, axis=axis, keepdims=keepdims)
-
-    def mean(self, axis: Any = None, keepdims: bool = False) -> Tensor:
-        return ops.mean(self, axis=axis, keepdims=keepdims)
-
-    def var(self, axis: Any = None, keepdims: bool = False, ddof: int = 0) -> Tensor:
-        return ops.var(self, axis=axis, keepdims=keepdims, ddof=ddof)
-
-    def max(self, axis: Any = None, keepdims: bool = False) -> Tensor:
-        return ops.max(self, axis=axis, keepdims=keepdims)
-
-    def min(self, axis: Any = None, keepdims: bool = False) -> Tensor:
-        return ops.min(self, axis=axis, keepdims=keepdims)
-
-    def cumsum(self, axis: int) -> Tensor:
-        return ops.cumsum(self, axis=axis)
-
-    def reshape(self, *shape: Any) -> Tensor:
-        return ops.reshape(self, shape=shape[0] if len(shape) == 1 else shape)
-
-    def transpose(self, *axes: Any) -> Tensor:
-        given = axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes
-        return ops.transpose(self, axes=given or None)
-
-    def swapaxes(self, a: int, b: int) -> Tensor:
-        return ops.swapaxes(self, a=a, b=b)
-
-    def squeeze(self, axis: Any = None) -> Tensor:
-        return ops.squeeze(self, axis=axis)
-
-    def expand_dims(self, axis: int) -> Tensor:
-        return ops.expand_dims(self, axis=axis)
 
 
 def grad(y: Tensor, wanted: Sequence[Tensor], g: Array | None = None) -> list[Array]:
@@ -474,5 +317,3 @@ def _walk(
 
 
 VJP = Callable[[Array], Array]
-
-from minipeft.engine import ops  # noqa: E402  (ops builds on Tensor; the methods above call it)
