@@ -121,9 +121,14 @@ class TaskBatches:
             self.rows.append((ids, labels))
 
     @classmethod
-    def of(cls, model: Any, examples: Sequence[Any]) -> TaskBatches:
-        """Examples as a model of text takes them, with its tokenizer and head."""
-        config = model.config
+    def of(cls, model: Any, examples: Any) -> Any:
+        """Examples as a model takes them: texts with its tokenizer and head, or pictures."""
+        config, pictures = model.config, hasattr(examples, "pixels")
+        if pictures != hasattr(config, "image"):
+            reads, got = ("text", "pictures") if pictures else ("pictures", "text")
+            raise ValueError(f"a {type(model).__name__} reads {reads}, this task is on {got}")
+        if pictures:
+            return ImageBatches(examples.pixels, examples.labels)
         return cls(examples, model.tokenizer, config.head, config.context, model.causal)
 
     def __len__(self) -> int:

@@ -94,8 +94,9 @@ def fit(
 ) -> History:
     """Train what is trainable in a model.
 
-    task        a Task (its train split is used: the first n examples, in one pattern), or
-                anything with batch(step, size, seed) -> Batch
+    task        a Task (its train split is used: the first n examples, in one pattern), your own
+                data as `load_own` takes them (a list of (prompt, target), a CSV or JSONL file),
+                or anything with batch(step, size, seed) -> Batch
     lr          the peak; None takes the default of the method that is attached last
     optimizer   "adamw", "sgd" or "muon" (for training whole models); decay is for matrices only
     decline     "linear", "cosine", "constant" or "trapezoid", after `warmup` (a share of steps)
@@ -206,9 +207,19 @@ def fit(
 
 def task_batches(
     model: Any, task: Any, split: str, n: int | None, pattern: int, seed: int = 0
-) -> TaskBatches:
+) -> Any:
     """A task's examples as batches for a model, with the model's tokenizer and head."""
-    return TaskBatches.of(model, task.load(split, n=n, seed=seed, pattern=pattern))
+    examples = _task_of(task).load(split, n=n, seed=seed, pattern=pattern)
+    return TaskBatches.of(model, examples)
+
+
+def _task_of(source: Any) -> Any:
+    """The task given, or one of the rows of a list or a file."""
+    if not isinstance(source, (list, tuple, str, os.PathLike)):
+        return source
+    from minipeft.tasks.own import load_own
+
+    return load_own(source)
 
 
 def _check_reached(params: list[tuple[str, Any]]) -> None:
@@ -269,7 +280,7 @@ def evaluate(
     batch: int = 64,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Score a model on a task.
+    """Score a model on a task, or on your own data, as `fit` takes them.
 
     Returns  "loss" (nats per target token), "n" (examples), then the task's own `metric`, and
              what else is usual: "accuracy" where there are labels; "bleu", "rouge_l" and
@@ -277,10 +288,11 @@ def evaluate(
     """
     from minipeft.generate import generate_many, score_many
 
+    task = _task_of(task)
     examples = task.load(split, n=n, seed=seed, pattern=pattern)
     source = TaskBatches.of(model, examples)
     loss = mean_loss(model, source, batch)
-    if model.config.head == "linear":
+    if model.config.value("head", "linear") == "linear":
         with no_grad():
             picked = [
                 int(c)
@@ -337,7 +349,8 @@ def _of_texts(task: Any, examples: Any, texts: list[str]) -> dict[str, float]:
 
 def _classes(model: Any, batch: Batch) -> np.ndarray:
     xp = xp_of(model.parameters()[0].data)
-    logits = model(xp.asarray(batch.ids), mask=xp.asarray(batch.mask)).data
+    mask = None if batch.mask.all() else xp.asarray(batch.mask)
+    logits = model(xp.asarray(batch.ids), mask=mask).data
     return to_numpy(logits.argmax(axis=-1))
 
 

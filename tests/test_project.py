@@ -40,7 +40,8 @@ LAYERS = {  # a part -> the parts of minipeft that it may import, besides itself
     "hidden": "backend batches engine methods",
     "step": "backend batches engine hidden",
     "resume": "backend checkpoint files optim",
-    "train": "backend batches engine nn optim checkpoint generate metrics progress resume step",
+    "train": "backend batches engine nn optim checkpoint generate metrics progress resume step "
+    "tasks",
     "pretrain": "backend batches engine masking files text checkpoint models tasks train",
     "doctor": "backend files text checkpoint",
     "lectures": "progress",

@@ -15,6 +15,7 @@ from .mini_vtab import MINI_VTAB
 from .mnist import MNIST
 from .new_facts import NewFacts
 from .nli import NLI, NLIShift
+from .own import Own, load_own
 from .paraphrase import Paraphrase
 from .remap import Remap
 from .sentiment import Sentiment
@@ -88,7 +89,7 @@ def _place(name: str, path: str | os.PathLike[str] | None) -> dict[str, str | os
 
 __all__ = [
     "E2E", "IMAGE_TASKS", "MINI_VTAB", "MNIST", "NLI", "TASKS", "Acceptability", "Choice",
-    "Example", "ImageTask", "Images", "NLIShift", "NewFacts", "Paraphrase", "Pattern", "Remap",
-    "Sentiment", "SentimentShift", "Shapes", "Summary", "TableToText", "Task", "Truth",
-    "Unscramble", "get_image_task", "get_task", "majority",
+    "Example", "ImageTask", "Images", "NLIShift", "NewFacts", "Own", "Paraphrase", "Pattern",
+    "Remap", "Sentiment", "SentimentShift", "Shapes", "Summary", "TableToText", "Task", "Truth",
+    "Unscramble", "get_image_task", "get_task", "load_own", "majority",
 ]  # fmt: skip

@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 SIZES = (16, 32, 64, 128, 256, 1000, 10_000)  # the sizes of the course's small-data curves
 PARTS = (("train", 8), ("validation", 1), ("test", 1))  # shares of all sentences, in tenths
@@ -79,6 +80,9 @@ class Task:
             )
         return self._draw(split, n, seed, self._pattern(pattern))
 
+    def __repr__(self) -> str:
+        return described(self)
+
     def _pattern(self, pattern: int | Pattern) -> Pattern:
         """One of the task's patterns, or one of the same form."""
         if isinstance(pattern, Pattern):
@@ -95,6 +99,13 @@ class Task:
 
     def _draw(self, split: str, n: int, seed: int, pattern: Pattern) -> list[Example]:
         raise NotImplementedError(f"{type(self).__name__} must define _draw")
+
+
+def described(task: Any) -> str:
+    """A task's name, what it is, and how many examples its splits give."""
+    splits = zip(task.splits, task.sizes, strict=True)
+    sizes = ", ".join(f"{split} {n:,}" for split, n in splits)
+    return f"{type(task).__name__}({task.name!r}: {task.kind}, {task.metric}; {sizes})"
 
 
 def part_of(sentence: str) -> str:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from ..backend import Rng
-from .base import nearest
+from .base import described, nearest
 
 SIDE = 16  # pixels
+
+
+class Picture(NamedTuple):
+    """One picture, (1, side, side), and its class."""
+
+    pixels: np.ndarray
+    label: int
 
 
 @dataclass(frozen=True)
@@ -26,6 +35,9 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __iter__(self) -> Iterator[Picture]:
+        return (Picture(p, int(c)) for p, c in zip(self.pixels, self.labels, strict=True))
+
 
 class ImageTask:
     """The base of the tasks on images: checks what is asked, then leaves it to `_draw`.
@@ -38,15 +50,23 @@ class ImageTask:
     group: str = ""
     kind: str = "images"
     metric: str = "accuracy"
+    also: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     splits: tuple[str, ...] = ("train", "validation", "test")
     sizes: tuple[int, ...] = (800, 200, 1000)  # of each split, as in VTAB-1k: there are no more
 
-    def load(self, split: str, n: int | None = None, seed: int = 0) -> Images:
+    def __repr__(self) -> str:
+        return described(self)
+
+    def load(self, split: str, n: int | None = None, seed: int = 0, pattern: object = 0) -> Images:
         """n pictures of a split in an order drawn from the seed; the first n of a larger load.
 
-        Raises  ValueError for a split or n that the task does not have
+        pattern  as texts have them; of pictures there is one, 0
+        Raises   ValueError for a split, n or pattern that the task does not have
         """
+        if pattern != 0:
+            raise ValueError(f"task {self.name!r} is on pictures and has pattern 0 alone, got "
+                             f"{pattern!r}")  # fmt: skip
         if split not in self.splits:
             raise ValueError(
                 f"task {self.name!r} has no split {split!r}{nearest(split, self.splits)}; "

@@ -46,6 +46,12 @@ def test_names_kinds_and_patterns(task):
     assert len(task.sizes) == len(task.splits)
 
 
+def test_the_repr_tells_name_splits_and_sizes(task):
+    said = repr(task)
+    assert said.startswith(f"{type(task).__name__}({task.name!r}: {task.kind}, {task.metric}; ")
+    assert all(f"{s} {n:,}" in said for s, n in zip(task.splits, task.sizes, strict=True))
+
+
 def test_examples_are_whole(task):
     for split, n in zip(task.splits, task.sizes, strict=True):
         for e in task.load(split, min(n, 40)):

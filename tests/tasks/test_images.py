@@ -7,11 +7,14 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from minipeft import evaluate, fit, load_model
 from minipeft.backend import Rng
+from minipeft.methods import LoRA, attach
 from minipeft.tasks import IMAGE_TASKS, MINI_VTAB, get_image_task, get_task
 from minipeft.tasks import digits as digits_file
 from minipeft.tasks.mini_vtab import Angle, Cells, Count
 from minipeft.tasks.shapes import _SHAPES, PATHS, PIXEL, areas, directions, placed, strokes
+from tests.tiny import Sounds, gpt
 
 REAL = ("digits", "clutter")
 DIGESTS = {
@@ -182,3 +185,27 @@ def test_errors_name_the_choices():
         Count().load("train", 801)
     with pytest.raises(ValueError, match=r"no split 'tests' \(did you mean 'test'\?\)"):
         Count().load("tests")
+
+
+def test_pictures_have_one_pattern_and_the_repr_tells_the_sizes():
+    task = get_image_task("cells")
+    assert repr(task) == ("Cells('cells': images, accuracy; train 800, validation 200, test 1,000)")
+    with pytest.raises(ValueError, match="'cells' is on pictures and has pattern 0 alone, got 1"):
+        task.load("train", pattern=1)
+    pictures = list(task.load("test", 3))
+    assert pictures[1].pixels.shape == (1, 16, 16) and pictures[2].label in (0, 1)
+
+
+def test_fit_and_evaluate_take_pictures_and_know_a_model_of_text():
+    model, task = load_model("tiny-vit", classes=5), get_image_task("textures")
+    attach(model, LoRA(r=4))
+    before = evaluate(model, task, "train", n=100)
+    fit(model, task, steps=40, n=100, quiet=True)
+    after = evaluate(model, task, "train", n=100, batch=33)
+    assert after["loss"] < 0.8 * before["loss"] and after["n"] == 100
+    assert before["accuracy"] < 30 < 45 < after["accuracy"]
+    assert list(after) == ["loss", "n", "accuracy"]
+    with pytest.raises(ValueError, match="a GPT reads text, this task is on pictures"):
+        evaluate(gpt(), task)
+    with pytest.raises(ValueError, match="a ViT reads pictures, this task is on text"):
+        fit(model, Sounds(), steps=1)
