@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any
 
 import numpy as np
 
 from minipeft.backend import Array, Rng, xp_of
 from minipeft.batches import IGNORE, Batch
-from minipeft.engine import Tensor, fused, running
+from minipeft.engine import Tensor, context, fused, running
 from minipeft.hidden import HiddenStates
 
 
@@ -89,13 +90,19 @@ class Workers:
             value, found = self._work(data, rng, 1.0, share, True)
         else:
             parts = _parts(data, self.threads)
-            counts = [_count(part) for part in parts]
-            work = [
-                self.pool.submit(
-                    self._work, part, rng.spawn("part", i), count / sum(counts), share, i == 0
+            counts = [_count(part) for _, part in parts]
+            adapters = context().rows
+            if adapters is not None and len(adapters) != len(data.ids):
+                raise ValueError(f"running(rows=...) names {len(adapters)} rows, the batch has "
+                                 f"{len(data.ids)}")  # fmt: skip
+            work = []
+            for i, ((cut, part), count) in enumerate(zip(parts, counts, strict=True)):
+                with running(rows=adapters and adapters[cut]):
+                    here = copy_context()  # a thread has none of its own
+                weight, stream = count / sum(counts), rng.spawn("part", i)
+                work.append(
+                    self.pool.submit(here.run, self._work, part, stream, weight, share, i == 0)
                 )
-                for i, (part, count) in enumerate(zip(parts, counts, strict=True))
-            ]
             done = [w.result() for w in work]
             value, found = sum(v for v, _ in done), done[0][1]
             for _, other in done[1:]:
@@ -136,16 +143,16 @@ class Workers:
         return value, found
 
 
-def _parts(data: Batch, n: int) -> list[Batch]:
-    """The batch cut into n parts by rows, those left out that hold no label."""
+def _parts(data: Batch, n: int) -> list[tuple[slice, Batch]]:
+    """The batch cut into n parts by rows, (which, part); those left out that hold no label."""
     cuts = np.linspace(0, len(data.ids), n + 1).round().astype(int).tolist()
+    which = [slice(a, b) for a, b in zip(cuts, cuts[1:], strict=False) if a < b]
     parts = [
-        Batch(data.ids[a:b], data.labels[a:b], data.mask[a:b],
-              None if data.rows is None else data.rows[a:b])
-        for a, b in zip(cuts, cuts[1:], strict=False)
-        if a < b
+        (cut, Batch(data.ids[cut], data.labels[cut], data.mask[cut],
+                    None if data.rows is None else data.rows[cut]))
+        for cut in which
     ]  # fmt: skip
-    return [part for part in parts if _count(part)] or parts[:1]
+    return [(cut, part) for cut, part in parts if _count(part)] or parts[:1]
 
 
 def _count(data: Batch) -> int:

@@ -17,7 +17,8 @@ import numpy as np
 from minipeft.backend import Array, Rng, to_numpy, xp_of
 from minipeft.batches import IGNORE, Batch, Source, TaskBatches
 from minipeft.checkpoint import fingerprint
-from minipeft.engine import context, no_grad, running
+from minipeft.engine import no_grad, running
+from minipeft.engine.tensor import changed
 from minipeft.nn import Module
 from minipeft.optim import clip_gradients, get_optimizer, schedule
 from minipeft.progress import Progress
@@ -243,13 +244,12 @@ def _diagnose(model: Any, batch: Batch, seed: int, step: int, part: int) -> str:
             of = [names[id(a)] for a in args if id(a) in names]
             found.append(f"{name}({', '.join(of) or 'activations'}) of shape {y.shape}")
 
-    ctx = context()
-    ctx.trace = watch
-    try:
-        with no_grad(), running(rng=Rng(seed, "dropout", step, part)), np.errstate(all="ignore"):
-            loss_of(model, batch)
-    finally:
-        ctx.trace = None
+    with (
+        changed(recording=False, trace=watch),
+        running(rng=Rng(seed, "dropout", step, part)),
+        np.errstate(all="ignore"),
+    ):
+        loss_of(model, batch)
     return (
         f"the loss is not finite at step {step} (seed {seed}, batch of {len(batch.ids)} rows, "
         f"first ids {batch.ids[0, :8].tolist()}). First operation that went bad: "

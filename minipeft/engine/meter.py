@@ -19,7 +19,7 @@ import numpy as np
 
 from minipeft.backend import Array, Rng, is_array
 from minipeft.engine.cost import RULES
-from minipeft.engine.tensor import context
+from minipeft.engine.tensor import changed, context
 
 
 class Blank(np.ndarray):
@@ -179,12 +179,9 @@ class Meter:
 @contextmanager
 def metered(known: list[Array]) -> Iterator[Meter]:
     """Run operations on shapes alone; arrays `known` before are not counted."""
-    ctx = context()
-    before, ctx.shapes = ctx.shapes, Meter(known)
-    try:
-        yield ctx.shapes
-    finally:
-        ctx.shapes = before
+    meter = Meter(known)
+    with changed(shapes=meter):
+        yield meter
 
 
 def _owner(a: Any) -> Any:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from minipeft.backend import Array, xp_of
-from minipeft.engine.tensor import Node, Tensor, context, no_grad, running
+from minipeft.engine.tensor import Node, Tensor, changed, context
 
 
 def recompute(f: Callable[..., Tensor], *args: Any, **settings: Any) -> Tensor:
@@ -21,13 +20,19 @@ def recompute(f: Callable[..., Tensor], *args: Any, **settings: Any) -> Tensor:
     ctx = context()
     if not ctx.recording:
         return f(*args, **settings)
-    rng, values, off, rows = copy.deepcopy(ctx.rng), ctx.values, ctx.off, ctx.rows
+    rng, values = copy.deepcopy(ctx.rng), ctx.values
+    same = {"off": ctx.off, "rows": ctx.rows, "hidden": ctx.hidden, "inside": ctx.inside}
     outside: dict[int, Tensor] = {}  # what f meets and needs a gradient; f's own results do not
 
     def meet(inputs: tuple[Any, ...]) -> None:
         outside.update((id(t), t) for t in inputs if isinstance(t, Tensor) and t.requires_grad)
 
-    with no_grad(), _watching(meet):
+    def watch(name: str, y: Array, inputs: tuple[Any, ...]) -> None:
+        meet(inputs)
+        if ctx.trace is not None:  # who watched before sees all of it
+            ctx.trace(name, y, inputs)
+
+    with changed(recording=False, trace=watch):
         out = f(*args, **settings)
     inputs = tuple(outside.values())
     if out.requires_grad or not inputs:  # f gave back what it got, or nothing needs a gradient
@@ -38,7 +43,8 @@ def recompute(f: Callable[..., Tensor], *args: Any, **settings: Any) -> Tensor:
         stand_in = {key: Tensor(t.data, requires_grad=True) for key, t in outside.items()}
         made = {key: stand_in.get(id(t), t) for key, t in (values or {}).items()}
         found: dict[int, Array] = {}
-        with running(rng=copy.deepcopy(rng), off=off, rows=rows), _recording(made | stand_in):
+        again = copy.deepcopy(rng), made | stand_in
+        with changed(recording=True, recompute=False, rng=again[0], values=again[1], **same):
             f(*args, **settings).backward(g, into=found)
         leaves = [stand_in[id(t)] for t in inputs]
         zeros = (xp_of(g).zeros_like(t.data) for t in leaves)
@@ -48,33 +54,3 @@ def recompute(f: Callable[..., Tensor], *args: Any, **settings: Any) -> Tensor:
     node.vjps = vjp
     out._node, out.requires_grad, out.made_by = node, True, "recompute"
     return out
-
-
-@contextmanager
-def _watching(meet: Callable[[tuple[Any, ...]], None]) -> Iterator[None]:
-    """Show `meet` the inputs of every operation, and whoever watched before all of it."""
-    ctx = context()
-    before = ctx.trace
-
-    def trace(name: str, y: Array, inputs: tuple[Any, ...]) -> None:
-        meet(inputs)
-        if before is not None:
-            before(name, y, inputs)
-
-    ctx.trace = trace
-    try:
-        yield
-    finally:
-        ctx.trace = before
-
-
-@contextmanager
-def _recording(values: dict[int, Tensor]) -> Iterator[None]:
-    """Inside a model's forward pass, with `values` standing for what came from outside."""
-    ctx = context()
-    before = ctx.values, ctx.inside, ctx.recording
-    ctx.values, ctx.inside, ctx.recording = values, True, True
-    try:
-        yield
-    finally:
-        ctx.values, ctx.inside, ctx.recording = before

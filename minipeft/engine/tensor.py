@@ -7,10 +7,10 @@ some derivative needs it. Gradients of inner nodes live in the walk alone.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,8 +18,13 @@ from minipeft.backend import Array, Rng, is_array, to_numpy, xp_of
 from minipeft.engine.operators import Operators
 
 
-class Context(threading.local):
-    """What a forward pass depends on besides its inputs; one per thread."""
+class Context(NamedTuple):
+    """What a forward pass depends on besides its inputs. It is replaced, never written to.
+
+    It lies in a ContextVar. So each asyncio task has its own, and a new thread begins with these
+    defaults unless it is handed a context (`contextvars.copy_context().run`). A generator shares
+    the context of whoever runs it, so it must not yield inside `running` or `no_grad`.
+    """
 
     recording: bool = True  # build the graph?
     rng: Rng | None = None  # with none, dropout is the identity
@@ -31,52 +36,75 @@ class Context(threading.local):
     trace: Callable[[str, Array, tuple[Any, ...]], None] | None = None  # sees every operation
     shapes: Any = None  # a Meter, which runs operations on shapes alone (meter.py)
     values: dict[int, Tensor] | None = None  # id(Parameter) -> what stands for it in this pass
+    outer: Context | None = None  # what holds again where this one ends
 
 
-_CONTEXT = Context()
+_CONTEXT = ContextVar("minipeft", default=Context())  # noqa: B039  (it cannot be written to)
+_SAME: Any = object()  # a setting that was not named
 
 
 def context() -> Context:
-    """The context of this thread."""
-    return _CONTEXT
+    """The context that holds here."""
+    return _CONTEXT.get()
 
 
 @contextmanager
+def changed(**fields: Any) -> Iterator[None]:
+    """Other values for some fields of the context inside the block; the rest stays.
+
+    Raises  RuntimeError where a block that began inside this one is still open at its end, or
+            this one ends after the block around it
+    """
+    outer = context()
+    mine = outer._replace(outer=outer, **fields)
+    _CONTEXT.set(mine)
+    try:
+        yield
+    finally:
+        now: Context | None = context()
+        if now is mine:
+            _CONTEXT.set(outer)
+        else:
+            while now is not None and now is not mine:
+                now = now.outer
+            if now is mine:  # end what is still open inside with it
+                _CONTEXT.set(outer)
+            name = "no_grad()" if "recording" in fields else f"running({', '.join(fields)})"
+            raise RuntimeError(
+                f"{name} was left out of order: a generator was suspended inside `running` or "
+                "`no_grad` when the block around it ended, or was resumed inside another. Yield "
+                "outside of such blocks: end them first, or make a list"
+            )
+
+
 def running(
     *,
-    rng: Rng | None = None,
-    off: Sequence[Any] = (),
-    rows: Sequence[Any] | None = None,
-    recompute: bool = False,
-    hidden: Any = None,
-) -> Iterator[None]:
-    """Say what forward passes depend on besides their inputs.
+    rng: Rng | None = _SAME,
+    off: Sequence[Any] = _SAME,
+    rows: Sequence[Any] | None = _SAME,
+    recompute: bool = _SAME,
+    hidden: Any = _SAME,
+) -> AbstractContextManager[None]:
+    """Say what forward passes depend on besides their inputs, inside a `with`.
 
+    What is not named stays as the block around it has it; `off=()` or `rows=None` resets.
     rng        dropout is drawn from it; with none there is no dropout
     off        attached handles whose branches are skipped
     rows       the adapter of each row of the batch: an attached handle, or None for the base
     recompute  keep no activations inside blocks: backward computes them again
     hidden     stored states that stand for what the lower blocks make of this batch
     """
-    ctx = _CONTEXT
-    before = ctx.rng, ctx.off, ctx.rows, ctx.recompute, ctx.hidden
-    ctx.rng, ctx.off, ctx.recompute, ctx.hidden = rng, tuple(off), recompute, hidden
-    ctx.rows = None if rows is None else tuple(rows)
-    try:
-        yield
-    finally:
-        ctx.rng, ctx.off, ctx.rows, ctx.recompute, ctx.hidden = before
+    named = {"rng": rng, "off": off, "rows": rows, "recompute": recompute, "hidden": hidden}
+    fields = {name: value for name, value in named.items() if value is not _SAME}
+    for name in ("off", "rows"):
+        if fields.get(name) is not None:
+            fields[name] = tuple(fields[name])
+    return changed(**fields)
 
 
-@contextmanager
-def no_grad() -> Iterator[None]:
-    """Record nothing: forward passes inside keep no activations."""
-    ctx = _CONTEXT
-    before, ctx.recording = ctx.recording, False
-    try:
-        yield
-    finally:
-        ctx.recording = before
+def no_grad() -> AbstractContextManager[None]:
+    """Record nothing inside a `with`: forward passes keep no activations."""
+    return changed(recording=False)
 
 
 class Node:

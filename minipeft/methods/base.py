@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from minipeft.backend import Array, Rng, xp_of
-from minipeft.engine import Tensor, context, ops
+from minipeft.engine import Tensor, context, ops, running
 from minipeft.nn import Module, Parameter, Place
 
 if TYPE_CHECKING:
@@ -177,18 +177,15 @@ class Wrapper(Module):
             raise ValueError(
                 f"running(rows=...) names {len(rows)} rows, the batch has {x.shape[0]}"
             )
-        ctx, xp = context(), xp_of(x.data)
+        xp = xp_of(x.data)
         mine = [i for i, handle in enumerate(rows) if handle is self.owner]
         others = [i for i, handle in enumerate(rows) if handle is not self.owner]
         parts: list[Tensor] = []
-        try:
-            for chosen, part in ((mine, super().__call__), (others, self.base)):
-                if chosen:
-                    ctx.rows = tuple(rows[i] for i in chosen)  # for wrappers further in
-                    here = x if len(chosen) == len(rows) else x[xp.asarray(chosen)]
+        for chosen, part in ((mine, super().__call__), (others, self.base)):
+            if chosen:
+                here = x if len(chosen) == len(rows) else x[xp.asarray(chosen)]
+                with running(rows=[rows[i] for i in chosen]):  # for wrappers further in
                     parts.append(part(here, **kwargs))
-        finally:
-            ctx.rows = rows
         if len(parts) == 1:
             return parts[0]
         back = xp.argsort(xp.asarray(mine + others))

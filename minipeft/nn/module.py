@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minipeft.backend import Array, is_array, to_device, to_numpy, xp_of
-from minipeft.engine.tensor import Tensor, context
+from minipeft.engine.tensor import Tensor, changed, context
 from minipeft.nn import init
 
 
@@ -246,21 +246,18 @@ def standing(module: Module, thing: Module | Parameter) -> list[tuple[Module, st
 @contextmanager
 def _forward_scope(module: Module) -> Iterator[None]:
     """The outermost call: attached methods compute what stands for Parameters in this pass."""
-    ctx, first = context(), next((p.parameter for p in module.places()), None)
-    if first is not None and init.is_shape_only(first.data) and ctx.shapes is None:
+    first = next((p.parameter for p in module.places()), None)
+    if first is not None and init.is_shape_only(first.data) and context().shapes is None:
         raise RuntimeError(
             f"{type(module).__name__} has shapes but no values (init='shape'): it can be counted, "
             "not run. Build it with init='normal' or load weights"
         )
-    ctx.inside = True
-    values: dict[Any, Any] = {}
-    try:
+    values = dict(context().values or {})  # recompute() of a whole model sets some
+    with changed(inside=True):
         for handle in module.handles:
             handle.open_forward(values)
-        ctx.values = values
-        yield
-    finally:
-        ctx.inside, ctx.values = False, None
+        with changed(values=values):
+            yield
 
 
 class ModuleList(Module):

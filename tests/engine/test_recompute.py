@@ -79,9 +79,46 @@ def test_the_context_is_as_before_even_after_an_error():
     def fails(x):
         raise KeyError("inside")
 
-    ctx, x = context(), Tensor(np.ones(2), requires_grad=True)
-    before = ctx.trace, ctx.recording, ctx.values, ctx.inside
+    x = Tensor(np.ones(2), requires_grad=True)
+    before = context()
     with pytest.raises(KeyError):
         recompute(fails, x)
     recompute(ops.tanh, x).backward(np.ones(2))
-    assert (ctx.trace, ctx.recording, ctx.values, ctx.inside) == before
+    assert context() is before
+
+
+@pytest.mark.parametrize("method", [LoRA(r=2), Subspace(n=3)], ids=str)
+def test_a_whole_model_is_recomputed_with_what_stands_for_its_parameters(method):
+    def run(f):
+        model = gpt()
+        handle = attach(model, method)
+        for path, p in handle.trainable():
+            p.data = p.data + 0.1 * Rng(3, path).normal(p.shape)
+        f(model, Rows(VOCAB).batch(0, 3, 0).ids).backward(np.ones((3, 6, VOCAB)))
+        return {path: p.grad for path, p in handle.trainable()}
+
+    plain, again = run(lambda model, ids: model(ids)), run(recompute)
+    for path, g in plain.items():
+        np.testing.assert_allclose(again[path], g, rtol=1e-12, atol=1e-15, err_msg=path)
+
+
+SETTINGS = {"rng": Rng(0), "off": ("a",), "rows": ("b", None), "hidden": "h"}
+
+
+def test_backward_runs_f_in_the_context_of_the_forward_pass():
+    seen = []
+
+    def f(x):
+        now = context()
+        seen.append([now.off, now.rows, now.hidden, now.inside, now.rng and now.rng.uniform(())])
+        return ops.tanh(x)
+
+    x = Tensor(np.ones(2), requires_grad=True)
+    with running(recompute=True, **SETTINGS):
+        y = recompute(f, x)
+    with no_grad(), running(off=("c",), rng=Rng(1)):
+        before = context()
+        y.backward(np.ones(2))
+        assert context() is before
+    assert seen[0] == seen[1] and seen[0][:3] == [("a",), ("b", None), "h"]
+    np.testing.assert_allclose(x.grad, 1 - np.tanh(1) ** 2)

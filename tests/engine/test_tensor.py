@@ -1,14 +1,13 @@
 """Tensors and the walk: what backward adds up, keeps, frees and refuses."""
 
 import gc
-import threading
 import weakref
 
 import numpy as np
 import pytest
 
-from minipeft.backend import Rng
-from minipeft.engine import Tensor, context, fused, grad, no_grad, op, ops, running
+from minipeft.engine import Tensor, fused, grad, no_grad, op, ops
+from minipeft.engine.tensor import changed
 from minipeft.nn import Parameter
 
 
@@ -278,43 +277,13 @@ def test_no_grad_records_nothing_and_ends():
     assert (a * 2)._node is not None
 
 
-# -- what a forward pass depends on -------------------------------------------------------------
-
-
-def test_running_sets_the_context_and_puts_it_back():
-    rng, handle = Rng(0), object()
-    assert context().rng is None and context().off == ()
-    with running(rng=rng, off=[handle]):
-        assert context().rng is rng and context().off == (handle,)
-        with running():
-            assert context().rng is None and context().off == ()
-        assert context().rng is rng and context().off == (handle,)
-    assert context().rng is None and context().off == ()
-    with pytest.raises(ZeroDivisionError), running(rng=rng):
-        raise ZeroDivisionError
-    assert context().rng is None
-
-
-def test_the_context_is_one_per_thread():
-    seen = []
-
-    def look():
-        seen.append((context().rng, context().recording, (leaf(1.0) * 2)._node is None))
-
-    with running(rng=Rng(0)), no_grad():
-        thread = threading.Thread(target=look)
-        thread.start()
-        thread.join()
-    assert seen == [(None, True, False)]
+# -- what stands for a Parameter: the context has tests of its own in test_context.py ------------
 
 
 def test_a_value_that_stands_for_a_parameter_is_used_and_differentiated():
     p, source = Parameter(np.array([1.0])), leaf(5.0)
-    context().values = {id(p): source * 2}
-    try:
+    with changed(values={id(p): source * 2}):
         y = (p * 3).sum()
-    finally:
-        context().values = None
     y.backward()
     assert y.item() == 30 and source.grad == 6 and p.grad is None
 

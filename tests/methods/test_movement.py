@@ -8,7 +8,8 @@ import pytest
 
 from minipeft.backend import Rng
 from minipeft.checkpoint import CheckpointError
-from minipeft.engine import Tensor, context, grad_check, ops
+from minipeft.engine import Tensor, grad_check, ops
+from minipeft.engine.tensor import changed
 from minipeft.methods import Magnitude, Movement, attach
 from minipeft.methods.masks import kept
 from minipeft.optim import SGD
@@ -287,9 +288,6 @@ def test_the_surrogate_costs_no_operation_more_than_four():
     """W * ((S - S) c + M): what the tape shows of a masked weight."""
     calls = []
     _, _, w = one(Movement())
-    context().trace = lambda name, y, args: calls.append(name)
-    try:
+    with changed(trace=lambda name, y, args: calls.append(name)):
         w.masked()
-    finally:
-        context().trace = None
     assert calls == ["sub", "mul", "add", "mul"]

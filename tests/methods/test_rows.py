@@ -7,6 +7,7 @@ from minipeft.backend import Rng
 from minipeft.engine import no_grad, running
 from minipeft.generate import generate_many
 from minipeft.methods import BitFit, LoRA, attach
+from minipeft.step import Workers
 from minipeft.train import loss_of
 from tests.tiny import Rows, gpt, tokenizer
 
@@ -48,6 +49,41 @@ def test_gradients_go_to_the_adapters_of_the_rows():
         loss_of(model, Rows(VOCAB).batch(0, 3, 0)).backward()
     assert all(p.grad is None for p in (*a.trained.values(), *c.trained.values()))
     assert all(np.abs(p.grad).max() > 0 for p in b.trained.values())
+
+
+@pytest.mark.parametrize("settings", [{"rows": "bacb"}, {"off": "ac"}, {"rows": "b-ab"}])
+def test_threads_take_the_rows_and_what_is_off(settings):
+    """Each part of the batch carries the adapters of its own rows."""
+    model, handles = two()
+    called = dict(zip("abc-", [*handles, None], strict=True))
+    params = [(f"{i}.{path}", p) for i, h in enumerate(handles) for path, p in h.trained.items()]
+    for _, p in params:
+        p.requires_grad = True
+    data = Rows(VOCAB).batch(0, 4, 0)
+    found = []
+    for threads in (1, 2, 3):
+        with (
+            running(**{name: [called[c] for c in value] for name, value in settings.items()}),
+            Workers(model, params, threads, 0.0, False, False) as workers,
+        ):
+            loss = workers.gradients(data, Rng(0))
+        found.append((loss, {path: p.grad for path, p in params}))
+        for _, p in params:
+            p.grad = None
+    (loss, alone), *others = found
+    for other, parts in others:
+        assert other == pytest.approx(loss, rel=1e-12)
+        for path, g in alone.items():
+            if g is None:
+                assert parts[path] is None, path
+            else:
+                np.testing.assert_allclose(parts[path], g, rtol=1e-9, atol=1e-13, err_msg=path)
+    with (
+        running(rows=[None] * 5),
+        Workers(model, params, 2, 0.0, False, False) as workers,
+        pytest.raises(ValueError, match="names 5 rows, the batch has 4"),
+    ):
+        workers.gradients(data, Rng(0))
 
 
 def test_texts_are_generated_by_the_adapter_of_their_row():

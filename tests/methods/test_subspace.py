@@ -8,7 +8,8 @@ import pytest
 
 from minipeft.backend import Rng
 from minipeft.checkpoint import CheckpointError, load_arrays, save_arrays
-from minipeft.engine import Tensor, context, no_grad, ops
+from minipeft.engine import Tensor, no_grad, ops
+from minipeft.engine.tensor import changed
 from minipeft.ledger import predict
 from minipeft.methods import Full, LoRA, Subspace, attach
 from minipeft.methods.subspace import compression_bound, cut, d90, search_d90
@@ -142,12 +143,8 @@ def test_one_projection_a_pass():
     calls = []
     for method in (Subspace(d=50), Subspace(d=50, said="layer", projection="sparse")):
         model, _ = replace(CASES["subspace"], method=method).attached()
-        ctx = context()
-        ctx.trace = lambda name, y, args: calls.append(name)
-        try:
+        with changed(trace=lambda name, y, args: calls.append(name)):
             model(IDS)
-        finally:
-            ctx.trace = None
     assert calls.count("fastfood") == calls.count("scatter_signs") == 1
 
 
