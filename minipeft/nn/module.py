@@ -253,11 +253,12 @@ def _forward_scope(module: Module) -> Iterator[None]:
             "not run. Build it with init='normal' or load weights"
         )
     values = dict(context().values or {})  # recompute() of a whole model sets some
-    with changed(inside=True):
+    with changed(inside=True, values=values):
+        computed = dict(values)
         for handle in module.handles:
-            handle.open_forward(values)
-        with changed(values=values):
-            yield
+            handle.open_forward(computed)
+        values |= computed
+        yield
 
 
 class ModuleList(Module):
