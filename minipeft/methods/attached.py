@@ -250,8 +250,11 @@ class Attached:
 
     # -- the forward pass and the step ------------------------------------------------------------
 
-    def open_forward(self, values: dict[int, Tensor]) -> None:
-        """Say what stands for which Parameter in the pass that begins."""
+    def open_forward(self, values: dict[Any, Any]) -> None:
+        """Say what stands for which Parameter in the pass that begins, by id(Parameter).
+
+        Under `running(rng=…)` the handle's own key has a generator for its wrappers' dropout.
+        """
         if context().rows is not None:
             self._check_rows(context().rows or ())
         if self in context().off:
@@ -259,6 +262,9 @@ class Attached:
                 assert clone.base is not None
                 values[id(clone)] = clone.base
             return
+        rng = context().rng
+        if rng is not None:  # in each pass other masks, and other ones than another handle's
+            values[self] = rng.spawn("adapter", int(rng.raw(1)[0]))
         self.method.before_forward(self)
         for _, p, compute in self.reparams:
             values[id(p)] = compute(values.get(id(p), p))

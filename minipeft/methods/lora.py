@@ -109,9 +109,10 @@ class LoRALinear(DenseWrapper):
 
     def dropped(self, x: Tensor) -> Tensor:
         """The branch's input; parts that share A draw the same mask."""
-        rng = context().rng
-        if rng is None or not self.dropout:
+        ctx = context()
+        if ctx.rng is None or not self.dropout:
             return x
+        rng = (ctx.values or {}).get(self.owner, ctx.rng)  # the handle's, of this pass
         like = x.data if isinstance(x, Tensor) else x  # images come as arrays
         return x * dropout_factors(rng.spawn(self.group), x.shape, self.dropout, like)
 

@@ -1,16 +1,20 @@
 """Recomputed blocks give the same bits and keep less."""
 
 import tracemalloc
+from collections import Counter
 
 import numpy as np
 import pytest
 
 from minipeft.backend import Rng
+from minipeft.batches import TaskBatches
 from minipeft.engine import Tensor, context, no_grad, ops, recompute, running
-from minipeft.methods import Full, LoRA, attach
+from minipeft.methods import Full, LoRA, attach, lora
+from minipeft.nn import layers
 from minipeft.train import fit, loss_of
 from tests.methods.throwaway import Subspace
-from tests.tiny import Rows, gpt, tokenizer
+from tests.models.plain import spied
+from tests.tiny import Rows, Sounds, gpt, tokenizer
 
 VOCAB = tokenizer().vocab_size
 
@@ -122,3 +126,113 @@ def test_backward_runs_f_in_the_context_of_the_forward_pass():
         assert context() is before
     assert seen[0] == seen[1] and seen[0][:3] == [("a",), ("b", None), "h"]
     np.testing.assert_allclose(x.grad, 1 - np.tanh(1) ** 2)
+
+
+# -- what a pass depends on besides its inputs ----------------------------------------------------
+
+
+def both(f):
+    """f's gradients by name, without recomputation and with it; they agree."""
+    plain, recomputed = f(False), f(True)
+    assert plain.keys() == recomputed.keys()
+    for name, g in plain.items():
+        assert np.abs(g).max() > 1e-9, name
+        np.testing.assert_allclose(recomputed[name], g, rtol=1e-9, atol=1e-13, err_msg=name)
+    return plain
+
+
+def two():
+    """A model with two adapters on the same parts, both of which train, and five rows of ids."""
+    model = gpt(dropout=0.2)
+    handles = [attach(model, LoRA(r=2, seed=seed, dropout=0.2)) for seed in (1, 2)]
+    for handle in handles:
+        for path, p in handle.trainable():
+            p.data, p.requires_grad = p.data + 0.2 * Rng(3, path).normal(p.shape), True
+    return model, *handles, Rows(VOCAB).batch(0, 5, 0)
+
+
+def test_a_past_and_a_mask_reach_recomputed_blocks():
+    """Behind a prefix that trains, rows that are padded on either side."""
+    model, ids = gpt(), Rows(VOCAB).batch(0, 2, 0).ids
+    mask = np.array([[True] * 4 + [False] * 2, [False] * 3 + [True] * 3])
+
+    def run(recomputed):
+        past = [[Tensor(Rng(i, j).normal((1, 3, 16)), requires_grad=True) for j in "kv"]
+                for i in range(2)]  # fmt: skip
+        with running(recompute=recomputed):
+            y = model(ids, past=past, mask=mask)
+        y.backward(Rng(5).normal(y.shape))
+        found = {f"{j} of block {i}": past[i][n].grad for i in range(2) for n, j in enumerate("kv")}
+        return found | {"logits": y.data, "w": model.blocks[0].attn.v_proj.weight.grad.copy()}
+
+    model.blocks[0].attn.v_proj.weight.grad = None
+    plain = run(False)
+    model.blocks[0].attn.v_proj.weight.grad = None
+    again = run(True)
+    for name, g in plain.items():
+        np.testing.assert_allclose(again[name], g, rtol=1e-9, atol=1e-13, err_msg=name)
+
+
+def test_a_past_is_returned_where_blocks_are_recomputed():
+    model, ids = gpt(), Rows(VOCAB).batch(0, 2, 0).ids
+    _, wanted = model(ids, return_past=True)
+    with running(recompute=True):
+        _, past = model(ids, return_past=True)
+    assert len(past) == len(wanted) == 2
+    for pair, other in zip(past, wanted, strict=True):
+        assert all(np.array_equal(a.data, b.data) for a, b in zip(pair, other, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["rows", "off", "neither"])
+def test_the_adapters_of_rows_and_those_that_are_off_hold_in_the_second_pass(kind):
+    def run(recomputed):
+        model, a, b, data = two()
+        chosen = {"rows": {"rows": [b, None, a, b, a]}, "off": {"off": [a]}, "neither": {}}[kind]
+        with running(rng=Rng(4), recompute=recomputed, **chosen):
+            loss = loss_of(model, data)
+        loss.backward()  # where neither holds any more
+        named = [(f"{n} {path}", p) for n, h in (("a", a), ("b", b)) for path, p in h.trainable()]
+        return {name: p.grad for name, p in named if p.grad is not None}
+
+    names = both(run)
+    assert any(n.startswith("a") for n in names) == (kind != "off")
+    assert any(n.startswith("b") for n in names)
+
+
+def test_backward_leaves_the_context_and_the_generator_as_they_were():
+    """Two steps inside one `running`: the second draws what it would without recomputation."""
+
+    def run(recomputed):
+        model, a, b, data = two()
+        losses, rng, rows = [], Rng(4), (a, b, None, b, a)
+        with running(rng=rng, recompute=recomputed, rows=rows):
+            for _ in range(2):
+                loss = loss_of(model, data)
+                loss.backward()
+                now = context()
+                assert (now.rng, now.rows, now.off) == (rng, rows, ())
+                assert (now.recompute, now.inside, now.values) == (recomputed, False, None)
+                losses.append(loss.item())
+        return losses, rng.state()
+
+    assert run(True) == run(False)
+
+
+def test_the_masks_of_the_second_pass_are_those_of_the_first():
+    """Each block's three masks and the adapters' come twice; those outside the blocks once."""
+    model, a, _, data = two()
+    with spied(layers, lora) as masks, running(rng=Rng(4), recompute=True):
+        loss_of(model, data).backward()
+    times = Counter(m.tobytes() for m in masks)
+    assert sorted(times.values()) == [1] + [2] * (2 * 3 + 2 * 4)
+
+
+def test_stored_hidden_states_and_recomputed_blocks_go_together():
+    source = TaskBatches(Sounds().load("train"), tokenizer(), "lm", 24)
+
+    def losses(**settings):
+        model = gpt()
+        with attach(model, LoRA(r=2, targets="re:blocks\\.1\\..*_proj")):
+            return fit(model, source, steps=7, lr=0.02, batch=2, quiet=True, **settings).loss
+
+    np.testing.assert_allclose(losses(cached=True, recompute=True), losses(), rtol=1e-10)

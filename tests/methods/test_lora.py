@@ -2,18 +2,20 @@
 
 import math
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
 
 from minipeft.backend import Rng
 from minipeft.engine import Tensor, grad_check, no_grad, running
-from minipeft.methods import LoRA, attach, load_adapter
+from minipeft.methods import DoRA, LoftQ, LoRA, PiSSA, QLoRA, attach, load_adapter, lora
 from minipeft.models import GPT
 from minipeft.models.presets import preset
 from minipeft.nn import init
 from minipeft.train import fit
 from tests.methods.contract import CASES, CONFIG, QKV, Next, randomize, run, same
+from tests.models.plain import spied
 
 IDS = CASES["lora"].inputs()
 QV, QKVO = ("q_proj", "v_proj"), (*QKV, "o_proj")
@@ -135,16 +137,14 @@ def test_parts_of_two_modules_are_not_fused():
 
 
 def test_fused_parts_share_one_mask():
-    x = Tensor(Rng(3).normal((4, 8)))
-    for fused, equal in ((QKV, True), ((), False)):
-        _, handle = fused_handle(fused=fused, dropout=0.5)
-        q, k, _, q1, *_ = handle.wrappers.values()
-        for w in (q, k, q1):
-            w.A.data, w.B.data = q.A.data.copy(), q.B.data.copy()
-        with running(rng=Rng(5)):
-            dq, dk, dq1 = (w(x).data - w.base(x).data for w in (q, k, q1))
-        assert np.allclose(dq, dk, atol=1e-12) == equal
-        assert not np.allclose(dq, dq1, atol=1e-3)
+    for fused, masks_of_a_block in ((QKV, 1), (QKV[:2], 2), ((), 3)):
+        model, handle = fused_handle(fused=fused, dropout=0.5)
+        with spied(lora) as masks, running(rng=Rng(5)):
+            model(IDS)
+        assert len(masks) == len(handle.wrappers) == 6
+        blocks = [{m.tobytes() for m in masks[i : i + 3]} for i in (0, 3)]
+        assert len(blocks[0]) == len(blocks[1]) == masks_of_a_block
+        assert not blocks[0] & blocks[1]
 
 
 def test_parts_of_other_widths_cannot_share():
@@ -162,11 +162,58 @@ def test_dropout_needs_a_generator():
     still = run(model, IDS)
     assert same(run(model, IDS), still)
     with running(rng=Rng(1)):
-        first = run(model, IDS)
-        assert same(run(model, IDS), first)  # the mask is of this step and this place
+        first, second = run(model, IDS), run(model, IDS)
+    with running(rng=Rng(1)):
+        assert same(run(model, IDS), first)
     with running(rng=Rng(2)):
-        second = run(model, IDS)
-    assert not same(first, still) and not same(first, second)
+        other = run(model, IDS)
+    assert not any(same(a, b) for a, b in combinations((still, first, second, other), 2))
+
+
+CUT = round(0.4 * 65536)
+DROPPING = [
+    LoRA(r=2, alpha=3.0, dropout=0.4),
+    LoRA(r=2, alpha=3.0, dropout=0.4, targets=QKV, fused=QKV),
+    DoRA(r=2, dropout=0.4),
+    PiSSA(r=2, dropout=0.4),
+    LoftQ(r=2, dropout=0.4, block=8),
+    QLoRA(r=2, dropout=0.4, block=8),
+]
+NAMED = ["lora", "lora fused", "dora", "pissa", "loftq", "qlora"]
+
+
+@pytest.mark.parametrize("method", DROPPING, ids=NAMED)
+def test_the_input_of_a_branch_is_dropped_there_and_scaled(method):
+    """What the part gives without dropout, moved by what B A makes of the masked part of x."""
+    handle = attach(CASES["lora"].model(width=64), method)
+    randomize(handle)
+    for w in handle.wrappers.values():
+        x = Tensor(Rng(3).normal((1, 1, w.d_in)))
+        with spied(lora) as masks, running(rng=Rng(5)):
+            dropped = w(x).data
+        assert len(masks) == 1 and masks[0].shape == x.shape
+        assert set(np.unique(masks[0])) == {0.0, 65536 / (65536 - CUT)}
+        ratio = w.ratio().data if method.name == "dora" else 1.0
+        moved = w.scale * ((masks[0] - 1) * x.data) @ w.A.data.T @ w.B.data.T * ratio
+        np.testing.assert_allclose(dropped, w(x).data + moved, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("method", DROPPING, ids=NAMED)
+def test_parts_rows_and_stacked_adapters_have_masks_of_their_own(method):
+    """All of them in one pass; and of the elements the right share is 0."""
+    model = CASES["lora"].model(width=64)
+    handles = [attach(model, method)]
+    if method.name == "lora":
+        handles.append(attach(model, replace(method, seed=1)))
+    with spied(lora) as masks, running(rng=Rng(5)):
+        model(IDS)
+    assert len(masks) == sum(len(h.wrappers) for h in handles)
+    own = {m.tobytes(): m for m in masks}
+    assert len(own) == len(masks) // (3 if getattr(method, "fused", ()) else 1)
+    rows = np.concatenate([m.reshape(-1, 64) for m in own.values()])
+    assert len(np.unique(rows, axis=0)) == len(rows)
+    for m in own.values():
+        assert abs((m == 0).mean() - 0.4) < 4 * np.sqrt(0.24 / m.size)
 
 
 def test_dropout_is_of_the_branch_alone_and_keeps_the_mean():
