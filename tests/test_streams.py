@@ -124,7 +124,7 @@ def test_each_thread_has_its_rows_and_a_stream_of_its_own():
     assert paths == {("dropout", 7, 1, "part", i) for i in range(3)}
 
 
-# -- what reaches the loss --------------------------------------------------------------------------
+# -- what reaches the loss -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("settings", [{}, {"threads": 2}, {"accumulate": 2}, {"recompute": True}])

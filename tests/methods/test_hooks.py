@@ -1,0 +1,231 @@
+"""When fit and a forward pass call a method's hooks, in what order and with which numbers."""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from minipeft.batches import TaskBatches
+from minipeft.engine import running
+from minipeft.generate import generate
+from minipeft.methods import LoRA, Method, attach
+from minipeft.nn import init
+from minipeft.train import fit, loss_of, trainable
+from tests.tiny import Rows, Sounds, gpt, tokenizer
+
+VOCAB = tokenizer().vocab_size
+log: list = []
+
+
+@dataclass(frozen=True)
+class Recorder(LoRA):
+    """LoRA that writes down its hooks; its penalty is `penalty`, None for none."""
+
+    name: ClassVar[str] = "recorder"
+
+    tag: str = "a"
+    penalty: float | None = None
+
+    def before_forward(self, at):
+        log.append((self.tag, "before_forward"))
+
+    def extra_loss(self, at):
+        log.append((self.tag, "extra_loss"))
+        if self.penalty is None:
+            return None
+        return sum((p * p).sum() for _, p in at.trainable()) * self.penalty
+
+    def before_step(self, at, step, total):
+        log.append((self.tag, "before_step", step, total))
+
+    def after_step(self, at, step, total):
+        log.append((self.tag, "after_step", step, total))
+
+
+def recorded(*methods, model=None, **settings):
+    """What the hooks of these methods say in a run, and the model."""
+    model = model or gpt()
+    for method in methods:
+        attach(model, method)
+    log.clear()
+    settings = {"steps": 3, "lr": 0.1, "batch": 3, "quiet": True} | settings
+    fit(model, settings.pop("task", Rows(VOCAB)), **settings)
+    return list(log), model
+
+
+def test_two_methods_are_called_in_the_order_of_attaching():
+    found, _ = recorded(Recorder(r=2), Recorder(r=2, tag="b"), accumulate=2)
+    one_pass = [(t, hook) for hook in ("before_forward", "extra_loss") for t in "ab"]
+    assert found == [
+        entry
+        for step in range(3)
+        for entry in [
+            *one_pass,
+            *one_pass,
+            *[(t, hook, step, 3) for hook in ("before_step", "after_step") for t in "ab"],
+        ]
+    ]
+
+
+def test_with_threads_each_part_is_a_pass_and_the_penalty_is_asked_for_once():
+    found, _ = recorded(Recorder(r=2), Recorder(r=2, tag="b"), threads=3, steps=2)
+    counts = Counter(entry[:2] for entry in found)
+    wanted = {"before_forward": 6, "extra_loss": 2, "before_step": 2, "after_step": 2}
+    assert counts == {(t, hook): n for t in "ab" for hook, n in wanted.items()}
+    steps = [entry for entry in found if len(entry) == 4]
+    assert steps == [(t, hook, step, 2) for step in (0, 1)
+                     for hook in ("before_step", "after_step") for t in "ab"]  # fmt: skip
+
+
+class Stop(Exception):
+    """The power fails."""
+
+
+class Failing(Rows):
+    def batch(self, step, size, seed):
+        if step == 5:
+            raise Stop
+        return super().batch(step, size, seed)
+
+
+@pytest.mark.parametrize("hook", ["before_step", "after_step"])
+def test_a_resumed_run_goes_on_counting_where_it_stopped(hook, tmp_path):
+    settings = {"steps": 7, "checkpoint": tmp_path / "state.safetensors", "save_every": 2}
+    methods = [Recorder(r=2), Recorder(r=2, tag="b")]
+    with pytest.raises(Stop):
+        recorded(*methods, task=Failing(VOCAB), **settings)
+    before = [entry[2:] for entry in log if entry[:2] == ("b", hook)]
+    found, _ = recorded(*methods, **settings)
+    assert before == [(i, 7) for i in range(5)]
+    for t in "ab":
+        numbers = [entry[2:] for entry in found if entry[:2] == (t, hook)]
+        assert numbers[-3:] == [(4, 7), (5, 7), (6, 7)] and len(numbers) <= 3
+
+
+def test_before_a_step_there_are_clipped_gradients_and_after_it_the_weights_have_moved():
+    """With SGD the step is -rate times what before_step saw."""
+    seen = {}
+
+    class Looking(Recorder):
+        def before_step(self, at, step, total):
+            seen["gradients"] = {path: p.grad.copy() for path, p in at.trainable()}
+            seen["before"] = {path: p.data.copy() for path, p in at.trainable()}
+
+        def after_step(self, at, step, total):
+            seen["after"] = {path: p.data.copy() for path, p in at.trainable()}
+
+    recorded(Looking(r=2), optimizer="sgd", clip=0.01, warmup=0.0, decline="constant", steps=2)
+    norm = np.sqrt(sum((g * g).sum() for g in seen["gradients"].values()))
+    assert norm == pytest.approx(0.01, rel=1e-9)
+    for path, g in seen["gradients"].items():
+        moved = seen["after"][path] - seen["before"][path]
+        np.testing.assert_allclose(moved, -0.1 * g, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("settings", [{}, {"accumulate": 2}, {"threads": 2}], ids=str)
+def test_the_penalties_of_all_methods_are_added_once_each(settings):
+    """In the loss that is shown and in the gradient; a method without one adds nothing."""
+
+    class Same(Rows):
+        def batch(self, step, size, seed):
+            return super().batch(0, size, 0)
+
+    model = gpt()
+    handles = [attach(model, Recorder(r=2, tag=tag, penalty=penalty))
+               for tag, penalty in (("a", 2.0), ("b", None), ("c", 3.0))]  # fmt: skip
+    plain = loss_of(model, Same(VOCAB).batch(0, 4, 0))
+    plain.backward()
+    sizes = [sum((p.data**2).sum() for _, p in h.trainable()) for h in handles]
+    start = {path: (p.data.copy(), p.grad) for path, p in trainable(model)}
+    for _, p in trainable(model):
+        p.grad = None
+    history = fit(model, Same(VOCAB), steps=1, lr=0.1, optimizer="sgd", warmup=0.0, clip=None,
+                  batch=4, quiet=True, **settings)  # fmt: skip
+    assert history.loss[0] == pytest.approx(plain.item() + 2 * sizes[0] + 3 * sizes[2], rel=1e-12)
+    for path, p in trainable(model):
+        before, g = start[path]
+        wanted = before - 0.1 * (g + 2 * 3.0 * before)
+        np.testing.assert_allclose(p.data, wanted, rtol=0, atol=1e-13, err_msg=path)
+
+
+def test_what_ended_or_is_off_is_not_called():
+    model = gpt()
+    a = attach(model, Recorder(r=2))
+    b = attach(model, Recorder(r=2, tag="b"))
+    ids = Rows(VOCAB).batch(0, 2, 0).ids
+    log.clear()
+    with running(off=[a]):
+        model(ids)
+    assert log == [("b", "before_forward")]
+    b.detach()
+    found, _ = recorded(model=model, steps=1)
+    assert {entry[0] for entry in found} == {"a"}
+    a.merge()
+    log.clear()
+    model(ids)
+    assert not log
+
+
+def test_every_pass_of_a_generation_is_a_forward_pass_and_no_step():
+    model = gpt()
+    attach(model, Recorder(r=2, penalty=1.0))
+    log.clear()
+    generate(model, "the cat", max_tokens=3)
+    assert set(log) == {("a", "before_forward")} and 1 <= len(log) <= 3
+
+
+passes: Counter = Counter()
+
+
+@dataclass(frozen=True)
+class Scaled(Method):
+    """Every fc_in's weight w becomes n factor w + v, in the n-th pass."""
+
+    name: ClassVar[str] = "scaled"
+    compose: ClassVar[str] = "parameter"
+
+    factor: float = 1.0
+
+    def before_forward(self, at):
+        passes[self] += 1
+
+    def reparam(self, path, parameter, where):
+        if not path.endswith("fc_in.weight"):
+            return None
+        v = where.shared("v", lambda: init.zeros((1,), parameter.data))
+        return lambda w: w * (self.factor * passes[self]) + v
+
+
+def test_what_before_forward_sets_holds_in_the_pass_that_begins():
+    model, ids = gpt(), np.array([[3, 4, 5]])
+    still = model(ids).data
+    attach(model, Scaled())
+    passes.clear()
+    found = [model(ids).data for _ in range(3)]
+    assert np.array_equal(found[0], still)
+    plain = gpt()
+    for block in plain.blocks:
+        block.mlp.fc_in.weight.data = block.mlp.fc_in.weight.data * 3
+    np.testing.assert_allclose(found[2], plain(ids).data, rtol=0, atol=1e-12)
+
+
+def test_the_second_of_two_methods_computes_from_what_the_first_has_computed():
+    model, ids = gpt(), np.array([[3, 4, 5]])
+    for factor, v in ((2.0, 0.5), (5.0, 0.25)):
+        for _, p in attach(model, Scaled(factor)).trainable():
+            p.data = p.data + v
+    passes.clear()
+    plain = gpt()
+    for block in plain.blocks:
+        block.mlp.fc_in.weight.data = 5 * (2 * block.mlp.fc_in.weight.data + 0.5) + 0.25
+    np.testing.assert_allclose(model(ids).data, plain(ids).data, rtol=0, atol=1e-11)
+
+
+def test_stored_hidden_states_do_not_skip_hooks():
+    source = TaskBatches(Sounds().load("train"), tokenizer(), "lm", 24)
+    method = Recorder(r=2, targets="re:blocks\\.1\\..*_proj")
+    plain, _ = recorded(method, task=source, steps=8, batch=2)
+    stored, _ = recorded(method, task=source, steps=8, batch=2, cached=True)
+    assert plain == stored and len(plain) == 8 * 4
