@@ -166,7 +166,7 @@ class ImageBatches:
     def collate(self, chosen: Sequence[int]) -> Batch:
         """The batch of the pictures with these numbers."""
         at = np.asarray(chosen)
-        return Batch(self.pixels[at], self.labels[at], np.ones((len(at), 1), bool))
+        return Batch(self.pixels[at], self.labels[at], np.ones((len(at), 1), bool), at)
 
 
 class TokenBatches:

@@ -31,15 +31,24 @@ class HiddenStates:
         if batch.rows is None:
             raise ValueError("cached=True needs batches that number their examples (Batch.rows); "
                              "this source draws new ones each time")  # fmt: skip
+        if batch.ids.ndim > 2:  # of a picture every position is kept
+            return View(self, batch.rows.tolist(), [None] * len(batch.rows), None)
         lengths = batch.mask.sum(axis=1).tolist()
         return View(self, batch.rows.tolist(), lengths, batch.mask.shape[1])
 
 
 class View:
-    """The rows of one batch: their numbers, their lengths, and the length they are padded to."""
+    """The rows of one batch: their numbers, their lengths, and the length they are padded to.
+
+    Both are None for pictures, all of which are alike.
+    """
 
     def __init__(
-        self, store: HiddenStates, numbers: Sequence[int], lengths: Sequence[int], width: int
+        self,
+        store: HiddenStates,
+        numbers: Sequence[int],
+        lengths: Sequence[int | None],
+        width: int | None,
     ) -> None:
         self.store, self.below = store, store.below
         self.numbers, self.lengths, self.width = numbers, lengths, width
@@ -57,7 +66,7 @@ class View:
                 states[n] = row[:length].copy()
             return Tensor(x)
         first = states[self.numbers[0]]
-        shape = len(self.numbers), self.width, first.shape[1]
+        shape = len(self.numbers), self.width or len(first), first.shape[1]
         x = xp_of(first).zeros(shape, dtype=first.dtype)
         for i, (n, length) in enumerate(zip(self.numbers, self.lengths, strict=True)):
             x[i, :length] = states[n]

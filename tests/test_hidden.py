@@ -1,14 +1,20 @@
 """Stored hidden states: the same run, without the lower blocks from the second epoch on."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from minipeft.batches import TaskBatches, TokenBatches
+from minipeft.backend import Rng
+from minipeft.batches import IGNORE, Batch, TaskBatches, TokenBatches, in_turn, pad
+from minipeft.engine import running
+from minipeft.hidden import HiddenStates
 from minipeft.masking import MaskedBatches
 from minipeft.methods import BitFit, Full, LoRA, TopK, attach
+from minipeft.models import GPT, ViT, ViTConfig
 from minipeft.train import fit
 from tests.methods.throwaway import Subspace
-from tests.tiny import Rows, Sounds, bert, gpt, tokenizer
+from tests.tiny import Rows, Sounds, bert, clouds, gpt, tokenizer
 
 UPPER = LoRA(r=2, targets="re:blocks\\.1\\..*_proj")
 
@@ -60,6 +66,100 @@ def test_bert_too():
             return fit(model, Sounds(), steps=8, lr=0.02, batch=2, quiet=True, cached=cached).loss
 
     np.testing.assert_allclose(losses(False), losses(True), rtol=1e-10)
+
+
+class Padded:
+    """Rows of 1 … 9 tokens, two a batch in turn; every token is to be found again."""
+
+    def __init__(self):
+        sizes, top = (9, 1, 4, 7, 2, 5), tokenizer().vocab_size
+        self.texts = [Rng(7, i).integers(4, top, (n,)) for i, n in enumerate(sizes)]
+
+    def batch(self, step, size, seed):
+        chosen = np.array(in_turn(len(self.texts), step, size, seed))
+        ids = pad([self.texts[i] for i in chosen], tokenizer().pad_id)
+        mask = pad([[1] * len(self.texts[i]) for i in chosen], 0) > 0
+        return Batch(ids, np.where(mask, ids, IGNORE), mask, chosen)
+
+
+@pytest.mark.parametrize("settings", [{}, {"threads": 2}, {"accumulate": 2}], ids=str)
+@pytest.mark.parametrize("make", [gpt, bert], ids=["gpt", "bert"])
+def test_padded_rows_meet_rows_of_other_lengths(make, settings):
+    """What is stored of a row is its own positions; the blocks above still mask the padding."""
+
+    def losses(cached):
+        model = make()
+        with attach(model, TopK(k=1)):
+            return fit(model, Padded(), steps=12, lr=0.02, batch=2, quiet=True, cached=cached,
+                       **settings).loss  # fmt: skip
+
+    np.testing.assert_allclose(losses(False), losses(True), rtol=1e-10)
+
+
+def test_a_batch_with_one_new_row_is_computed_and_changes_no_stored_state():
+    """Its rows get padding and company of their own; what is stored stays the same numbers."""
+    model = bert()
+    attach(model, TopK(k=1))
+    store, source = HiddenStates(model), Padded()
+    first = source.batch(0, 2, 0)
+    other = [i for i in range(6) if i not in first.rows]
+
+    def states(chosen):
+        ids = pad([source.texts[i] for i in chosen], tokenizer().pad_id)
+        mask = pad([[1] * len(source.texts[i]) for i in chosen], 0) > 0
+        view = store.of(Batch(ids, ids, mask, np.array(chosen)))
+        with running(hidden=view):
+            model(ids, mask=mask)
+        return {n: store.states[n].copy() for n in chosen}
+
+    before = states(first.rows.tolist())
+    mixed = states([int(first.rows[0]), other[0]])
+    assert mixed.keys() == {int(first.rows[0]), other[0]} and len(store.states) == 3
+    n = int(first.rows[0])
+    np.testing.assert_allclose(mixed[n], before[n], rtol=1e-10, atol=1e-12)
+    assert [len(store.states[n]) for n in mixed] == [len(source.texts[n]) for n in mixed]
+    assert all(state.base is None for state in store.states.values())  # no view of a batch
+
+
+def test_pictures_are_stored_whole():
+    def losses(cached):
+        config = ViTConfig(image=6, patch=3, channels=1, width=16, layers=2, heads=2, classes=10)
+        model = ViT(config, dtype=np.float64)
+        for path, p in model.named_parameters():
+            p.data = p.data + 0.3 * Rng(0, path).normal(p.shape)
+        attach(model, TopK(k=1))
+        return fit(model, clouds(10, 6)[0], steps=8, lr=0.02, batch=5, quiet=True,
+                   cached=cached).loss  # fmt: skip
+
+    np.testing.assert_allclose(losses(False), losses(True), rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("method", "below"),
+    [
+        (TopK(k=1), 2),
+        (TopK(k=2), 1),
+        (TopK(k=3), 0),
+        (UPPER, 1),
+        (LoRA(r=2, targets="blocks.1.mlp.fc_in"), 1),
+        (LoRA(r=2, targets=("blocks.2.attn.q_proj", "blocks.0.mlp.fc_out")), 0),
+    ],
+    ids=str,
+)
+def test_the_cut_lies_below_the_lowest_block_that_changes(method, below):
+    model = GPT(replace(gpt().config, layers=3))
+    attach(model, method)
+    assert HiddenStates(model).below == below
+    attach(model, LoRA(r=2, targets="blocks.2.mlp.fc_in"))  # the first is frozen, and stays there
+    lowest = below if isinstance(method, LoRA) else 2
+    assert HiddenStates(model).below == lowest
+
+
+def test_a_head_alone_needs_no_block():
+    model = GPT(replace(gpt().config, head="linear", classes=5))
+    for path, p in model.named_parameters():
+        p.requires_grad = path.startswith("head")
+    assert HiddenStates(model).below == 2
 
 
 def test_where_the_lowest_block_trains_the_embeddings_are_stored():
