@@ -1,5 +1,6 @@
 """The comparison: what its rows say, that they are measured, and that workers change nothing."""
 
+import math
 import os
 import shutil
 import statistics
@@ -17,15 +18,17 @@ from minipeft.compare import (
     Plan,
     _bench,
     _environment,
+    _row,
     as_text,
     compare,
+    run,
     worker_settings,
 )
 from minipeft.files import data_dir
 from minipeft.methods import Full, TopK
 from minipeft.models import GPT, GPTConfig
 from minipeft.tasks import get_task
-from minipeft.train import loss_of, mean_loss
+from minipeft.train import History, loss_of, mean_loss
 
 KEYS = {"method", "trainable", "percent", "score_mean", "score_std", "step_seconds", "peak_bytes",
         "forgetting"}  # fmt: skip
@@ -63,7 +66,7 @@ def test_rows_hold_what_is_promised(rows):
     with attach(model, METHODS["lora"]()) as at:
         assert lora["trainable"] == at.count()
         assert lora["percent"] == 100 * at.count() / full["trainable"]
-    assert all(r["step_seconds"] > 0 for r in (full, lora)) and base["step_seconds"] == 0
+    assert base["step_seconds"] == 0
 
 
 def test_scores_are_those_of_the_test_split_over_the_seeds(rows):
@@ -81,6 +84,28 @@ def test_scores_are_those_of_the_test_split_over_the_seeds(rows):
     assert rows[2]["score_std"] == pytest.approx(statistics.stdev(scores))
     base = mean_loss(load_model("tiny-gpt"), held, 32)
     assert rows[2]["forgetting"] == pytest.approx(statistics.mean(losses) - base, abs=1e-9)
+
+
+def test_a_row_holds_the_statistics_of_its_seeds():
+    """Three seeds that share nothing: the mean, the sample deviation, and what belongs to one."""
+    results = [
+        {"score": score, "held_out": held, "trainable": 50, "step_seconds": seconds,
+         "peak_bytes": peak}
+        for score, held, seconds, peak in ((60.0, 2.0, 1.0, 700), (50.0, 2.5, 2.0, 0),
+                                           (100.0, 4.5, 6.0, 0))
+    ]  # fmt: skip
+    row = _row("lora", results, {"total": 400, "held_out": 2.75})
+    assert row["score_mean"] == pytest.approx(70)  # the median is 60
+    assert row["score_std"] == pytest.approx(math.sqrt((10**2 + 20**2 + 30**2) / 2))  # of n - 1
+    assert row["forgetting"] == pytest.approx(3.0 - 2.75)
+    assert (row["trainable"], row["percent"]) == (50, 12.5)
+    assert row["peak_bytes"] == 700  # of the seed that measured it
+
+
+def test_a_step_s_time_is_the_median(monkeypatch):
+    told = History([1.0] * 3, [0.1] * 3, [0.5, 9.0, 0.25])
+    monkeypatch.setattr("minipeft.compare.fit", lambda *_, **__: told)
+    assert run(SMALL, "lora", 1)["step_seconds"] == 0.5
 
 
 def test_forgetting_is_measured_against_the_base(monkeypatch):

@@ -93,6 +93,33 @@ def test_the_context_is_filled_and_not_left():
     assert generate(model, "the cat", max_tokens=99) == tokenizer().decode(ids)
 
 
+@pytest.mark.parametrize("tokens", range(1, 8))
+def test_prompts_about_the_length_that_may_be_padded(tokens):
+    """Padding takes room: a prompt that would then be cut goes alone; an exact fit is used."""
+    model, prompts = gpt(5, context=12), ["a", "the cat", "the cat meows. a", "the cat meows. a hen"]
+    lengths = [len(tokenizer().encode(p)) for p in prompts]
+    assert lengths == [1, 2, 5, 6]
+    wanted = [tokenizer().decode(slowly(model, p, tokens)) for p in prompts]
+    assert generate_many(model, prompts, max_tokens=tokens) == wanted
+
+
+def test_a_prompt_may_leave_room_for_one_token_and_no_less():
+    model = gpt(6, context=4)
+    assert len(tokenizer().encode("a cat sleeps")) == 3
+    ids = slowly(model, "a cat sleeps", 9)
+    assert len(ids) == 2 and generate(model, "a cat sleeps", max_tokens=9) == tokenizer().decode(ids)
+    with pytest.raises(ValueError, match="has 4 tokens; with 1 more it does not fit"):
+        generate(model, "a cat sleeps.")
+
+
+def test_scoring_fills_the_context_exactly():
+    model = gpt(6, context=4)
+    whole = by_hand(model, "a cat", " sleeps.")[0]
+    assert score(model, "a cat", [" sleeps."]) == pytest.approx([whole], abs=1e-10)
+    with pytest.raises(ValueError, match="has 3 tokens; with 2 more it does not fit"):
+        score(model, "a cat sleeps", [" barks", " sleeps."])
+
+
 def test_an_attached_adapter_takes_part():
     model = gpt(7)
     before = generate(model, "the cat", max_tokens=8)
@@ -148,6 +175,28 @@ def test_top_p_keeps_the_smallest_set_that_holds_p():
         assert np.allclose(drawn(top_p=p), [0, 4 / 7, 0, 3 / 7, 0], atol=0.025)
     assert (drawn(top_p=0.71) > 0).sum() == 3
     assert np.allclose(drawn(top_p=1.0), np.exp(LOGITS), atol=0.025)
+
+
+def test_top_p_that_is_exactly_met_adds_no_more():
+    even = np.zeros(4)  # a quarter each, in whole binary fractions
+    for p, kept in ((0.25, 1), (0.5, 2), (0.75, 3), (1.0, 4), (0.5 + 1e-12, 3), (0.5 - 1e-12, 2)):
+        assert (drawn(400, top_p=p, logits=even) > 0).sum() == kept
+    uneven = np.array([-np.inf, 0.0, -np.inf, 0.0])  # a half each; what has no chance is not drawn
+    assert (drawn(400, top_p=0.5, logits=uneven) > 0).tolist() == [False, True, False, False]
+    assert (drawn(400, top_p=1.0, logits=uneven) > 0).tolist() == [False, True, False, True]
+
+
+def test_top_p_counts_what_temperature_has_made():
+    # squared and normalized 0.4 has 0.56 of all; square roots leave it 0.29
+    assert drawn(200, temperature=0.5, top_p=0.5)[1] == 1.0
+    assert (drawn(400, temperature=2.0, top_p=0.5) > 0).tolist() == [False, True, False, True, False]
+
+
+def test_top_k_cuts_ties_at_its_edge_and_keeps_k():
+    logits = np.array([0.0, 1.0, 1.0, 2.0, 1.0])
+    for k, kept in ((1, [3]), (2, [1, 3]), (3, [1, 2, 3]), (4, [1, 2, 3, 4]), (5, [0, 1, 2, 3, 4])):
+        assert np.flatnonzero(drawn(600, top_k=k, logits=logits)).tolist() == kept
+    assert drawn(50, temperature=0.0, logits=np.array([1.0, 2.0, 2.0]))[1] == 1.0
 
 
 def test_top_k_and_top_p_together():

@@ -80,6 +80,33 @@ def test_f1_matches_a_count_by_hand():
     assert type(f1(np.array([1, 0]), np.array([1, 1]))) is float
 
 
+def test_macro_f1_counts_a_class_that_stands_on_one_side_only():
+    # a: TP 1 and one more, 2/3; the other class was never right, 0
+    assert f1(["a", "b"], ["a", "a"], macro=True) == pytest.approx(100 / 3)  # b only predicted
+    assert f1(["a", "a"], ["a", "b"], macro=True) == pytest.approx(100 / 3)  # b only a label
+    assert f1(["a", "b"], ["b", "c"], macro=True) == 0.0
+
+
+def test_f1_is_that_of_the_positive_class():
+    said, true = ["yes", "yes", "no", "no"], ["yes", "no", "yes", "yes"]  # TP 1, FP 1, FN 2
+    assert f1(said, true, positive="yes") == pytest.approx(200 / 5)
+    assert f1(said, true, positive="no") == 0.0
+    assert f1([2, 0, 2], [2, 2, 1], positive=2) == pytest.approx(50)
+    assert f1([2, 0, 2], [2, 2, 1]) == 0.0  # class 1 unless told
+
+
+def test_matthews_is_0_where_one_side_is_constant():
+    for said, true in (([0, 1], [1, 1]), ([1, 1], [0, 1]), ([1, 1], [1, 1]), ([0, 0], [1, 1])):
+        assert matthews(said, true) == 0.0
+    assert matthews(["a"], ["a"]) == 0.0
+
+
+def test_matthews_with_unequal_margins():
+    # n 8, right 4; predicted 1 six times, true five times: (8*4 - 6*5 - 2*3) / sqrt(24 * 30)
+    said, true = [1] * 6 + [0] * 2, [1, 1, 1, 0, 0, 0, 1, 1]
+    assert matthews(said, true) == pytest.approx(100 * (24 - 36) / math.sqrt(24 * 30))
+
+
 def test_matthews_matches_known_values():
     # TP 2, TN 3, FP 1, FN 1: (6 - 1) / sqrt(3 * 3 * 4 * 4)
     said, true = [1, 1, 1, 0, 0, 0, 0], [1, 1, 0, 1, 0, 0, 0]
@@ -111,6 +138,41 @@ def test_slot_error_counts_what_is_missing_and_made_up():
     assert slot_error(["a pubs"], [["pub"]]) == 100.0  # whole words only
 
 
+def test_mc2_is_the_mean_over_questions():
+    rows = [[math.log(0.6), math.log(0.2)], [math.log(0.1), math.log(0.3)], [-3.0, -3.0]]
+    marks = [[True, False], [True, False], [False, True]]
+    assert mc2(rows, marks) == pytest.approx(100 * (0.75 + 0.25 + 0.5) / 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "there"),
+    [
+        ("A superpub.", "pub", False),  # the end of a longer word
+        ("Pubs are shut.", "pub", False),  # its beginning
+        ("The PUB: open", "pub", True),
+        ("It costs £20.50!", "£20.50", True),
+        ("It costs £20x50!", "£20.50", False),  # a dot is a dot
+        ("It costs 120.50", "20.50", False),
+        ("They teach C++, well", "C++", True),  # a value may end in a sign
+        ("The (old) mill", "(old)", True),
+        ("An old mill", "(old)", False),
+        ("a café-bar", "café", True),
+        ("un café", "caf", False),
+        ("four stars", "our star", False),
+        ("", "pub", False),
+    ],
+)
+def test_slot_error_sees_whole_words_and_takes_signs_as_they_are(text, value, there):
+    assert slot_error([text], [[value]]) == (0.0 if there else 100.0)
+    wanted = 100.0 * (1 + there)  # "zz" is missing, and the value is added where it stands
+    assert slot_error([text], [["zz"]], [[value]]) == wanted
+
+
+def test_slot_error_is_over_all_wanted_values():
+    # 1 of 3 and 1 of 1 missing, one made up: 3 / 4, whatever the texts' own shares
+    assert slot_error(["a b", "c"], [["a", "b", "x"], ["y"]], [["b"], ["z"]]) == 75.0
+
+
 def test_kl_matches_a_sum_by_hand():
     p, q = np.log([[0.5, 0.5], [1.0 - 1e-12, 1e-12]]), np.log([[0.25, 0.75], [0.5, 0.5]])
     by_hand = [0.5 * math.log(2) + 0.5 * math.log(2 / 3), math.log(2)]
@@ -136,6 +198,25 @@ def test_calibration_error_matches_a_count_by_hand():
     assert calibration_error([0.7, 0.9], [1, 0], bins=1) == pytest.approx(30.0)
     with pytest.raises(MetricError, match="confidences must lie in 0 to 1"):
         calibration_error([1.5], [1])
+
+
+@pytest.mark.parametrize("bins", [*range(1, 31), 100])
+def test_an_edge_of_calibration_belongs_to_the_part_below_it(bins):
+    for i in range(1, bins + 1):
+        edge, inside = i / bins, (i - 0.5) / bins
+        together = 100 * abs(1 - edge - inside) / 2  # one part: the gaps may cancel
+        assert calibration_error([edge, inside], [1, 0], bins) == pytest.approx(together)
+        if i < bins:
+            above = (i + 0.5) / bins
+            apart = 100 * (1 - edge + above) / 2
+            assert calibration_error([edge, above], [1, 0], bins) == pytest.approx(apart)
+    assert calibration_error([0.0, 0.5 / bins], [0, 1], bins) == pytest.approx(50 * (1 - 0.5 / bins))
+
+
+def test_the_parts_of_calibration_weigh_by_their_numbers():
+    # three in one part with the gap |3 - 2.85|, one in another with 0.35
+    got = calibration_error([0.95, 0.95, 0.95, 0.35], [1, 1, 1, 0])
+    assert got == pytest.approx(100 * (0.15 + 0.35) / 4)
 
 
 def test_ter_counts_edits_and_chrf_characters():

@@ -160,6 +160,31 @@ def test_clipping_scales_the_joint_norm():
         clip_gradients(pairs, 0)
 
 
+def test_a_norm_that_is_just_allowed_is_left_alone():
+    pairs = named(a=[3.0, 0.0], b=[[4.0]])
+    for _, p in pairs:
+        p.grad = p.data.copy()
+    assert clip_gradients(pairs, 5.0) == 5.0
+    assert pairs[0][1].grad.tolist() == [3.0, 0.0] and pairs[1][1].grad.item() == 4.0
+    clip_gradients(pairs, 5.0 - 1e-9)
+    assert pairs[1][1].grad.item() < 4.0
+
+
+@pytest.mark.parametrize("size", [1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 2 * CHUNK + 3])
+@pytest.mark.parametrize("kind", [AdamW, SGD])
+def test_every_element_is_updated_once_whatever_the_last_part(kind, size):
+    opt = kind([("w", Parameter(np.zeros((1, size), np.float32)))], lr=0.5)
+    grad = np.resize(np.float32([1.0, -2.0, 3.0]), (1, size))
+    for _ in range(2):
+        opt.params[0][1].grad = grad.copy()
+        opt.step()
+    one = kind([("w", Parameter(np.zeros((1, 3), np.float32)))], lr=0.5)
+    for _ in range(2):
+        one.params[0][1].grad = grad[:, :1].repeat(3, 1) * np.float32([1.0, -2.0, 3.0])
+        one.step()
+    assert (opt.params[0][1].data == np.resize(one.params[0][1].data, (1, size))).all()
+
+
 def test_clipping_without_gradients_does_nothing():
     assert clip_gradients(named(a=[3.0]), 1.0) == 0.0
 
@@ -180,6 +205,31 @@ FALL = [i / 8 for i in range(8)]  # how far the rest has come
 def test_schedules(name, rest):
     got = [schedule(name, step, 10, warmup=0.2) for step in range(10)]
     assert got == pytest.approx(WARM + rest)
+
+
+@pytest.mark.parametrize(
+    ("total", "warmup", "rise"),
+    [(30, 0.06, 2), (20, 0.06, 1), (25, 0.06, 2), (10, 0.06, 1), (8, 0.06, 0), (150, 0.06, 9),
+     (10, 1.0, 10), (10, 0.0, 0), (3, 0.5, 2)],
+)  # fmt: skip
+def test_warm_up_is_the_nearest_whole_number_of_steps(total, warmup, rise):
+    got = [schedule("constant", step, total, warmup) for step in range(total)]
+    assert got == pytest.approx([(i + 1) / rise for i in range(rise)] + [1.0] * (total - rise))
+    line = [schedule("linear", step, total, warmup) for step in range(total)]
+    if rise < total:  # the fall begins at the peak, on the step after the rise
+        assert line[rise] == 1.0 and line[-1] == pytest.approx(1 / (total - rise))
+
+
+def test_the_trapezoid_falls_over_its_last_fifth():
+    got = [schedule("trapezoid", step, 10, warmup=0.0) for step in range(10)]
+    assert got == pytest.approx([1.0] * 9 + [0.5])
+    got = [schedule("trapezoid", step, 20, warmup=0.0) for step in range(20)]
+    assert got == pytest.approx([1.0] * 17 + [0.75, 0.5, 0.25])
+
+
+def test_one_step_alone_has_the_whole_rate():
+    for name in SCHEDULES:
+        assert schedule(name, 0, 1, warmup=0.0) == schedule(name, 0, 1, warmup=1.0) == 1.0
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
