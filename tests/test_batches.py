@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from minipeft.batches import IGNORE, TaskBatches, TokenBatches, pad
+from minipeft.batches import IGNORE, TaskBatches, TokenBatches, in_turn, pad
 from minipeft.tasks.base import Example
 from tests.tiny import Sounds, tokenizer
 
@@ -89,8 +89,42 @@ def test_examples_that_do_not_fit_are_named():
         batches(examples=[Example("", " meows")], context=24)
     with pytest.raises(ValueError, match="no example"):
         TaskBatches([], tokenizer(), "lm", 24)
-    exact = [*tokenizer().encode("the cat"), *tokenizer().encode(" meows"), 0]
-    assert len(batches(examples=[Example("the cat", " meows")], context=len(exact))) == 1
+
+
+@pytest.mark.parametrize(
+    ("head", "needed"), [("lm", 2 + 1 + 1), ("mlm", 1 + 2 + 2 + 1), ("linear", 2)]
+)
+def test_an_example_may_fill_the_context_exactly(head, needed):
+    """Prompt, target and end; two masks for the longest option between end tokens; the prompt."""
+    prompt, options = "the cat", (" meows", " sleeps.")
+    assert [len(tokenizer().encode(t)) for t in (prompt, *options)] == [2, 1, 2]
+    one = [Example(prompt, options[0], options, 0)]
+    assert len(batches(head, one, context=needed)) == 1
+    with pytest.raises(ValueError, match=f"has {needed} tokens, the context holds {needed - 1}"):
+        batches(head, one, context=needed - 1)
+
+
+def test_packing_at_the_edges_of_a_row():
+    def packed(*lengths):
+        texts = [[10 * i + j for j in range(1, n + 1)] for i, n in enumerate(lengths, 1)]
+        return TokenBatches.pack(texts, 4, end=0, fill=99).rows.tolist()
+
+    assert packed(3) == [[11, 12, 13, 0, 99]]  # one place free
+    assert packed(4) == [[11, 12, 13, 14, 0]]  # full: no second row of padding
+    assert packed(5) == [[11, 12, 13, 14, 15]]  # its end token is cut off
+    assert packed(3, 1) == [[11, 12, 13, 0, 21]]  # the next text fills the place and is cut
+    assert packed(3, 1, 2) == [[11, 12, 13, 0, 21], [31, 32, 0, 99, 99]]
+    assert packed(1, 1, 1) == [[11, 0, 21, 0, 31]]
+
+
+def test_an_epoch_that_ends_inside_a_batch_goes_on_in_the_next_order():
+    for n, size in ((5, 3), (3, 5), (4, 4), (1, 3)):
+        seen = [i for step in range(4 * n) for i in in_turn(n, step, size, seed=7)]
+        assert len(seen) == 4 * n * size
+        epochs = [seen[i : i + n] for i in range(0, len(seen), n)]
+        assert all(sorted(e) == list(range(n)) for e in epochs)
+    orders = {tuple(in_turn(6, step, 6, seed)) for step in range(3) for seed in range(3)}
+    assert len(orders) == 9  # anew in each epoch, and for each seed
 
 
 def test_packed_rows_begin_where_a_text_begins():

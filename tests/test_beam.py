@@ -15,10 +15,13 @@ END = tokenizer().end_id
 
 
 class FewTokens:
-    """A model whose vocabulary is cut to a few tokens: the others get no probability."""
+    """A model whose vocabulary is cut to a few tokens: the others get no probability.
 
-    def __init__(self, model, allowed):
-        self.model, self.allowed, self.barred = model, allowed, -1e9
+    ends  added to the logit of the end token
+    """
+
+    def __init__(self, model, allowed, ends=0.0):
+        self.model, self.allowed, self.barred, self.ends = model, allowed, -1e9, ends
 
     def __getattr__(self, name):
         return getattr(self.model, name)
@@ -27,19 +30,20 @@ class FewTokens:
         logits, past = self.model(ids, **kwargs)
         barred = np.full(logits.shape[-1], self.barred)
         barred[self.allowed] = 0.0
+        barred[END] += self.ends
         return logits + barred, past
 
 
-def few(seed=0, n=4):
-    return FewTokens(gpt(seed, context=40), [END, *range(40, 40 + n)])
+def few(seed=0, n=4, ends=0.0, context=40):
+    return FewTokens(gpt(seed, context=context), [END, *range(40, 40 + n)], ends)
 
 
 def logp(model, head, text):
     """log p of the tokens of a text after a prompt."""
-    ids = [*head, *text]
+    ids = [*head, *text[:-1]]
     with no_grad():
         logits, _ = model(np.array([ids]), return_past=True)
-    rows = logits.data[0, len(head) - 1 : -1]
+    rows = logits.data[0, len(head) - 1 :]
     rows = rows - np.log(np.exp(rows - rows.max()).sum(1, keepdims=True)) - rows.max()
     return float(sum(row[token] for row, token in zip(rows, text, strict=True)))
 
@@ -54,6 +58,83 @@ def exhaustive(model, prompt, longest, penalty):
             score = logp(model, head, whole) / len(whole) ** penalty
             found[model.tokenizer.decode(list(text))] = score
     return sorted(found.items(), key=lambda item: -item[1])
+
+
+def plainly(model, prompt, beams, max_tokens, stop=None):
+    """The search as it is described, every text from its beginning, to the last step.
+
+    Of all ways to go on with an open text the likeliest first: one that ends or holds `stop` is
+    closed, the others are kept open until there are `beams`.
+    Returns  (text, log p, how many tokens count) of all that were closed, or cut short
+    """
+    decode, head = model.tokenizer.decode, model.tokenizer.encode(prompt)
+    opened, closed = [((), 0.0)], []
+    steps = min(max_tokens, model.config.context - len(head) + 1)
+    for n in range(1, steps + 1):
+        ways = [
+            (logp(model, head, [*text, token]), (*text, token))
+            for text, _ in opened for token in model.allowed
+        ]  # fmt: skip
+        opened = []
+        for total, text in sorted(ways, key=lambda way: -way[0]):
+            if len(opened) == beams:
+                break
+            if text[-1] == END or (stop and stop in decode(list(text))):
+                shown = decode([t for t in text if t != END])
+                closed.append((shown.split(stop)[0] if stop else shown, total, n))
+            else:
+                opened.append((text, total))
+    return closed + [(decode(list(text)), total, steps) for text, total in opened]
+
+
+def ranked(found, beams, penalty):
+    """The best of what `plainly` returns, as beam_search gives them."""
+    scored = sorted(((total / n**penalty, text) for text, total, n in found), reverse=True)
+    return [(text, pytest.approx(score, rel=1e-9)) for score, text in scored[:beams]]
+
+
+@pytest.mark.parametrize("beams", [1, 2, 3, 5])
+def test_a_narrow_beam_finds_what_a_plain_search_finds(beams):
+    ended = 0
+    for seed, (ends, most) in enumerate([(0.0, 4), (1.0, 5), (2.0, 4), (3.5, 5), (-2.0, 3)]):
+        model = few(seed, 3, ends)
+        wanted = plainly(model, "the cat", beams, most)
+        for penalty in (-0.5, 0.0, 0.7, 1.0, 2.0):
+            settings = {"beams": beams, "max_tokens": most, "length_penalty": penalty}
+            found = beam_search(model, "the cat", **settings)
+            assert found == ranked(wanted, beams, penalty)
+            ended += sum(len(tokenizer().encode(text)) < most for text, _ in found)
+    assert ended > 5
+
+
+@pytest.mark.parametrize("context", [4, 5, 6])
+def test_a_narrow_beam_fills_the_context_as_a_plain_search_does(context):
+    model = few(2, 3, -3.0, context)
+    wanted = ranked(plainly(model, "the cat", 2, 50), 2, 1.0)
+    assert beam_search(model, "the cat", beams=2, max_tokens=50) == wanted
+
+
+def test_texts_with_stop_are_closed_where_it_comes():
+    word = tokenizer().decode([41])
+    stopped = 0
+    for seed in range(4):
+        model = few(seed, 3, 0.5)
+        wanted = ranked(plainly(model, "the cat", 3, 4, word), 3, 1.0)
+        found = beam_search(model, "the cat", beams=3, max_tokens=4, stop=word)
+        free = beam_search(model, "the cat", beams=3, max_tokens=4)
+        assert found == wanted and not any(word in text for text, _ in found)
+        stopped += any(word in text for text, _ in free)
+    assert stopped >= 2  # the search without it finds the word
+
+
+def test_one_beam_is_greedy_where_texts_end():
+    lengths = set()
+    for seed in range(6):
+        model = few(seed, 3, 2.0)
+        found = beam_search(model, "a dog", beams=1, max_tokens=6, length_penalty=0)
+        assert found[0][0] == generate(model, "a dog", max_tokens=6)
+        lengths.add(len(tokenizer().encode(found[0][0])))
+    assert len(lengths) > 1 and min(lengths) < 6
 
 
 @pytest.mark.parametrize("penalty", [0.0, 0.7, 1.0])
@@ -95,12 +176,6 @@ def test_no_run_of_tokens_comes_twice():
     kept = [pairs(text) for text, _ in beam_search(model, "the", beams=3, no_repeat=2)]
     assert len(kept) == 3
     assert all(len(set(p)) == len(p) for p in kept)
-
-
-def test_a_text_is_cut_before_stop():
-    word = tokenizer().decode([41])
-    for text, _ in beam_search(few(0), "the cat", beams=4, max_tokens=6, stop=word):
-        assert word not in text
 
 
 def test_the_context_is_not_overrun_and_an_adapter_counts():

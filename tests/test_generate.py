@@ -96,7 +96,10 @@ def test_the_context_is_filled_and_not_left():
 @pytest.mark.parametrize("tokens", range(1, 8))
 def test_prompts_about_the_length_that_may_be_padded(tokens):
     """Padding takes room: a prompt that would then be cut goes alone; an exact fit is used."""
-    model, prompts = gpt(5, context=12), ["a", "the cat", "the cat meows. a", "the cat meows. a hen"]
+    model, prompts = (
+        gpt(5, context=12),
+        ["a", "the cat", "the cat meows. a", "the cat meows. a hen"],
+    )
     lengths = [len(tokenizer().encode(p)) for p in prompts]
     assert lengths == [1, 2, 5, 6]
     wanted = [tokenizer().decode(slowly(model, p, tokens)) for p in prompts]
@@ -107,7 +110,9 @@ def test_a_prompt_may_leave_room_for_one_token_and_no_less():
     model = gpt(6, context=4)
     assert len(tokenizer().encode("a cat sleeps")) == 3
     ids = slowly(model, "a cat sleeps", 9)
-    assert len(ids) == 2 and generate(model, "a cat sleeps", max_tokens=9) == tokenizer().decode(ids)
+    assert len(ids) == 2 and generate(model, "a cat sleeps", max_tokens=9) == tokenizer().decode(
+        ids
+    )
     with pytest.raises(ValueError, match="has 4 tokens; with 1 more it does not fit"):
         generate(model, "a cat sleeps.")
 
@@ -189,7 +194,13 @@ def test_top_p_that_is_exactly_met_adds_no_more():
 def test_top_p_counts_what_temperature_has_made():
     # squared and normalized 0.4 has 0.56 of all; square roots leave it 0.29
     assert drawn(200, temperature=0.5, top_p=0.5)[1] == 1.0
-    assert (drawn(400, temperature=2.0, top_p=0.5) > 0).tolist() == [False, True, False, True, False]
+    assert (drawn(400, temperature=2.0, top_p=0.5) > 0).tolist() == [
+        False,
+        True,
+        False,
+        True,
+        False,
+    ]
 
 
 def test_top_k_cuts_ties_at_its_edge_and_keeps_k():

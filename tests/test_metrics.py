@@ -210,7 +210,9 @@ def test_an_edge_of_calibration_belongs_to_the_part_below_it(bins):
             above = (i + 0.5) / bins
             apart = 100 * (1 - edge + above) / 2
             assert calibration_error([edge, above], [1, 0], bins) == pytest.approx(apart)
-    assert calibration_error([0.0, 0.5 / bins], [0, 1], bins) == pytest.approx(50 * (1 - 0.5 / bins))
+    assert calibration_error([0.0, 0.5 / bins], [0, 1], bins) == pytest.approx(
+        50 * (1 - 0.5 / bins)
+    )
 
 
 def test_the_parts_of_calibration_weigh_by_their_numbers():

@@ -168,6 +168,9 @@ def test_a_norm_that_is_just_allowed_is_left_alone():
     assert pairs[0][1].grad.tolist() == [3.0, 0.0] and pairs[1][1].grad.item() == 4.0
     clip_gradients(pairs, 5.0 - 1e-9)
     assert pairs[1][1].grad.item() < 4.0
+    for norm in (0.5, 0.1):  # small ones too
+        assert clip_gradients(pairs, norm) > norm
+        assert clip_gradients(pairs, 1.0) == pytest.approx(norm)
 
 
 @pytest.mark.parametrize("size", [1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 2 * CHUNK + 3])
