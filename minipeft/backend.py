@@ -123,6 +123,7 @@ def dropout_factors(rng: Rng, shape: tuple[int, ...], p: float, like: Array) -> 
 
 
 ERF_PART = 1 << 14  # elements
+DRAWN = 1 << 14  # random numbers at a time
 
 # Cody 1969, Rational Chebyshev approximations for the error function (three ranges).
 _ERF_A = (3.16112374387056560e0, 1.13864154151050156e2, 3.77485237685302021e2,
@@ -212,20 +213,54 @@ class Rng:
         """n raw 64-bit words."""
         return self._bits.random_raw(n)
 
-    def uniform(self, shape: Any = None, low: float = 0.0, high: float = 1.0) -> Any:
-        """Uniform on [low, high), float64; 53 random bits each."""
-        u = low + (high - low) * ((self.raw(_count(shape)) >> np.uint64(11)) * 2.0**-53)
+    def skip(self, n: int) -> None:
+        """Pass over n words of the stream, in no time."""
+        self._bits.advance(n)
+
+    def uniform(
+        self, shape: Any = None, low: float = 0.0, high: float = 1.0, dtype: Any = np.float64
+    ) -> Any:
+        """Uniform on [low, high), of 53 random bits each; drawn in float64, a part at a time."""
+        n = _count(shape)
+        if n <= DRAWN:
+            u = self._uniform(n, low, high).astype(dtype, copy=False)
+        else:
+            u = np.empty(n, dtype)
+            for i in range(0, n, DRAWN):
+                u[i : i + DRAWN] = self._uniform(min(DRAWN, n - i), low, high)
         return _shaped(u, shape)
 
-    def normal(self, shape: Any = None) -> Any:
-        """Standard normal, float64, by Box-Muller."""
+    def _uniform(self, n: int, low: float = 0.0, high: float = 1.0) -> np.ndarray:
+        return low + (high - low) * ((self.raw(n) >> np.uint64(11)) * 2.0**-53)
+
+    def normal(self, shape: Any = None, std: float = 1.0, dtype: Any = np.float64) -> Any:
+        """Normal with mean 0, by Box-Muller; drawn in float64, a part at a time.
+
+        The first half of the words are radii, the second the angles that belong to them, so a
+        second reader goes ahead of this one where there are many.
+        """
         n = _count(shape)
-        u = self.uniform((2, (n + 1) // 2))
-        radius = np.sqrt(-2.0 * np.log(1.0 - u[0]))
-        pair = np.concatenate(
-            [radius * np.cos(2 * np.pi * u[1]), radius * np.sin(2 * np.pi * u[1])]
-        )
-        return _shaped(pair[:n], shape)
+        half = (n + 1) // 2
+        y = np.empty(n, dtype)
+        angles = self
+        if half > DRAWN:
+            angles = Rng(self.seed, *self.path)
+            angles.set_state(self.state())
+            angles.skip(half)
+        for i in range(0, half, DRAWN):
+            k = min(DRAWN, half - i)
+            radius = np.sqrt(-2.0 * np.log(1.0 - self._uniform(k)))
+            angle = 2 * np.pi * angles._uniform(k)
+            y[i : i + k] = radius * np.cos(angle) * std
+            sines = y[half + i : half + i + k]  # one fewer at the end of an odd number
+            sines[...] = (radius * np.sin(angle) * std)[: sines.size]
+        if angles is not self:
+            self.set_state(angles.state())
+        return _shaped(y, shape)
+
+    def skip_normal(self, shape: Any) -> None:
+        """Pass over what `normal` would draw."""
+        self.skip(2 * ((_count(shape) + 1) // 2))
 
     def integers(self, low: int, high: int, shape: Any = None) -> Any:
         """Integers in [low, high), int64; the bias is below (high - low) / 2^53."""

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from minipeft.backend import to_numpy, xp_of
+from minipeft.blas import blas_threads, threads_for
 from minipeft.engine import no_grad
 from minipeft.generate import _need_lm as need_lm
 from minipeft.generate import _prompt_ids as prompt_ids
@@ -52,7 +53,7 @@ def beam_search(
     def close(tokens: list[int], total: float, length: int) -> None:
         done.append((total / length**length_penalty, tokens))
 
-    with no_grad():
+    with no_grad(), blas_threads(threads_for(model, beams, length=1)):
         for n in range(1, max_tokens + 1):
             logits, past = model(xp.asarray(ids), past=past, return_past=True)
             last = to_numpy(logits.data[:, -1]).astype(np.float64)  # (texts, V)

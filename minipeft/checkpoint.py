@@ -15,6 +15,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from minipeft.text import Tokenizer
 
 Arrays = dict[str, np.ndarray]
 FORMAT, VERSION = "minipeft", 1
+PART = 1 << 18  # values looked at together
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4",
           "I16": "<i2", "I8": "i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1",
           "BOOL": "u1"}  # fmt: skip
@@ -74,17 +76,12 @@ def load_arrays(path: str | Path, allow_nonfinite: bool = False) -> tuple[Arrays
         metadata = header.pop("__metadata__", None) or {}
         arrays = {}
         for name, entry in header.items():
-            begin, end = entry["data_offsets"]
-            file.seek(8 + size + begin)
-            array = _array(f"{path}: {name}", entry["dtype"], file.read(end - begin))
-            array = array.reshape(entry["shape"])
-            if not allow_nonfinite and array.dtype.kind == "f":
-                bad = array.size - int(np.isfinite(array).sum())
-                if bad:
-                    raise CheckpointError(
-                        f"{path}: {name} must be finite, but {bad} of its {array.size} values are "
-                        "NaN or infinite"
-                    )
+            array = _read(file, 8 + size, f"{path}: {name}", entry)
+            if not allow_nonfinite and (bad := _not_finite(array)):
+                raise CheckpointError(
+                    f"{path}: {name} must be finite, but {bad} of its {array.size} values are "
+                    "NaN or infinite"
+                )
             arrays[name] = array
     digest = metadata.pop("digest", None)  # files of others have none
     if digest is not None and digest != _digest(arrays, metadata):
@@ -169,13 +166,13 @@ def load_model(
     elif classes not in (None, stored.classes):
         config = replace(stored, classes=classes)
     same = config == stored
-    # with every array in the file, nothing needs to be drawn
-    model = model_class(config, seed=seed, init="shape" if same else "normal", dtype=dtype)
+    # what the file holds needs not be drawn
+    model = model_class(config, seed=seed, init="shape" if same else "head", dtype=dtype)
     if not same:
         arrays = _with_new_head(model, arrays)
     _untie(model, arrays)
     try:
-        model.load_state_dict(arrays)
+        model.adopt_state_dict(arrays)
     except ValueError as error:
         raise CheckpointError(f"{path} does not fit its own config: {error}") from error
     if hasattr(config, "vocab"):
@@ -240,12 +237,14 @@ def _with_new_head(model: Any, arrays: Arrays) -> Arrays:
 
     What leads to the head (BERT's pooler) is the file's, if the file has it.
     """
-    drawn, kept = model.state_dict(), dict(arrays)
-    for name in [n for n in kept if n.split(".")[0] in model.head_parts]:
+    parts = model.head_parts
+    drawn = {n: p.data for n, p in model.named_parameters() if n.split(".")[0] in parts}
+    kept = dict(arrays)
+    for name in [n for n in kept if n.split(".")[0] in parts]:
         if name not in drawn or name.startswith("head."):
             del kept[name]
     for name, array in drawn.items():
-        if name.split(".")[0] in model.head_parts and name not in kept:
+        if name not in kept:
             kept[name] = array
             model.get(name.rpartition(".")[0]).new = True
     return kept
@@ -293,15 +292,30 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _array(place: str, dtype: str, raw: bytes) -> np.ndarray:
-    """A flat, writable array of stored bytes."""
+def _read(file: BufferedReader, start: int, place: str, entry: dict[str, Any]) -> np.ndarray:
+    """One array of a file, read straight into memory of its own."""
+    dtype = entry["dtype"]
     if dtype not in DTYPES:
         raise CheckpointError(f"{place} has dtype {dtype}, wanted one of {', '.join(DTYPES)}")
-    array = np.frombuffer(bytearray(raw), DTYPES[dtype])
+    array = np.empty(entry["shape"], DTYPES[dtype])
+    file.seek(start + entry["data_offsets"][0])
+    if file.readinto(array.reshape(-1).view(np.uint8).data) != array.nbytes:
+        raise CheckpointError(f"{place} is cut short")
     if dtype == "BF16":  # the upper half of a float32
-        return (array.astype(np.uint32) << 16).view(np.float32)
+        wide = array.astype(np.uint32)
+        wide <<= 16
+        return wide.view(np.float32)
     if dtype == "BOOL":
         if array.size and array.max() > 1:
             raise CheckpointError(f"{place} is BOOL but holds the byte {array.max()}")
-        return array.astype(bool)
+        return array.view(bool)
     return array
+
+
+def _not_finite(array: np.ndarray) -> int:
+    """How many values are NaN or infinite, counted a part at a time."""
+    if array.dtype.kind != "f":
+        return 0
+    flat = array.reshape(-1)
+    parts = (flat[i : i + PART] for i in range(0, flat.size, PART))
+    return sum(part.size - int(np.count_nonzero(np.isfinite(part))) for part in parts)

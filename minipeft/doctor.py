@@ -17,7 +17,8 @@ from minipeft.backend import to_device, xp_of
 from minipeft.checkpoint import shipped_models
 from minipeft.files import data_dir
 
-NEEDED = ("numpy", "tokenizers", "safetensors", "matplotlib", "sacrebleu", "rouge-score")
+NEEDED = ("numpy", "threadpoolctl", "tokenizers", "safetensors", "matplotlib", "sacrebleu",
+          "rouge-score")  # fmt: skip
 OPTIONAL = ("jupyterlab", "scikit-learn", "cupy-cuda12x", "cupy-cuda13x")
 AVX512 = {"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"}  # what SkylakeX code needs
 AVX512_CORES = {"SkylakeX", "Cooperlake", "SapphireRapids"}

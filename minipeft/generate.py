@@ -16,6 +16,7 @@ import numpy as np
 
 from minipeft.backend import Rng, to_numpy, xp_of
 from minipeft.batches import blanks, pad
+from minipeft.blas import blas_threads, threads_for
 from minipeft.engine import no_grad, running
 
 
@@ -72,7 +73,7 @@ def generate_many(
     for chosen in _groups([len(p) for p in ids], batch, model.config.context - max_tokens):
         rngs = [Rng(seed, "generate", i) for i in chosen]
         mixed = running(rows=[rows[i] for i in chosen]) if rows is not None else nullcontext()
-        with mixed:
+        with mixed, blas_threads(threads_for(model, len(chosen), length=1)):
             new = _decode(
                 model, [ids[i] for i in chosen], max_tokens, temperature, top_k, top_p, rngs, stop
             )
@@ -239,7 +240,7 @@ def _score_rows(model: Any, rows: list[Row], scores: list[list[float]], normaliz
     at = tuple(xp.asarray(np.array(column)) for column in zip(*where, strict=True))
     ids = pad([ids for ids, _ in rows], model.tokenizer.pad_id)
     mask = None if model.causal else xp.asarray(pad([[1] * len(t) for t, _ in rows], 0) > 0)
-    with no_grad():
+    with no_grad(), blas_threads(threads_for(model, *ids.shape)):
         logits = to_numpy(model(xp.asarray(ids), mask=mask, at=at).data).astype(np.float64)
     top = logits.max(axis=1, keepdims=True)
     logp = logits - top - np.log(np.exp(logits - top).sum(axis=1, keepdims=True))

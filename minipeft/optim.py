@@ -91,12 +91,16 @@ class Optimizer:
         return {f"{k}:{path}": to_numpy(a) for (path, _), s in named for k, a in s.items()}
 
     def load_arrays(self, arrays: dict[str, Any], steps: int) -> None:
-        """Go back to a saved state."""
+        """Go back to a saved state, whose arrays leave `arrays` and become the optimizer's."""
         self.steps = steps
         for (path, _), state in zip(self.params, self.state, strict=True):
             for slot, array in state.items():
-                array[...] = xp_of(array).asarray(arrays[f"{slot}:{path}"])
-                self._touched(array)
+                saved = arrays.pop(f"{slot}:{path}")
+                if self.scratch:
+                    array[...] = saved
+                    self._touched(array)
+                else:
+                    state[slot] = xp_of(array).asarray(saved, dtype=array.dtype)
 
 
 class SGD(Optimizer):

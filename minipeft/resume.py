@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
 import warnings
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from minipeft.backend import Array, to_numpy, xp_of
+from minipeft.blas import in_force
 from minipeft.checkpoint import CheckpointError, load_arrays, save_arrays
 from minipeft.files import sweep
 from minipeft.optim import Optimizer
@@ -104,7 +104,7 @@ class State:
         arrays, facts = load_arrays(self.path)
         self._check(arrays, facts)
         for name, p in self.opt.params:
-            p.data = xp_of(p.data).asarray(arrays[f"w:{name}"])
+            p.data = xp_of(p.data).asarray(arrays.pop(f"w:{name}"))
         self.opt.load_arrays(arrays, int(facts["steps"]))
         for i, handle in enumerate(self.handles):
             lead = f"state:{i}:"
@@ -147,5 +147,4 @@ class State:
 
 def machine() -> str:
     """What the bits of a run depend on beside its settings."""
-    named = [f"{v}={os.environ.get(v, '')}" for v in ("OPENBLAS_CORETYPE", "OPENBLAS_NUM_THREADS")]
-    return ", ".join([platform.machine(), f"NumPy {np.__version__}", *named])
+    return ", ".join([platform.machine(), f"NumPy {np.__version__}", in_force()])

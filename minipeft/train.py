@@ -16,6 +16,7 @@ import numpy as np
 
 from minipeft.backend import Array, Rng, to_numpy, xp_of
 from minipeft.batches import IGNORE, Batch, Source, TaskBatches
+from minipeft.blas import blas_threads, threads_for
 from minipeft.checkpoint import fingerprint
 from minipeft.engine import no_grad, running
 from minipeft.engine.tensor import changed
@@ -142,6 +143,7 @@ def fit(
     opt = get_optimizer(optimizer)(params, lr, decay=decay)
     if paged is not None:
         opt.page(paged)
+    cores = 1 if threads > 1 else threads_for(model, batch)
     history = History()
     best = Best(keep, params) if keep else None
     first = 0
@@ -156,11 +158,15 @@ def fit(
             "data": fingerprint(_arrays(source.batch(0, batch, seed))),
         }  # fmt: skip
         saved = State(Path(checkpoint), settings, opt, handles, history, best)
-        first = saved.resume()
+        with blas_threads(cores):
+            first = saved.resume()
     show = Progress("training", steps, out=out, quiet=quiet, start=first)
     if watch and first == 0:
         watch(0)
-    with Workers(model, params, threads, smoothing, recompute, cached) as workers:
+    with (
+        blas_threads(cores),
+        Workers(model, params, threads, smoothing, recompute, cached) as workers,
+    ):
         for step in range(first, steps):
             if patience and best and best.since >= patience:
                 break
@@ -293,7 +299,7 @@ def evaluate(
     source = TaskBatches.of(model, examples)
     loss = mean_loss(model, source, batch)
     if model.config.value("head", "linear") == "linear":
-        with no_grad():
+        with no_grad(), blas_threads(threads_for(model, batch)):
             picked = [
                 int(c)
                 for i in range(0, len(source), batch)
@@ -357,7 +363,7 @@ def _classes(model: Any, batch: Batch) -> np.ndarray:
 def mean_loss(model: Any, source: Any, batch: int = 64) -> float:
     """Mean loss per counted label over all rows of a source, in nats."""
     total, count = 0.0, 0
-    with no_grad():
+    with no_grad(), blas_threads(threads_for(model, batch)):
         for i in range(0, len(source), batch):
             data = source.collate(range(i, min(i + batch, len(source))))
             labels = int((data.labels != IGNORE).sum())

@@ -3,6 +3,7 @@
 import json
 import os
 import struct
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -306,6 +307,74 @@ def test_a_linear_head_is_new_and_seeded_and_saved(shipped, tmp_path):
     assert np.array_equal(back(IDS).data, load_model("small")(IDS).data)
     with pytest.raises(ValueError, match="classes goes with head='linear'"):
         load_model("small", head="linear")
+
+
+# -- memory -----------------------------------------------------------------------------------
+
+
+def peak_of(call):
+    """The largest number of bytes that the call held at a time."""
+    tracemalloc.start()
+    call()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return peak
+
+
+@pytest.fixture(scope="module")
+def broad(tmp_path_factory):
+    """A model's size in float32, and its files in float32 and float16."""
+    folder = tmp_path_factory.mktemp("broad")
+    model = GPT(GPTConfig(vocab=256, context=64, width=128, layers=8, heads=2))
+    for dtype in ("float32", "float16"):
+        save_model(model, folder / dtype, dtype=dtype)
+    load_model(folder / "float32")  # what is imported late
+    return 4 * model.num_parameters(), folder
+
+
+def test_reading_takes_the_bytes_of_the_file(broad):
+    size, folder = broad
+    assert size < peak_of(lambda: load_arrays(folder / "float32")) < 1.1 * size
+    assert size / 2 < peak_of(lambda: load_arrays(folder / "float16")) < 0.6 * size
+
+
+def test_one_large_array_is_read_in_its_own_bytes(tmp_path):
+    array = np.ones(1 << 21, np.float32)
+    save_arrays(tmp_path / "a", {"a": array}, {})
+    assert peak_of(lambda: load_arrays(tmp_path / "a")) < 1.1 * array.nbytes
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("head", [{}, {"head": "linear", "classes": 3}])
+def test_loading_takes_the_bytes_of_the_model_once(dtype, head, broad):
+    size, folder = broad
+    assert size < peak_of(lambda: load_model(folder / dtype, **head)) < 1.15 * size
+
+
+def test_a_loaded_array_is_the_models_own():
+    """What is adopted is not copied, and a state that somebody holds is."""
+    model, other = GPT(GPTConfig(**CONFIG)), GPT(GPTConfig(**CONFIG), seed=1)
+    state = {name: array.copy() for name, array in other.state_dict().items()}
+    held = dict(state)
+    model.load_state_dict(state)
+    for name, p in model.named_parameters():
+        assert not np.shares_memory(p.data, state[name])
+    model.adopt_state_dict(state)
+    assert not state
+    for name, p in model.named_parameters():
+        assert p.data is held[name] and p.version == 2
+
+
+def test_what_does_not_fit_is_not_adopted():
+    model = GPT(GPTConfig(**CONFIG))
+    before = {name: p.data for name, p in model.named_parameters()}
+    state = {name: array.copy() for name, array in model.state_dict().items()}
+    state["ln_f.bias"] = state["ln_f.bias"][:-1]
+    count = len(state)
+    with pytest.raises(ValueError, match="wrong shape"):
+        model.adopt_state_dict(state)
+    assert len(state) == count
+    assert all(p.data is before[name] for name, p in model.named_parameters())
 
 
 def test_an_untied_head_stays_untied(tmp_path):

@@ -15,6 +15,7 @@ CHECKOUT = PACKAGE.parent
 
 LAYERS = {  # a part -> the parts of minipeft that it may import, besides itself
     "backend": "",
+    "blas": "",
     "files": "",
     "homework": "",
     "text": "files",
@@ -32,16 +33,16 @@ LAYERS = {  # a part -> the parts of minipeft that it may import, besides itself
     "masking": "backend batches",
     "progress": "",
     "fetch": "files progress",
-    "generate": "backend batches engine nn",
-    "beam": "backend engine generate",
+    "generate": "backend batches blas engine nn",
+    "beam": "backend blas engine generate",
     "viz": "backend engine nn",
     "ledger": "backend engine nn models methods optim paged",
     "inspection": "checkpoint methods nn",
     "hidden": "backend batches engine methods",
     "step": "backend batches engine hidden",
-    "resume": "backend checkpoint files optim",
-    "train": "backend batches engine nn optim checkpoint generate metrics progress resume step "
-    "tasks",
+    "resume": "backend blas checkpoint files optim",
+    "train": "backend batches blas engine nn optim checkpoint generate metrics progress resume "
+    "step tasks",
     "pretrain": "backend batches engine masking files text checkpoint models tasks train",
     "doctor": "backend files text checkpoint",
     "lectures": "progress",

@@ -131,7 +131,7 @@ def checked(at: Attached, path: str | Path, arrays: dict[str, np.ndarray]) -> Va
             trouble.append(f"{k} must hold floats, has {saved[k].dtype}")
         elif k in saved:
             with np.errstate(over="ignore"):
-                values[k] = xp_of(p.data).array(saved[k].astype(p.dtype))
+                values[k] = xp_of(p.data).asarray(saved[k].astype(p.dtype, copy=False))
             if not bool(xp_of(p.data).isfinite(values[k]).all()):
                 trouble.append(f"{k} does not fit into {p.dtype}: a value becomes infinite")
     for k, a in wanted.items():

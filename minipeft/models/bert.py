@@ -21,7 +21,7 @@ from minipeft.nn import (
     Start,
     run_blocks,
 )
-from minipeft.nn.init import prototype
+from minipeft.nn.init import prototypes
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,8 @@ class BERT(Module):
     def __init__(
         self, config: BERTConfig, seed: int = 0, init: str = "normal", dtype: Any = np.float32
     ) -> None:
-        if init not in ("normal", "shape"):
-            raise ValueError(f"init must be 'normal' or 'shape', got {init!r}")
-        like, rng = prototype(dtype, shape_only=init == "shape"), Rng(seed, "bert")
+        like, new = prototypes(dtype, init)
+        rng = Rng(seed, "bert")
         c = self.config = config
         self.start = Start()
         self.emb = Embeddings(c, rng, like)
@@ -80,12 +79,12 @@ class BERT(Module):
             ]
         )  # fmt: skip
         if c.head == "mlm":
-            self.mlm = Transform(c, rng, like)
-            self.head = Linear(c.width, c.vocab, like=like, weight=self.emb.tok.weight)
+            self.mlm = Transform(c, rng, new)
+            self.head = Linear(c.width, c.vocab, like=new, weight=self.emb.tok.weight)
         else:
-            self.pooler = Linear(c.width, c.width, rng=rng, like=like)
+            self.pooler = Linear(c.width, c.width, rng=rng, like=new)
             self.drop = Dropout(c.dropout)
-            self.head = Linear(c.width, c.classes or 0, rng=rng, like=like)
+            self.head = Linear(c.width, c.classes or 0, rng=rng, like=new)
             self.head.new = True  # trained whole beside whatever a method trains
 
     def forward(

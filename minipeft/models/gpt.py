@@ -24,7 +24,7 @@ from minipeft.nn import (
     Start,
     run_blocks,
 )
-from minipeft.nn.init import prototype
+from minipeft.nn.init import prototypes
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,8 @@ class GPT(Module):
     def __init__(
         self, config: GPTConfig, seed: int = 0, init: str = "normal", dtype: Any = np.float32
     ) -> None:
-        if init not in ("normal", "shape"):
-            raise ValueError(f"init must be 'normal' or 'shape', got {init!r}")
-        like, rng = prototype(dtype, shape_only=init == "shape"), Rng(seed, "gpt")
+        like, new = prototypes(dtype, init)
+        rng = Rng(seed, "gpt")
         c = self.config = config
         self.start = Start()
         self.emb = Embeddings(c, rng, like)
@@ -84,7 +83,7 @@ class GPT(Module):
         if c.head == "lm":
             self.head = Linear(c.width, c.vocab, bias=False, like=like, weight=self.emb.tok.weight)
         else:
-            self.head = Linear(c.width, c.classes or 0, bias=False, rng=rng, like=like)
+            self.head = Linear(c.width, c.classes or 0, bias=False, rng=rng, like=new)
             self.head.new = True  # trained whole beside whatever a method trains
 
     def forward(

@@ -21,7 +21,7 @@ from minipeft.nn import (
     Start,
     run_blocks,
 )
-from minipeft.nn.init import normal, prototype
+from minipeft.nn.init import normal, prototypes
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,8 @@ class ViT(Module):
     def __init__(
         self, config: ViTConfig, seed: int = 0, init: str = "normal", dtype: Any = np.float32
     ) -> None:
-        if init not in ("normal", "shape"):
-            raise ValueError(f"init must be 'normal' or 'shape', got {init!r}")
-        like, rng = prototype(dtype, shape_only=init == "shape"), Rng(seed, "vit")
+        like, new = prototypes(dtype, init)
+        rng = Rng(seed, "vit")
         c = self.config = config
         self.start = Start()
         self.emb = PatchEmbeddings(c, rng, like)
@@ -93,7 +92,7 @@ class ViT(Module):
             ]
         )  # fmt: skip
         self.ln_f = LayerNorm(c.width, eps=c.eps, like=like)
-        self.head = Linear(c.width, c.classes, rng=rng, like=like)
+        self.head = Linear(c.width, c.classes, rng=rng, like=new)
         self.head.new = True  # trained whole beside whatever a method trains
 
     def forward(self, images: Array, mask: Array | None = None) -> Tensor:

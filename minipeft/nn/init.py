@@ -7,6 +7,7 @@ is made like it is shape-only too.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,17 @@ def prototype(dtype: Any = np.float32, shape_only: bool = False) -> Array:
     return np.broadcast_to(np.zeros((), dtype), (2,)) if shape_only else np.zeros(2, dtype)
 
 
+def prototypes(dtype: Any, init: str) -> tuple[Array, Array]:
+    """What a model's body and its head are to be `like`.
+
+    init  "normal" draws both, "shape" none. "head" is for who loads the body from a file: it
+          draws the head alone, with the values that "normal" gives it
+    """
+    if init not in ("normal", "shape", "head"):
+        raise ValueError(f"init must be 'normal' or 'shape', got {init!r}")
+    return prototype(dtype, init != "normal"), prototype(dtype, init == "shape")
+
+
 def is_shape_only(array: Array) -> bool:
     """True for an array that has a shape but no memory."""
     return array.size > 1 and not any(
@@ -29,32 +41,36 @@ def is_shape_only(array: Array) -> bool:
 def _make(shape: tuple[int, ...], like: Array, draw: Any) -> Array:
     if is_shape_only(like):
         return np.broadcast_to(np.zeros((), like.dtype), shape)
-    return xp_of(like).asarray(np.asarray(draw(), dtype=like.dtype))
+    return xp_of(like).asarray(draw(like.dtype))
 
 
 def zeros(shape: tuple[int, ...], like: Array) -> Array:
     """Zeros in the dtype and on the device of `like`."""
-    return _make(shape, like, lambda: np.zeros(shape))
+    return _make(shape, like, lambda dtype: np.zeros(shape, dtype))
 
 
 def ones(shape: tuple[int, ...], like: Array) -> Array:
     """Ones in the dtype and on the device of `like`."""
-    return _make(shape, like, lambda: np.ones(shape))
+    return _make(shape, like, lambda dtype: np.ones(shape, dtype))
 
 
 def full(shape: tuple[int, ...], like: Array, value: float) -> Array:
     """One value everywhere, in the dtype and on the device of `like`."""
-    return _make(shape, like, lambda: np.full(shape, value))
+    return _make(shape, like, lambda dtype: np.full(shape, value, dtype))
 
 
 def normal(shape: tuple[int, ...], like: Array, rng: Rng, std: float) -> Array:
-    """N(0, std²)."""
-    return _make(shape, like, lambda: rng.normal(shape) * std)
+    """N(0, std²). For a shape-only `like` the stream goes on as far as if it were drawn."""
+    if is_shape_only(like):
+        rng.skip_normal(shape)
+    return _make(shape, like, lambda dtype: rng.normal(shape, std, dtype))
 
 
 def uniform(shape: tuple[int, ...], like: Array, rng: Rng, bound: float) -> Array:
-    """U(-bound, bound)."""
-    return _make(shape, like, lambda: rng.uniform(shape, -bound, bound))
+    """U(-bound, bound). For a shape-only `like` the stream goes on as far as if it were drawn."""
+    if is_shape_only(like):
+        rng.skip(math.prod(shape))
+    return _make(shape, like, lambda dtype: rng.uniform(shape, -bound, bound, dtype))
 
 
 def copy(array: Array) -> Array:

@@ -181,6 +181,20 @@ class Module:
         Raises  ValueError with a table of missing, unexpected and misshapen names;
                 with strict=False only misshapen ones are an error
         """
+        for name, p in self._fitting(state, strict).items():
+            p.data = xp_of(p.data).array(state[name], dtype=p.dtype, order="C")
+
+    def adopt_state_dict(self, state: dict[str, Any]) -> None:
+        """`load_state_dict` for arrays that nobody else holds, as those just read from a file.
+
+        They leave `state` one by one and become the Parameters' own, uncopied where dtype and
+        order are right.
+        """
+        for name, p in self._fitting(state, True).items():
+            p.data = xp_of(p.data).asarray(state.pop(name), dtype=p.dtype, order="C")
+
+    def _fitting(self, state: Mapping[str, Any], strict: bool) -> dict[str, Parameter]:
+        """The Parameters that a state has arrays for, after a look at every one of them."""
         if self.handles:
             raise RuntimeError("load_state_dict on a model with a method attached: detach it first")
         own = dict(self.named_parameters())
@@ -195,10 +209,7 @@ class Module:
         if trouble:
             shown = trouble[:12] + ([f"  … {len(trouble) - 12} more"] if len(trouble) > 12 else [])
             raise ValueError("the state does not fit the model:\n" + "\n".join(shown))
-        for name, parameter in own.items():
-            if name in state:
-                xp = xp_of(parameter.data)
-                parameter.data = xp.array(state[name], dtype=parameter.dtype, order="C")
+        return {name: p for name, p in own.items() if name in state}
 
     def to(self, device: str) -> None:
         """Move all arrays to "cpu" or "cuda"; "auto" takes a GPU where there is one."""
