@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from minipeft.backend import Rng
+from minipeft.backend import Rng, is_whole
 
 IGNORE = -100  # a label that does not count
 
@@ -80,13 +80,18 @@ class TaskBatches:
     head="mlm"     it is the prompt with masks for the longest option; the loss is on them
     head="linear"  it is the prompt, and the label its class
     Where the model is not `causal` the end token stands in front too: a linear head reads it.
+    Raises  ValueError that names the example: an empty prompt, a text longer than the context, a
+            label that is missing, none of the options or `classes`, or not that of the target
     """
 
     def __init__(
-        self, examples: Sequence[Any], tokenizer: Any, head: str, context: int, causal: bool = True
-    ) -> None:
+        self, examples: Sequence[Any], tokenizer: Any, head: str, context: int,
+        causal: bool = True, classes: int | None = None,
+    ) -> None:  # fmt: skip
         if not examples:
             raise ValueError("there is no example to train on")
+        for i, example in enumerate(examples):
+            _check_example(f"example {i}", example, head, classes)
         prompts = tokenizer.encode_many([e.prompt for e in examples])
         targets = tokenizer.encode_many([e.target for e in examples])
         words = sorted({option for e in examples for option in e.options})
@@ -96,11 +101,6 @@ class TaskBatches:
         for example, prompt, target in zip(examples, prompts, targets, strict=True):
             if not prompt:
                 raise ValueError(f"an example with an empty prompt; its target: {example.target!r}")
-            if head in ("linear", "mlm") and example.label is None:
-                raise ValueError(
-                    f"head={head!r} needs a label, and {example.prompt[:60]!r} … has none: "
-                    "a task of generation needs head='lm'"
-                )
             if self.linear:
                 ids, labels = prompt if causal else [end, *prompt], [example.label]
                 needed = len(ids)
@@ -128,8 +128,10 @@ class TaskBatches:
             reads, got = ("text", "pictures") if pictures else ("pictures", "text")
             raise ValueError(f"a {type(model).__name__} reads {reads}, this task is on {got}")
         if pictures:
-            return ImageBatches(examples.pixels, examples.labels)
-        return cls(examples, model.tokenizer, config.head, config.context, model.causal)
+            return ImageBatches(examples.pixels, examples.labels, config.classes)
+        return cls(
+            examples, model.tokenizer, config.head, config.context, model.causal, config.classes
+        )
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -148,13 +150,47 @@ class TaskBatches:
         return Batch(ids, labels, mask, np.asarray(chosen))
 
 
+def _check_example(which: str, example: Any, head: str, classes: int | None) -> None:
+    """Refuse what would train on something else than the example says."""
+    label, options = example.label, example.options
+    for name in ("prompt", "target"):
+        if not isinstance(getattr(example, name), str):
+            raise ValueError(f"{which}: {name} must be a text, got {getattr(example, name)!r:.60}")
+    which = f"{which}, {example.prompt[:60]!r} …"
+    if label is None:
+        if head != "lm":
+            raise ValueError(f"{which}: head={head!r} needs a label, and there is none; a task "
+                             "of generation needs head='lm'")  # fmt: skip
+        return
+    if not is_whole(label) or label < 0:
+        raise ValueError(f"{which}: label must be a whole number >= 0, got {label!r}")
+    if head == "mlm" and not options:
+        raise ValueError(f"{which}: head='mlm' needs options, of which one is the target")
+    if options and label >= len(options):
+        raise ValueError(f"{which}: label {label} names none of its {len(options)} options, "
+                         "which are counted from 0")  # fmt: skip
+    if options and options[label] != example.target:
+        raise ValueError(f"{which}: label {label} stands for the option {options[label]!r}, but "
+                         f"the target is {example.target!r}")  # fmt: skip
+    if head == "linear" and classes is not None and label >= classes:
+        raise ValueError(f"{which}: label {label} is none of the head's {classes} classes, which "
+                         "are counted from 0")  # fmt: skip
+
+
 class ImageBatches:
     """Batches of pictures with their classes.
 
     Shapes  pixels (N, K, side, side), labels (N,); of a batch the mask is (B, 1), all true
     """
 
-    def __init__(self, pixels: np.ndarray, labels: np.ndarray) -> None:
+    def __init__(self, pixels: np.ndarray, labels: np.ndarray, classes: int | None = None) -> None:
+        if len(labels) != len(pixels) or labels.dtype.kind not in "iu":
+            raise ValueError(f"{len(pixels)} pictures need as many whole numbers as labels, got "
+                             f"{labels.dtype} of shape {labels.shape}")  # fmt: skip
+        most = np.inf if classes is None else classes
+        for i in np.flatnonzero((labels < 0) | (labels >= most))[:1].tolist():
+            raise ValueError(f"picture {i}: label {labels[i]} is none of the {classes or ''} "
+                             "classes, which are counted from 0")  # fmt: skip
         self.pixels, self.labels = pixels, labels
 
     def __len__(self) -> int:

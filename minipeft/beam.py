@@ -8,13 +8,16 @@ import numpy as np
 
 from minipeft.backend import to_numpy, xp_of
 from minipeft.blas import blas_threads, threads_for
+from minipeft.checks import real, takes, whole
 from minipeft.engine import no_grad
+from minipeft.finite import check_logits
 from minipeft.generate import _need_lm as need_lm
 from minipeft.generate import _prompt_ids as prompt_ids
 
 FORBIDDEN = -1e30  # log p below which nothing is drawn
 
 
+@takes(beams=whole(1), max_tokens=whole(1), length_penalty=real(), no_repeat=whole(0))
 def beam_search(
     model: Any,
     prompt: str,
@@ -36,12 +39,10 @@ def beam_search(
     Returns  at most `beams` (text, score), of texts that ended or reached max_tokens
     Raises   ValueError for an empty prompt, one that does not fit, or settings out of range
     """
-    for name, count in (("beams", beams), ("max_tokens", max_tokens)):
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise ValueError(f"{name} must be a whole number >= 1, got {count!r}")
-    if isinstance(no_repeat, bool) or not isinstance(no_repeat, int) or no_repeat < 0:
-        raise ValueError(f"no_repeat must be a whole number >= 0, got {no_repeat!r}")
     need_lm(model, "beam search")
+    if beams > model.config.vocab:
+        raise ValueError(f"beams must be at most {model.config.vocab}, as many as there are tokens "
+                         f"to begin a text with; 4 to 10 are usual, got {beams}")  # fmt: skip
     tokenizer, end = model.tokenizer, model.tokenizer.end_id
     head = prompt_ids(model, prompt, room=1)
     xp = xp_of(model.parameters()[0].data)
@@ -53,10 +54,16 @@ def beam_search(
     def close(tokens: list[int], total: float, length: int) -> None:
         done.append((total / length**length_penalty, tokens))
 
-    with no_grad(), blas_threads(threads_for(model, beams, length=1)):
+    def run() -> Any:
+        return model(xp.asarray(ids), past=past, return_past=True)
+
+    cores = threads_for(model, beams, length=1)
+    with no_grad(), blas_threads(cores), np.errstate(all="ignore"):  # what is not finite raises
         for n in range(1, max_tokens + 1):
-            logits, past = model(xp.asarray(ids), past=past, return_past=True)
+            logits, after = run()
             last = to_numpy(logits.data[:, -1]).astype(np.float64)  # (texts, V)
+            check_logits(model, last, run)
+            past = after
             last -= last.max(axis=1, keepdims=True)
             logp = last - np.log(np.exp(last).sum(axis=1, keepdims=True))
             for row, tokens in enumerate(texts):

@@ -17,7 +17,9 @@ import numpy as np
 from minipeft.backend import Rng, to_numpy, xp_of
 from minipeft.batches import blanks, pad
 from minipeft.blas import blas_threads, threads_for
+from minipeft.checks import real, takes, whole
 from minipeft.engine import no_grad, running
+from minipeft.finite import check_logits
 
 
 def generate(
@@ -38,7 +40,8 @@ def generate(
     top_p        sample among the likeliest tokens that together have probability p
                  (Holtzman et al. 2020)
     Returns  the new text, without the prompt and without `stop`
-    Raises   ValueError for an empty prompt, or one that does not fit into the context
+    Raises   ValueError for an empty prompt, one that does not fit into the context, or settings
+             out of range; NonFinite that names where NaN or infinity began
     """
     return generate_many(
         model, [prompt], max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
@@ -46,6 +49,10 @@ def generate(
     )[0]  # fmt: skip
 
 
+@takes(
+    batch=whole(1), max_tokens=whole(1), temperature=real(0, hint="0 is greedy"), top_k=whole(1),
+    top_p=real(above=0, most=1), seed=whole(0),
+)  # fmt: skip
 def generate_many(
     model: Any,
     prompts: Sequence[str],
@@ -64,8 +71,9 @@ def generate_many(
     The text of a prompt does not depend on the others, but for rounding.
     rows    per prompt the adapter that continues it: an attached handle, or None for the base
     """
-    _check_sampling(max_tokens, temperature, top_k, top_p)
     _need_lm(model, "generation")
+    if isinstance(prompts, str):
+        raise TypeError(f"generate_many takes a list of prompts, got one str: {prompts[:40]!r}")
     if rows is not None and len(rows) != len(prompts):
         raise ValueError(f"rows names {len(rows)} adapters, there are {len(prompts)} prompts")
     ids = [_prompt_ids(model, p, room=1) for p in prompts]
@@ -100,17 +108,6 @@ def _need_lm(model: Any, what: str) -> None:
         raise ValueError(f"{what} needs a language model's head, this one is {model.config.head!r}")
 
 
-def _check_sampling(max_tokens: int, temperature: float, top_k: Any, top_p: Any) -> None:
-    if max_tokens < 1:
-        raise ValueError(f"max_tokens must be >= 1, got {max_tokens}")
-    if not temperature >= 0:
-        raise ValueError(f"temperature must be >= 0 (0 is greedy), got {temperature}")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k must be >= 1, got {top_k}")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top_p must be in (0, 1], got {top_p}")
-
-
 def _prompt_ids(model: Any, prompt: str, room: int) -> list[int]:
     """The prompt's ids, checked to leave room in the context."""
     ids = model.tokenizer.encode(prompt)
@@ -139,18 +136,24 @@ def _decode(
     live = np.ones(len(prompts), bool)
     past: Any = None
     before = 0  # virtual tokens in front, which shift the real ones
-    with no_grad():
+
+    def run() -> Any:
+        return model(
+            xp.asarray(ids),
+            past=past,
+            mask=None if even else xp.asarray(mask),
+            positions=None if even else xp.asarray(positions) + before,
+            return_past=True,
+        )
+
+    with no_grad(), np.errstate(all="ignore"):  # what is not finite raises
         for n in range(max_tokens):
-            logits, past = model(
-                xp.asarray(ids),
-                past=past,
-                mask=None if even else xp.asarray(mask),
-                positions=None if even else xp.asarray(positions) + before,
-                return_past=True,
-            )
+            logits, after = run()
+            last = to_numpy(logits.data[:, -1]).astype(np.float64)
+            check_logits(model, last, run)
+            past = after
             if n == 0:
                 before = past[0][0].shape[1] - width
-            last = to_numpy(logits.data[:, -1]).astype(np.float64)
             for row in np.flatnonzero(live).tolist():
                 token = _pick(last[row], temperature, top_k, top_p, rngs[row])
                 if token == model.tokenizer.end_id:
@@ -186,6 +189,7 @@ def score(
     return score_many(model, [(prompt, continuations)], normalize=normalize)[0]
 
 
+@takes(batch=whole(1))
 def score_many(
     model: Any,
     questions: Sequence[tuple[str, Sequence[str]]],
@@ -203,6 +207,8 @@ def score_many(
     rows: list[Row] = []
     scores = [[0.0] * len(options) for _, options in questions]
     for q, (prompt, options) in enumerate(questions):
+        if isinstance(options, str):
+            raise TypeError(f"score needs a list of continuations, got one str: {options[:40]!r}")
         if not options or any(not o for o in options):
             raise ValueError(f"score needs continuations that are not empty, got {list(options)!r}")
         encoded = model.tokenizer.encode_many(list(options))
@@ -240,8 +246,14 @@ def _score_rows(model: Any, rows: list[Row], scores: list[list[float]], normaliz
     at = tuple(xp.asarray(np.array(column)) for column in zip(*where, strict=True))
     ids = pad([ids for ids, _ in rows], model.tokenizer.pad_id)
     mask = None if model.causal else xp.asarray(pad([[1] * len(t) for t, _ in rows], 0) > 0)
-    with no_grad(), blas_threads(threads_for(model, *ids.shape)):
-        logits = to_numpy(model(xp.asarray(ids), mask=mask, at=at).data).astype(np.float64)
+
+    def run() -> Any:
+        return model(xp.asarray(ids), mask=mask, at=at).data
+
+    cores = threads_for(model, *ids.shape)
+    with no_grad(), blas_threads(cores), np.errstate(all="ignore"):  # what is not finite raises
+        logits = to_numpy(run()).astype(np.float64)
+    check_logits(model, logits, run)
     top = logits.max(axis=1, keepdims=True)
     logp = logits - top - np.log(np.exp(logits - top).sum(axis=1, keepdims=True))
     picked = [tokens for _, reads in rows for _, tokens in reads]

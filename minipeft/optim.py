@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from minipeft.backend import Array, to_numpy, xp_of
+from minipeft.checks import real, takes
 from minipeft.nn.module import Parameter
 from minipeft.paged import Scratch
 
@@ -22,11 +23,13 @@ CHUNK = 1 << 16  # elements updated at a time on the CPU: the five passes stay i
 class Optimizer:
     """What SGD and AdamW share: the parameters, their state arrays, and the step count.
 
-    Raises  ValueError if there is nothing to train, or a frozen parameter is among them
+    Raises  ValueError if there is nothing to train, a frozen parameter is among them, or a
+            setting is out of range
     """
 
     slots: tuple[str, ...] = ()  # names of the state arrays per parameter
 
+    @takes(lr=real(0), decay=real(0))
     def __init__(
         self, params: Iterable[tuple[str, Parameter]], lr: float, decay: float = 0.0
     ) -> None:
@@ -36,8 +39,6 @@ class Optimizer:
         frozen = [path for path, p in self.params if not p.requires_grad]
         if frozen:
             raise ValueError(f"the optimizer got frozen parameters: {', '.join(frozen[:5])}")
-        if not lr >= 0 or not decay >= 0:
-            raise ValueError(f"lr and decay must be >= 0, got lr={lr}, decay={decay}")
         self.lr, self.decay, self.steps = lr, decay, 0
         self.state = [
             {slot: xp_of(p.data).zeros(p.shape, p.dtype) for slot in self.slots}
@@ -108,6 +109,7 @@ class SGD(Optimizer):
 
     slots = ("velocity",)
 
+    @takes(momentum=real(0, below=1))
     def __init__(
         self,
         params: Iterable[tuple[str, Parameter]],
@@ -136,6 +138,7 @@ class AdamW(Optimizer):
 
     slots = ("m", "v")
 
+    @takes(eps=real(above=0))
     def __init__(
         self,
         params: Iterable[tuple[str, Parameter]],
@@ -145,7 +148,8 @@ class AdamW(Optimizer):
         decay: float = 0.01,
     ) -> None:
         super().__init__(params, lr, decay)
-        self.betas, self.eps = betas, eps
+        one, two = (real(0, below=1)(f"betas[{i}]", betas[i]) for i in (0, 1))
+        self.betas, self.eps = (one, two), eps
 
     def _update(self, lr: float, decay: float, w: Array, g: Array, *state: Array) -> None:
         m, v = state
@@ -177,6 +181,7 @@ class Muon(AdamW):
 
     slots = ("m", "v")  # of a matrix, m is u and v stays 0
 
+    @takes(momentum=real(0, below=1))
     def __init__(
         self,
         params: Iterable[tuple[str, Parameter]],
@@ -249,8 +254,10 @@ def clip_gradients(params: Sequence[tuple[str, Parameter]], max_norm: float) -> 
 
 
 SCHEDULES = ("constant", "linear", "cosine", "trapezoid")
+WARMUP = real(0, 1, hint="a share of the steps")
 
 
+@takes(warmup=WARMUP)
 def schedule(name: str, step: int, total: int, warmup: float = 0.06) -> float:
     """The share of the learning rate at a step of 0 … total-1.
 

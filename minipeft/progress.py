@@ -36,6 +36,12 @@ class Progress:
         self.out.flush()
         self.last, self.shown = now, True
 
+    def stop(self) -> None:
+        """Leave the changing line as it stands: what is printed next begins a new one."""
+        if self.shown and self.out.isatty():
+            self.out.write("\n")
+            self.out.flush()
+
     def done(self, note: str = "") -> None:
         """The closing line, if anything was shown before."""
         if self.shown:

@@ -1,11 +1,18 @@
-"""What a run keeps: the state on disk that it can go on from, and its best weights."""
+"""What a run keeps: the state on disk that it can go on from, and its best weights.
+
+Every state, on disk or in memory, is that of a whole step: what changes it runs `unbroken`.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import platform
+import signal
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +22,29 @@ import numpy as np
 from minipeft.backend import Array, to_numpy, xp_of
 from minipeft.blas import in_force
 from minipeft.checkpoint import CheckpointError, load_arrays, save_arrays
-from minipeft.files import sweep
+from minipeft.files import check_writable, sweep
+from minipeft.finite import NonFinite, is_finite
 from minipeft.optim import Optimizer
+from minipeft.progress import Progress
+
+
+@contextmanager
+def unbroken() -> Iterator[None]:
+    """Let a Ctrl-C wait for the end of the block, where it does what it always does."""
+    # signals come to the main thread alone; a handler that is not Python's cannot be put back
+    if threading.current_thread() is not threading.main_thread() or not (
+        usual := signal.getsignal(signal.SIGINT)
+    ):
+        yield
+        return
+    waiting: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: waiting.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+        if waiting:
+            signal.raise_signal(signal.SIGINT)
 
 
 @dataclass
@@ -38,10 +66,11 @@ class Best:
             have = ", ".join(k for k in found if k != "step") or "nothing"
             raise ValueError(f"keep={self.key!r}, but the evaluation returns {have}")
         value = -found[self.key] if self.key == "loss" else found[self.key]
-        self.since += 1
         if value > self.value:
-            self.value, self.since = value, 0
             self.weights = {name: p.data.copy() for name, p in self.params}
+            self.value, self.since = value, 0
+        else:
+            self.since += 1
 
     def put_back(self) -> None:
         """Give the parameters their best values."""
@@ -67,6 +96,7 @@ class State:
     """A run on disk: what trains, the optimizer's and the methods' arrays, the history.
 
     settings  what must be the same for the run to go on; they are in the file
+    Raises  OSError if the file cannot be written: now, not after hours
     """
 
     path: Path
@@ -75,15 +105,35 @@ class State:
     handles: list[Any]
     history: Any
     best: Best | None = None
+    saved: tuple[int, int] = (0, 0)  # steps and evaluations that the file holds
+
+    def __post_init__(self) -> None:
+        check_writable(self.path)
 
     def save(self) -> None:
-        """Write the state after a step, whole or not at all."""
+        """Write the state after a step, whole or not at all; a Ctrl-C waits for it.
+
+        Raises  NonFinite if it holds NaN or infinity; the file is as it was
+        """
+        done = self.opt.steps, len(self.history.evaluations)
+        if done != self.saved:
+            with unbroken():
+                self._write()
+                self.saved = done
+
+    def _write(self) -> None:
         arrays = self.opt.arrays() | {f"w:{name}": to_numpy(p.data) for name, p in self.opt.params}
         for i, handle in enumerate(self.handles):
             state = handle.method.state(handle)
             arrays |= {f"state:{i}:{name}": to_numpy(a) for name, a in state.items()}
         best = self.best.saved() if self.best else {}
         arrays |= {f"best:{name}": to_numpy(a) for name, a in best.items()}
+        bad = [name for name, a in arrays.items() if a.dtype.kind == "f" and not is_finite(a)]
+        if bad:
+            raise NonFinite(
+                f"after step {self.opt.steps} the state holds NaN or infinity in "
+                f"{', '.join(bad[:4])}: it was not saved, and {self.path} is as it was"
+            )
         facts = {
             "format": "minipeft-training",
             "settings": json.dumps(self.settings),
@@ -116,6 +166,7 @@ class State:
         if self.best:
             held = {k.removeprefix("best:"): a for k, a in arrays.items() if k.startswith("best:")}
             self.best.load(held, self.history)
+        self.saved = self.opt.steps, len(self.history.evaluations)
         return self.opt.steps
 
     def _check(self, arrays: dict[str, Any], facts: dict[str, str]) -> None:
@@ -143,6 +194,54 @@ class State:
                 "goes on, but its last bits may differ",
                 stacklevel=4,
             )
+
+
+class Guard:
+    """What holds however a run ends: no gradient stays, and the best weights are put back.
+
+    A run that is stopped saves its last whole step first, and the error says where that is.
+    """
+
+    def __init__(self, model: Any, saved: State | None, best: Best | None, show: Progress) -> None:
+        self.model, self.saved, self.best, self.show = model, saved, best, show
+        self.whole = True  # no step is half done
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """A step's changes; a Ctrl-C waits for their end."""
+        with unbroken():
+            self.whole = False
+            yield
+            self.whole = True
+
+    def __enter__(self) -> Guard:
+        self._forget_gradients()
+        return self
+
+    def __exit__(self, _: Any, error: BaseException | None, *__: object) -> None:
+        with unbroken():
+            if error is not None:
+                self.show.stop()
+                if self.saved:
+                    self._save(self.saved, error)
+            self._forget_gradients()
+            if self.best:
+                self.best.put_back()
+
+    def _forget_gradients(self) -> None:
+        """Whoever left them, also at what is frozen."""
+        for p in self.model.parameters():
+            p.grad = None
+
+    def _save(self, saved: State, error: BaseException) -> None:
+        try:
+            if self.whole and not isinstance(error, NonFinite):  # which would come again
+                saved.save()
+        except Exception as other:
+            error.add_note(f"The state was not saved: {other}")
+        steps = saved.saved[0]
+        if steps:
+            error.add_note(f"{steps} steps are in {saved.path}: the same call goes on from there")
 
 
 def machine() -> str:

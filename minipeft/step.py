@@ -81,28 +81,32 @@ class Workers:
         if self.pool:
             self.pool.shutdown()
 
-    def gradients(self, data: Batch, rng: Rng, share: float = 1.0) -> float:
-        """Add `share` times the gradients of a batch's loss to `.grad`.
+    def gradients(
+        self, data: Batch, rng: Rng, labels: int | None = None, penalties: bool = True
+    ) -> float:
+        """Add the gradients of a batch's share in the loss of a step to `.grad`.
 
-        Returns  the loss, penalties included; where it is not finite no gradient is added
+        labels     how many labels count in all batches of the step, if it has several: each
+                   label weighs the same
+        penalties  whether the methods' penalties, which count once a step, are in this share
+        Returns    the share, a sum over the batch's labels divided by `labels`; where it is not
+                   finite no gradient is added
         """
+        labels = labels or label_count(data)
         if self.pool is None:
-            value, found = self._work(data, rng, 1.0, share, True)
+            value, found = self._work(data, rng, label_count(data) / labels, penalties)
         else:
-            parts = _parts(data, self.threads)
-            counts = [_count(part) for _, part in parts]
             adapters = context().rows
             if adapters is not None and len(adapters) != len(data.ids):
                 raise ValueError(f"running(rows=...) names {len(adapters)} rows, the batch has "
                                  f"{len(data.ids)}")  # fmt: skip
             work = []
-            for i, ((cut, part), count) in enumerate(zip(parts, counts, strict=True)):
+            for i, (cut, part) in enumerate(_parts(data, self.threads)):
                 with running(rows=adapters and adapters[cut]):
                     here = copy_context()  # a thread has none of its own
-                weight, stream = count / sum(counts), rng.spawn("part", i)
-                work.append(
-                    self.pool.submit(here.run, self._work, part, stream, weight, share, i == 0)
-                )
+                stream, weight = rng.spawn("part", i), label_count(part) / labels
+                extra = penalties and i == 0
+                work.append(self.pool.submit(here.run, self._work, part, stream, weight, extra))
             done = [w.result() for w in work]
             value, found = sum(v for v, _ in done), done[0][1]
             for _, other in done[1:]:
@@ -121,7 +125,7 @@ class Workers:
         return value
 
     def _work(
-        self, data: Batch, rng: Rng, weight: float, share: float, penalties: bool
+        self, data: Batch, rng: Rng, weight: float, penalties: bool
     ) -> tuple[float, dict[int, Array]]:
         """A part's weighted loss, and its gradients by id(Parameter)."""
         found: dict[int, Array] = {}
@@ -139,7 +143,7 @@ class Workers:
                 loss = loss if extra is None else loss + extra
             value = loss.item()
             if math.isfinite(value):
-                (loss * share if share != 1 else loss).backward(into=found)
+                loss.backward(into=found)
         return value, found
 
 
@@ -152,9 +156,9 @@ def _parts(data: Batch, n: int) -> list[tuple[slice, Batch]]:
                     None if data.rows is None else data.rows[cut]))
         for cut in which
     ]  # fmt: skip
-    return [(cut, part) for cut, part in parts if _count(part)] or parts[:1]
+    return [(cut, part) for cut, part in parts if label_count(part)]
 
 
-def _count(data: Batch) -> int:
+def label_count(data: Batch) -> int:
     """How many labels count."""
     return int((data.labels != IGNORE).sum())

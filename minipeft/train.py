@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import ctypes
 import math
+import numbers
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 
-from minipeft.backend import Array, Rng, to_numpy, xp_of
-from minipeft.batches import IGNORE, Batch, Source, TaskBatches
+from minipeft.backend import Array, Rng, is_whole, to_numpy, xp_of
+from minipeft.batches import Batch, Source, TaskBatches
 from minipeft.blas import blas_threads, threads_for
 from minipeft.checkpoint import fingerprint
+from minipeft.checks import real, takes, whole
 from minipeft.engine import no_grad, running
-from minipeft.engine.tensor import changed
+from minipeft.finite import NonFinite, where_it_began
 from minipeft.nn import Module
-from minipeft.optim import clip_gradients, get_optimizer, schedule
+from minipeft.optim import WARMUP, clip_gradients, get_optimizer, schedule
 from minipeft.progress import Progress
-from minipeft.resume import Best, State
-from minipeft.step import Workers, loss_of
+from minipeft.resume import Best, Guard, State, unbroken
+from minipeft.step import Workers, label_count, loss_of
 
 WATCHED = 10  # first steps whose gradient norms an adapter's report shows
 
@@ -39,7 +42,7 @@ class History:
     evaluations: list[dict[str, float]] = field(default_factory=list)
 
 
-class NonFiniteLoss(FloatingPointError):
+class NonFiniteLoss(NonFinite):
     """The loss became NaN or infinite; the message says where it began."""
 
 
@@ -63,6 +66,12 @@ def trainable(model: Module) -> list[tuple[str, Any]]:
     return [(path, p) for path, p in model.named_parameters() if p.requires_grad]
 
 
+@takes(
+    steps=whole(1), lr=real(0), batch=whole(1), seed=whole(0), n=whole(1), decay=real(0),
+    warmup=WARMUP, clip=real(above=0, hint="None sets no limit"), accumulate=whole(1),
+    smoothing=real(0, below=1), threads=whole(1), paged=whole(0), evaluate_every=whole(1),
+    patience=whole(1), save_every=whole(1),
+)  # fmt: skip
 def fit(
     model: Any,
     task: Any,
@@ -94,7 +103,7 @@ def fit(
     quiet: bool = False,
     out: TextIO | None = None,
 ) -> History:
-    """Train what is trainable in a model.
+    """Train what is trainable in a model, from clean gradients.
 
     task        a Task (its train split is used: the first n examples, in one pattern), your own
                 data as `load_own` takes them (a list of (prompt, target), a CSV or JSONL file),
@@ -103,29 +112,25 @@ def fit(
     optimizer   "adamw", "sgd" or "muon" (for training whole models); decay is for matrices only
     decline     "linear", "cosine", "constant" or "trapezoid", after `warmup` (a share of steps)
     clip        the largest joint norm of the gradients, None for no limit
-    accumulate  batches per step whose gradients are averaged
+    accumulate  batches per step: the same as one of so many times the size, in less memory
     recompute   keep no activations inside blocks; backward makes them again: less memory, more time
     threads     parts of a batch that are worked on at once; results depend on it in their last bits
     cached      keep what the frozen lower blocks make of each example, and run them only once
     paged       keep the optimizer's state in a scratch file, with about so many bytes of it in
                 memory at a time; the bits are the same, and checkpoints hold all of it
-    evaluation  called every `evaluate_every` steps and at the end; its dict goes to the history
+    evaluation  called every `evaluate_every` steps and at the end; the numbers of the dict that
+                it returns go to the history
     keep        which of its numbers decides what weights the run ends with: the best ones. "loss"
                 is best low, any other best high; None ends with the last
     patience    stop after so many evaluations in a row without a better one
     watch       called with the number of steps done: before the first, and after each
-    checkpoint  a file to save the state to every `save_every` steps, and to resume from
-    Raises  ValueError if nothing trains; NonFiniteLoss that names the step, the batch, the first
-            operation and the parameter that went bad
+    checkpoint  a file to save the state to every `save_every` steps and when the run is stopped,
+                and to resume from: the same call goes on to the same bits
+    Stopped by Ctrl-C or an error, it leaves the last whole step, or the best weights with `keep`
+    Raises  ValueError if nothing trains, or a setting is out of range; NonFiniteLoss that names
+            the step, the batch, the first operation and the parameter that went bad
     """
-    for name, value in (("steps", steps), ("batch", batch), ("accumulate", accumulate),
-                        ("threads", threads)):  # fmt: skip
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")
-    if (keep or patience) and evaluation is None:
-        raise ValueError("keep= and patience= need evaluation=, a function of the model")
-    if patience and not keep:
-        raise ValueError("patience= needs keep=: which number of the evaluation is to get better")
+    _check_settings(decline, keep, patience, evaluate_every, evaluation, watch)
     tune_malloc()
     handles = list(model.handles)
     if lr is None:
@@ -161,55 +166,119 @@ def fit(
         with blas_threads(cores):
             first = saved.resume()
     show = Progress("training", steps, out=out, quiet=quiet, start=first)
-    if watch and first == 0:
-        watch(0)
+
+    def due(done: int) -> bool:
+        """Whether the model is to be evaluated after so many steps, and was not yet."""
+        if not evaluation or (history.evaluations and history.evaluations[-1]["step"] == done):
+            return False
+        return done == steps or bool(evaluate_every and done % evaluate_every == 0)
+
+    def look(done: int) -> None:
+        """What follows a step: its evaluation, and whoever watches."""
+        if evaluation and due(done):
+            found = _numbers(evaluation(model), done)
+            with unbroken():
+                if best:
+                    best.look(found)
+                history.evaluations.append(found)
+        if watch:
+            watch(done)
+
     with (
         blas_threads(cores),
+        Guard(model, saved, best, show) as guard,
         Workers(model, params, threads, smoothing, recompute, cached) as workers,
     ):
+        if first == 0 and watch:
+            watch(0)
+        elif first and due(first):  # the run was stopped before this evaluation
+            look(first)
         for step in range(first, steps):
             if patience and best and best.since >= patience:
                 break
             began = time.perf_counter()
             rate = lr * schedule(decline, step, steps, warmup)
-            total = 0.0
-            for part in range(accumulate):
-                data = source.batch(step * accumulate + part, batch, seed)
-                rng = Rng(seed, "dropout", step, part)
-                loss = workers.gradients(data, rng, 1 / accumulate)
-                if not math.isfinite(loss):
-                    raise NonFiniteLoss(_diagnose(model, data, seed, step, part))
-                total += loss
+            loss = _gradients(workers, source, step, accumulate, batch, seed)
             if step == first:
                 _check_reached(params)
-            if step - first < WATCHED:
+            with guard.step():
+                if step - first < WATCHED:
+                    for handle in handles:
+                        handle.observe()
+                if clip is not None:
+                    clip_gradients(params, clip)
                 for handle in handles:
-                    handle.observe()
-            if clip is not None:
-                clip_gradients(params, clip)
-            for handle in handles:
-                handle.before_step(step, steps)
-            opt.step(rate)
-            for handle in handles:
-                handle.after_step(step, steps)
-            history.loss.append(total / accumulate)
-            history.lr.append(rate)
-            history.seconds.append(time.perf_counter() - began)
-            last = step == steps - 1
-            if evaluation and (last or (evaluate_every and (step + 1) % evaluate_every == 0)):
-                found = {"step": float(step + 1), **evaluation(model)}
-                history.evaluations.append(found)
-                if best:
-                    best.look(found)
-            if watch:
-                watch(step + 1)
-            if saved and (last or (step + 1) % save_every == 0):
+                    handle.before_step(step, steps)
+                opt.step(rate)
+                for handle in handles:
+                    handle.after_step(step, steps)
+                history.loss.append(loss)
+                history.lr.append(rate)
+                history.seconds.append(time.perf_counter() - began)
+            look(step + 1)
+            if saved and (step + 1) % save_every == 0:
                 saved.save()
-            show.update(step + 1, f"loss {history.loss[-1]:.3f}")
-    if best:
-        best.put_back()
+            show.update(step + 1, f"loss {loss:.3f}")
+        if saved:
+            saved.save()
     show.done(f"loss {history.loss[-1]:.3f}")
     return history
+
+
+def _check_settings(
+    decline: str, keep: str | None, patience: int | None, evaluate_every: int | None,
+    evaluation: Any, watch: Any,
+) -> None:  # fmt: skip
+    """Refuse what does not go together, before anything is done."""
+    schedule(decline, 0, 1)
+    for name, called in (("evaluation", evaluation), ("watch", watch)):
+        if called is not None and not callable(called):
+            raise ValueError(f"{name}= must be a function, got {called!r:.60}")
+    for name, given in (("keep", keep), ("patience", patience), ("evaluate_every", evaluate_every)):
+        if given is not None and evaluation is None:
+            raise ValueError(f"{name}= needs evaluation=, a function of the model")
+    if keep is not None and not (isinstance(keep, str) and keep):
+        raise ValueError(f"keep= must name a number of the evaluation, got {keep!r}")
+    if patience and not keep:
+        raise ValueError("patience= needs keep=: which number of the evaluation is to get better")
+
+
+def _gradients(
+    workers: Workers, source: Source, step: int, accumulate: int, batch: int, seed: int
+) -> float:
+    """Set `.grad` to the gradients of a step's loss, its mean over all labels of its batches.
+
+    Returns  that loss, penalties included
+    Raises   NonFiniteLoss
+    """
+    batches = [source.batch(step * accumulate + part, batch, seed) for part in range(accumulate)]
+    counts = [label_count(data) for data in batches]
+    if not sum(counts):
+        raise ValueError(f"no label of step {step} counts: its batches have nothing to learn")
+    for _, p in workers.params:
+        p.grad = None  # an evaluation may have left some
+    total, first = 0.0, True
+    for part, data in enumerate(batches):
+        if counts[part]:
+            loss = workers.gradients(data, Rng(seed, "dropout", step, part), sum(counts), first)
+            if not math.isfinite(loss):
+                raise NonFiniteLoss(_diagnose(workers.model, data, seed, step, part))
+            total, first = total + loss, False
+    return total
+
+
+def _numbers(found: Any, step: int) -> dict[str, float]:
+    """What an evaluation returned, as Python's own numbers, and the step."""
+    if not isinstance(found, Mapping):
+        raise TypeError(f"evaluation= must return a dict of numbers, got {found!r:.60}")
+    told: dict[str, float] = {"step": float(step)}
+    for name, value in found.items():
+        if name == "step":
+            raise ValueError("evaluation= returns 'step', which the history has already")
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            raise TypeError(f"evaluation= must return numbers, but {name!r} is {value!r:.60}")
+        told[name] = int(value) if is_whole(value) else float(value)
+    return told
 
 
 def task_batches(
@@ -241,31 +310,13 @@ def _check_reached(params: list[tuple[str, Any]]) -> None:
 
 def _diagnose(model: Any, batch: Batch, seed: int, step: int, part: int) -> str:
     """Run the batch again and find where the first non-finite number appears."""
-    names = {id(p): path for path, p in model.named_parameters()}
-    bad = [path for path, p in model.named_parameters() if not _finite(p.data)]
-    found: list[str] = []
-
-    def watch(name: str, y: Array, args: tuple[Any, ...]) -> None:
-        if not found and not _finite(y):
-            of = [names[id(a)] for a in args if id(a) in names]
-            found.append(f"{name}({', '.join(of) or 'activations'}) of shape {y.shape}")
-
-    with (
-        changed(recording=False, trace=watch),
-        running(rng=Rng(seed, "dropout", step, part)),
-        np.errstate(all="ignore"),
-    ):
-        loss_of(model, batch)
+    with running(rng=Rng(seed, "dropout", step, part)):
+        began = where_it_began(model, partial(loss_of, model, batch))
     return (
         f"the loss is not finite at step {step} (seed {seed}, batch of {len(batch.ids)} rows, "
-        f"first ids {batch.ids[0, :8].tolist()}). First operation that went bad: "
-        f"{found[0] if found else 'none in a second pass'}. Parameters with NaN or infinity: "
-        f"{', '.join(bad[:4]) or 'none'}. A smaller lr, or clip=1.0, is the usual cure"
+        f"first ids {batch.ids[0, :8].tolist()}). {began}. A smaller lr, or clip=1.0, is the usual "
+        "cure"
     )
-
-
-def _finite(array: Array) -> bool:
-    return bool(xp_of(array).isfinite(array).all())
 
 
 def _arrays(batch: Batch) -> dict[str, Array]:
@@ -277,6 +328,7 @@ def _frozen(model: Module) -> dict[str, Array]:
     return {path: p.data for path, p in model.named_parameters() if not p.requires_grad}
 
 
+@takes(n=whole(1), batch=whole(1), seed=whole(0))
 def evaluate(
     model: Any,
     task: Any,
@@ -291,6 +343,7 @@ def evaluate(
     Returns  "loss" (nats per target token), "n" (examples), then the task's own `metric`, and
              what else is usual: "accuracy" where there are labels; "bleu", "rouge_l" and
              "exact" where texts are generated; what the task names in `also`. See metrics.py
+    Raises   NonFinite for a model that gives NaN or infinity, with where it began
     """
     from minipeft.generate import generate_many, score_many
 
@@ -360,20 +413,36 @@ def _classes(model: Any, batch: Batch) -> np.ndarray:
     return to_numpy(logits.argmax(axis=-1))
 
 
+@takes(batch=whole(1))
 def mean_loss(model: Any, source: Any, batch: int = 64) -> float:
-    """Mean loss per counted label over all rows of a source, in nats."""
+    """Mean loss per counted label over all rows of a source, in nats.
+
+    Raises  NonFiniteLoss that names where NaN or infinity began; ValueError if no label counts
+    """
     total, count = 0.0, 0
-    with no_grad(), blas_threads(threads_for(model, batch)):
+    cores = threads_for(model, batch)
+    with no_grad(), blas_threads(cores), np.errstate(all="ignore"):  # what is not finite raises
         for i in range(0, len(source), batch):
             data = source.collate(range(i, min(i + batch, len(source))))
-            labels = int((data.labels != IGNORE).sum())
-            total += loss_of(model, data).item() * labels
+            labels = label_count(data)
+            if not labels:
+                continue
+            loss = loss_of(model, data).item()
+            if not math.isfinite(loss):
+                raise NonFiniteLoss(
+                    f"the loss of rows {i} to {i + len(data.ids) - 1} is not finite. "
+                    f"{where_it_began(model, partial(loss_of, model, data))}"
+                )
+            total += loss * labels
             count += labels
+    if not count:
+        raise ValueError("there is no loss where no label counts: the source has none")
     return total / count
 
 
 __all__ = [
     "History",
+    "NonFinite",
     "NonFiniteLoss",
     "evaluate",
     "fit",

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from minipeft.batches import IGNORE, TaskBatches, TokenBatches, in_turn, pad
+from minipeft.batches import IGNORE, ImageBatches, TaskBatches, TokenBatches, in_turn, pad
 from minipeft.tasks.base import Example
-from tests.tiny import Sounds, tokenizer
+from tests.tiny import Sounds, gpt, tokenizer
 
 
 def batches(head="lm", examples=None, context=24):
@@ -125,6 +125,55 @@ def test_an_epoch_that_ends_inside_a_batch_goes_on_in_the_next_order():
         assert all(sorted(e) == list(range(n)) for e in epochs)
     orders = {tuple(in_turn(6, step, 6, seed)) for step in range(3) for seed in range(3)}
     assert len(orders) == 9  # anew in each epoch, and for each seed
+
+
+@pytest.mark.parametrize(
+    ("head", "example", "message"),
+    [
+        ("lm", Example("q", " a", (" a", " b"), 5), "label 5 names none of its 2 options"),
+        ("lm", Example("q", " a", (" a", " b"), 2), "label 2 names none of its 2 options"),
+        ("mlm", Example("q", " a", (" a", " b"), 2), "label 2 names none of its 2 options"),
+        ("lm", Example("q", " a", (" a", " b"), -1), "label must be a whole number >= 0, got -1"),
+        ("lm", Example("q", " a", (" a", " b"), True), "label must be a whole number >= 0"),
+        ("lm", Example("q", " a", (" a", " b"), 0.0), "label must be a whole number >= 0, got 0.0"),
+        ("lm", Example("q", " a", (" a", " b"), 1), "label 1 stands for the option ' b', but the "
+         "target is ' a'"),
+        ("linear", Example("q", " a", (" a", " b"), 1), "but the target is ' a'"),
+        ("linear", Example("q", " a", (), 3), "label 3 is none of the head's 3 classes"),
+        ("mlm", Example("q", " a", (), 0), "head='mlm' needs options"),
+    ],
+)  # fmt: skip
+def test_a_label_that_contradicts_its_example_is_named(head, example, message):
+    good = Example("the cat", " a", (" a", " b"), np.int64(0))
+    with pytest.raises(ValueError, match=f"example 1, 'q' …: .*{message}"):
+        TaskBatches([good, example], tokenizer(), head, 24, classes=3)
+    TaskBatches([good, good], tokenizer(), "lm", 24)
+
+
+def test_what_is_no_text_is_named():
+    for example, name in ((Example(None, " a"), "prompt"), (Example("q", 3), "target")):
+        with pytest.raises(ValueError, match=f"example 0: {name} must be a text, got"):
+            batches(examples=[example])
+
+
+def test_labels_of_a_task_are_held_against_the_models_classes():
+    with pytest.raises(ValueError, match="label 3 is none of the head's 3 classes"):
+        TaskBatches.of(gpt(head="linear", classes=3), Sounds().load("train"))
+
+
+def test_labels_of_pictures_are_checked():
+    pixels = np.zeros((3, 1, 2, 2))
+    for labels, message in (
+        ([0, 1], r"3 pictures need as many whole numbers as labels, got int64 of shape \(2,\)"),
+        ([0.0, 1.0, 1.0], "got float64 of shape"),
+        ([0, 1, 2], "picture 2: label 2 is none of the 2 classes"),
+        ([0, -1, 1], "picture 1: label -1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ImageBatches(pixels, np.array(labels), 2)
+    with pytest.raises(ValueError, match="picture 0: label -1"):
+        ImageBatches(pixels, np.array([-1, 0, 99]))
+    assert len(ImageBatches(pixels, np.array([5, 0, 99]))) == 3
 
 
 def test_packed_rows_begin_where_a_text_begins():

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from minipeft.backend import Rng
+from minipeft.beam import beam_search
 from minipeft.engine import no_grad
+from minipeft.finite import NonFinite
 from minipeft.generate import _pick, generate, generate_many, score, score_many
 from minipeft.methods import LoRA, attach
 from tests.tiny import gpt, tokenizer
@@ -240,10 +242,10 @@ def test_seeds_decide_samples():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"max_tokens": 0}, "max_tokens must be >= 1, got 0"),
-        ({"temperature": -1.0}, "temperature must be >= 0"),
-        ({"temperature": float("nan")}, "temperature must be >= 0"),
-        ({"top_k": 0}, "top_k must be >= 1, got 0"),
+        ({"max_tokens": 0}, "max_tokens must be a whole number >= 1, got 0"),
+        ({"temperature": -1.0}, r"temperature must be a finite number >= 0 \(0 is greedy\)"),
+        ({"temperature": float("nan")}, "temperature must be a finite number >= 0"),
+        ({"top_k": 0}, "top_k must be a whole number >= 1, got 0"),
         ({"top_p": 0.0}, r"top_p must be in \(0, 1\], got 0"),
         ({"top_p": 1.5}, r"top_p must be in \(0, 1\], got 1.5"),
     ],
@@ -320,6 +322,44 @@ def test_scores_of_all_tokens_are_a_distribution():
     got = score(model, "the cat", [t for _, t in plain])
     assert got == pytest.approx([table[i] for i, _ in plain], abs=1e-10)
     assert 0.2 < np.exp(got).sum() <= 1 + 1e-9
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_model_that_is_not_finite_says_nothing(value):
+    model = gpt()
+    model.blocks[0].ln_2.bias.data[3] = value
+    for ask in (
+        lambda: generate(model, "the cat"),
+        lambda: generate(model, "the cat", temperature=1.0, top_k=3),
+        lambda: score(model, "the cat", ONE),
+        lambda: score(model, "the cat", MANY),
+        lambda: beam_search(model, "the cat"),
+    ):
+        with pytest.raises(NonFinite, match="logits are not finite.*layer_norm.*blocks.0.ln_2"):
+            ask()
+
+
+def test_a_token_may_be_forbidden():
+    model = gpt(1)
+    plain = generate(model, "the cat", max_tokens=1)
+    barred = np.zeros(model.config.vocab)
+    barred[tokenizer().encode(plain)] = -np.inf
+    forward = model.forward
+
+    def without(*args, **kwargs):
+        out = forward(*args, **kwargs)
+        return (out[0] + barred, out[1]) if isinstance(out, tuple) else out + barred
+
+    model.forward = without
+    assert generate(model, "the cat", max_tokens=1) != plain
+    assert score(model, "the cat", [plain, " barks"])[0] == -np.inf
+
+
+def test_one_text_is_no_list_of_texts():
+    with pytest.raises(TypeError, match="takes a list of prompts, got one str: 'the cat'"):
+        generate_many(gpt(), "the cat")
+    with pytest.raises(TypeError, match="needs a list of continuations, got one str: ' meows'"):
+        score(gpt(), "the cat", " meows")
 
 
 def test_no_continuation_is_refused():

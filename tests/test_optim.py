@@ -141,8 +141,8 @@ def test_an_optimizer_of_nothing_or_of_frozen_parameters_is_refused():
         AdamW([], lr=0.1)
     with pytest.raises(ValueError, match="frozen parameters: blocks.0.w"):
         SGD([("blocks.0.w", Parameter(np.ones(2), requires_grad=False))], lr=0.1)
-    for wrong in ({"lr": -1.0}, {"lr": math.nan}, {"lr": 0.1, "decay": -0.1}):
-        with pytest.raises(ValueError, match="must be >= 0"):
+    for wrong in ({"lr": -1.0}, {"lr": math.nan}, {"lr": math.inf}, {"lr": 0.1, "decay": -0.1}):
+        with pytest.raises(ValueError, match="must be a finite number >= 0"):
             AdamW(named(w=[1.0]), **wrong)
 
 

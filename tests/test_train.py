@@ -8,45 +8,16 @@ import numpy as np
 import pytest
 
 from minipeft import metrics, progress, train
-from minipeft.backend import Rng
 from minipeft.batches import IGNORE, Batch, TaskBatches
 from minipeft.checkpoint import CheckpointError, load_arrays, save_arrays
 from minipeft.engine import no_grad
 from minipeft.generate import generate_many, score
 from minipeft.methods import LoRA, TopK, attach
 from minipeft.tasks.table_to_text import TableExample
-from minipeft.train import NonFiniteLoss, evaluate, fit, loss_of, mean_loss
+from minipeft.train import NonFinite, NonFiniteLoss, evaluate, fit, loss_of, mean_loss
 from tests.methods.throwaway import Masked
+from tests.short_runs import VOCAB, lora, run, same, values
 from tests.tiny import Rows, Sounds, bert, gpt, tokenizer
-
-VOCAB = tokenizer().vocab_size
-
-
-def lora(seed=0, **fields):
-    """A small GPT with LoRA attached whose B is not 0, and the handle."""
-    model = gpt(seed, **fields)
-    handle = attach(model, LoRA(r=2, seed=seed))
-    for path, p in handle.trainable():
-        p.data = (0.1 * Rng(seed, "start", path).normal(p.shape)).astype(p.dtype)
-    return model, handle
-
-
-def values(model):
-    """What trains, by path."""
-    return {path: p.data.copy() for path, p in train.trainable(model)}
-
-
-def run(steps=4, model=None, task=None, **settings):
-    """A short run; its history and what it trained."""
-    model = model or lora()[0]
-    settings = {"lr": 0.02, "batch": 3, "quiet": True} | settings
-    history = fit(model, task or Rows(VOCAB), steps=steps, **settings)
-    return history, values(model)
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all((a[k] == b[k]).all() for k in a)
-
 
 # -- a step ---------------------------------------------------------------------------------------
 
@@ -113,6 +84,62 @@ def test_accumulated_batches_equal_a_large_one():
         for k, w in trained.items():
             assert np.abs(w - one[1][k]).max() < 1e-12
     assert any((w != two[1][k]).any() for k, w in run(3, batch=3)[1].items())
+
+
+class Few(Rows):
+    """Rows with unlike numbers of labels: a step of four has 6, 6, 1 and 1."""
+
+    def __init__(self, counts=(6, 6, 1, 1)):
+        super().__init__(VOCAB)
+        self.counts = counts
+
+    def batch(self, step, size, seed):
+        data = super().batch(step, size, seed)
+        labels = data.labels.copy()
+        for row in range(size):
+            count = self.counts[(step * size + row) % len(self.counts)]
+            labels[row, : self.length - count] = IGNORE
+        return replace(data, labels=labels)
+
+
+@pytest.mark.parametrize("counts", [(6, 6, 1, 1), (1, 5, 3, 2), (4, 2, 0, 0), (0, 0, 3, 1)])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_every_label_of_a_step_weighs_the_same(counts, threads):
+    """Batches of a step, and parts of a batch, have unlike numbers of them, or none."""
+    one = run(3, lora()[0], Few(counts), batch=4, smoothing=0.1)
+    for accumulate in (2, 4):
+        history, trained = run(
+            3, lora()[0], Few(counts), batch=4 // accumulate, accumulate=accumulate,
+            threads=threads, smoothing=0.1,
+        )  # fmt: skip
+        assert history.loss == pytest.approx(one[0].loss, abs=1e-12)
+        for path, w in trained.items():
+            assert np.abs(w - one[1][path]).max() < 1e-12
+
+
+def test_a_task_accumulates_as_a_large_batch():
+    one = run(3, lora()[0], Sounds(), batch=6)
+    for settings in ({"accumulate": 2}, {"accumulate": 2, "threads": 2}):
+        history, trained = run(3, lora()[0], Sounds(), batch=3, **settings)
+        assert history.loss == pytest.approx(one[0].loss, abs=1e-12)
+        assert all(np.abs(w - one[1][path]).max() < 1e-12 for path, w in trained.items())
+
+
+def test_a_linear_head_accumulates_as_a_large_batch():
+    def start():
+        model = gpt(head="linear", classes=5)
+        attach(model, LoRA(r=2))
+        return model
+
+    one = run(3, start(), Sounds(), batch=6)
+    two = run(3, start(), Sounds(), batch=2, accumulate=3)
+    assert two[0].loss == pytest.approx(one[0].loss, abs=1e-12)
+    assert all(np.abs(w - one[1][path]).max() < 1e-12 for path, w in two[1].items())
+
+
+def test_a_step_without_a_label_is_refused():
+    with pytest.raises(ValueError, match="no label of step 1 counts"):
+        run(3, task=Few((1, 1, 1, 1, 0, 0, 0, 0)), batch=2, accumulate=2)
 
 
 def test_seeded_runs_are_equal_to_the_bit():
@@ -215,13 +242,6 @@ def test_the_hooks_of_a_method_are_called():
 # -- what is refused ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["steps", "batch", "accumulate", "threads"])
-@pytest.mark.parametrize("value", [0, 1.5, True])
-def test_counts_must_be_whole(name, value):
-    with pytest.raises(ValueError, match=f"{name} must be a whole number >= 1"):
-        run(**{name: value})
-
-
 def test_wrong_names_are_refused():
     with pytest.raises(ValueError, match="'adamw', 'sgd' or 'muon', got 'adam'"):
         run(optimizer="adam")
@@ -308,7 +328,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tmp_path, optimizer):
     settings |= {"checkpoint": file, "save_every": 2}
     with pytest.raises(Stop):
         run(7, start(), Failing(VOCAB), **settings)
-    assert load_arrays(file)[1]["steps"] == "4"
+    assert load_arrays(file)[1]["steps"] == "5"  # also between two regular saves
     history, got = run(7, start(), **settings)
     assert history.loss == whole.loss and history.lr == whole.lr and len(history.seconds) == 7
     assert same(got, wanted)
@@ -327,7 +347,7 @@ def test_who_watches_is_told_every_step_once(tmp_path):
         run(7, start(), Failing(VOCAB), watch=seen.append, **settings)
     assert seen == [0, 1, 2, 3, 4, 5]
     run(7, start(), watch=seen.append, **settings)
-    assert seen == [0, 1, 2, 3, 4, 5, 5, 6, 7]  # step 5 was not saved
+    assert seen == [0, 1, 2, 3, 4, 5, 6, 7]
 
 
 def test_a_mask_that_hides_nothing_is_left_out():
@@ -442,6 +462,36 @@ def test_the_loss_is_per_target_token():
     assert mean_loss(model, source, batch=5) == pytest.approx(total / count, abs=1e-12)
 
 
+def test_rows_without_a_label_do_not_count_in_a_mean_loss():
+    class Some(Few):
+        def __len__(self):
+            return 4
+
+        def collate(self, chosen):
+            whole = self.batch(0, 4, 0)
+            return Batch(*(a[list(chosen)] for a in (whole.ids, whole.labels, whole.mask)))
+
+    model = gpt(2)
+    wanted = loss_of(model, Some((6, 1, 0, 0)).batch(0, 4, 0)).item()
+    for batch in (1, 2, 3, 4):
+        assert mean_loss(model, Some((6, 1, 0, 0)), batch) == pytest.approx(wanted, abs=1e-12)
+    with pytest.raises(ValueError, match="no loss where no label counts"):
+        mean_loss(model, Some((0,)))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("kind", ["classification", "linear", "generation"])
+def test_a_model_that_is_not_finite_gets_no_score(kind, value):
+    model = gpt(head="linear", classes=5) if kind == "linear" else gpt()
+    weight = model.blocks[1].mlp.fc_in.weight
+    weight.data[0, 0] = value
+    task = Sounds("generation" if kind == "generation" else "classification")
+    with pytest.raises(NonFinite, match="the loss of rows 0 to 3 is not finite") as error:
+        evaluate(model, task, batch=4)
+    assert "First operation that went bad: linear(blocks.1.mlp.fc_in.weight" in str(error.value)
+    assert "NaN or infinity: blocks.1.mlp.fc_in.weight" in str(error.value)
+
+
 def test_a_linear_head_is_judged_by_its_classes():
     model, examples = gpt(1, head="linear", classes=5), Sounds().load("validation")
     with no_grad():
@@ -549,15 +599,26 @@ def test_threads_repeat_to_the_bit_and_draw_their_own_dropout():
     assert run(3, lora(dropout=0.3)[0], batch=4)[0].loss != runs[0][0].loss
 
 
-def test_a_penalty_counts_once_whatever_the_threads():
-    def first_loss(threads):
+def test_a_penalty_counts_once_a_step():
+    def two_steps(batch, task=None, **settings):
         model = gpt()
         attach(model, Masked(keep=1.0, strength=10.0))
         for _, p in train.trainable(model):
             p.data = p.data + 0.1
-        return run(1, model, threads=threads)[0].loss[0]
+        return run(2, model, task or Few(), batch=batch, **settings)
 
-    assert first_loss(2) == pytest.approx(first_loss(1), rel=1e-12)
+    history, wanted = two_steps(4)
+    plain = loss_of(gpt(), Few().batch(0, 4, 0)).item()
+    assert history.loss[0] > plain + 1  # there is a penalty
+    for settings in (
+        {"threads": 2, "batch": 4}, {"accumulate": 2, "batch": 2}, {"accumulate": 4, "batch": 1},
+        {"accumulate": 2, "batch": 2, "threads": 2},
+    ):  # fmt: skip
+        found, got = two_steps(**settings)
+        assert found.loss == pytest.approx(history.loss, rel=1e-12)
+        assert all(np.abs(w - wanted[path]).max() < 1e-12 for path, w in got.items())
+    late = two_steps(2, Few((0, 0, 3, 1)), accumulate=2)[0]  # the first batch has no label
+    assert late.loss == pytest.approx(two_steps(4, Few((0, 0, 3, 1)))[0].loss, rel=1e-12)
 
 
 def test_threads_notice_a_loss_that_is_not_finite():
@@ -623,8 +684,11 @@ def test_the_best_weights_survive_an_interruption(tmp_path):
 
 
 def test_keeping_needs_an_evaluation_with_that_number():
-    with pytest.raises(ValueError, match="need evaluation="):
-        run(1, keep="loss")
+    for name, value in (("keep", "loss"), ("patience", 1), ("evaluate_every", 1)):
+        with pytest.raises(ValueError, match=f"{name}= needs evaluation="):
+            run(1, **{name: value})
+    with pytest.raises(ValueError, match="keep= must name a number of the evaluation, got ''"):
+        run(1, evaluation=lambda m: {}, keep="")
     with pytest.raises(ValueError, match="patience= needs keep="):
         run(1, evaluation=lambda m: {}, patience=1)
     with pytest.raises(ValueError, match="keep='f1', but the evaluation returns loss, accuracy"):

@@ -73,7 +73,7 @@ def test_a_classifier_reads_the_end_token_in_front():
 
 
 def test_what_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match="head='mlm' needs a label, and 'the cat' … has none"):
+    with pytest.raises(ValueError, match="example 0, 'the cat' …: head='mlm' needs a label"):
         TaskBatches.of(bert(), Sounds("generation").load("train"))
     exact = len(T.encode("the cat")) + 3
     one = [Example("the cat", SOUNDS[0], SOUNDS[:1], 0)]

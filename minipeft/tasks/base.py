@@ -15,6 +15,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from minipeft.backend import is_whole
+
 SIZES = (16, 32, 64, 128, 256, 1000, 10_000)  # the sizes of the course's small-data curves
 PARTS = (("train", 8), ("validation", 1), ("test", 1))  # shares of all sentences, in tenths
 
@@ -73,12 +75,12 @@ class Task:
             )
         if n is None:
             n = self.sizes[self.splits.index(split)]
-        if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= self.largest:
+        if not is_whole(n) or not 1 <= n <= self.largest:
             raise ValueError(
                 f"n must be an integer from 1 to {self.largest}, got {n!r}; "
                 f"usual sizes are {', '.join(map(str, SIZES))}"
             )
-        return self._draw(split, n, seed, self._pattern(pattern))
+        return self._draw(split, int(n), seed, self._pattern(pattern))
 
     def __repr__(self) -> str:
         return described(self)
