@@ -60,7 +60,7 @@ def _sum_of_two(m: Meter, a: Any, b: Any) -> tuple[Any, Any]:
 
 
 def _reduced(keeps: str) -> Rule:
-    """keeps: x, y, or c for a centred copy of x"""
+    """keeps: x, y, or c for a copy of x, centred or scaled"""
 
     def rule(m: Meter, x: Any, *, axis: Any = None, keepdims: bool = False, **_: Any) -> Any:
         axes = ops._axes(x.shape, axis)
@@ -84,6 +84,17 @@ def _sum(m: Meter, x: Any, **settings: Any) -> tuple[Any, Any]:
         return np.broadcast_to(g.reshape(-1)[:1], math.prod(shape), subok=True).reshape(shape)
 
     return y, (vjp,)
+
+
+def _cast(m: Meter, x: Any, *, dtype: Any) -> tuple[Any, Any]:
+    if x.dtype == dtype:
+        return x, (lambda g: g,)
+    return m.new(x.shape, dtype=dtype), (m.gradient(x),)
+
+
+def _cumsum(m: Meter, x: Any, *, axis: Any = None) -> tuple[Any, Any]:
+    y = m.new((x.size,) if axis is None or not x.shape else x.shape, x)
+    return y, (m.gradient(x, work=y.nbytes),)
 
 
 def _pad(m: Meter, x: Any, *, widths: Any, value: float = 0.0) -> tuple[Any, Any]:
@@ -258,6 +269,7 @@ def _scatter_signs(m: Meter, z: Any, rows: Any, signs: Any, *, size: int) -> tup
 
 
 RULES: dict[str, Rule | None] = {  # None: a view, which the operation itself makes
+    "_cast": _cast,
     "add": _sum_of_two,
     "sub": _elementwise("", ""),
     "mul": _elementwise("b", "a"),
@@ -266,9 +278,14 @@ RULES: dict[str, Rule | None] = {  # None: a view, which the operation itself ma
     "pow": _elementwise("ab", "aby", back=1),
     "exp": _elementwise("y"),
     "log": _elementwise("a"),
+    "log1p": _elementwise("a", back=1),
+    "expm1": _elementwise("y", back=1),
     "sqrt": _elementwise("y"),
+    "sin": _elementwise("a", back=1),
+    "cos": _elementwise("a", back=1),
     "tanh": _elementwise("y", back=1),
-    "sigmoid": _elementwise("y", back=1),
+    "sigmoid": _elementwise("y", work=2, back=1),
+    "softplus": _elementwise("a", back=2),
     "relu": _elementwise("a"),
     "erf": _erf,
     "abs": _elementwise("a", back=1),
@@ -276,7 +293,7 @@ RULES: dict[str, Rule | None] = {  # None: a view, which the operation itself ma
     "minimum": _elementwise("ab", "ab"),
     "where": _elementwise("", "a", "a"),
     "clip": _elementwise("ay"),
-    "cumsum": _elementwise("", back=1),
+    "roll": _elementwise(""),
     "softmax": _elementwise("y", back=1),
     "log_softmax": _elementwise("y", work=1, back=1),
     "gelu": _elementwise("a", back=3),
@@ -284,6 +301,10 @@ RULES: dict[str, Rule | None] = {  # None: a view, which the operation itself ma
     "sum": _sum,
     "mean": _reduced(""),
     "var": _reduced("c"),
+    "norm": _reduced("c"),
+    "prod": _reduced("x"),
+    "logsumexp": _reduced("xy"),
+    "cumsum": _cumsum,
     "max": _reduced("xy"),
     "min": _reduced("xy"),
     "reshape": None,

@@ -35,7 +35,7 @@ def op(fn: Callable[..., Any]) -> Callable[..., Tensor]:
         if ctx.values:  # a reparametrised Parameter is swapped for what was computed for it
             args = tuple(ctx.values.get(id(a), a) for a in args)
         run = fn if ctx.shapes is None else functools.partial(ctx.shapes.run, name, fn)
-        y, vjps = run(*[_array(a) for a in args], **settings)
+        y, vjps = run(*map(_array, args), **{k: plain(v) for k, v in settings.items()})
         out = Tensor(y if is_array(y) else np.asarray(y))  # 0-d results come as scalars
         out.made_by = name
         if ctx.trace is not None:
@@ -57,9 +57,12 @@ def op(fn: Callable[..., Any]) -> Callable[..., Tensor]:
 
 
 def _array(a: Any) -> Any:
-    """The array of a Tensor; NumPy scalars become Python scalars, which do not promote."""
-    if isinstance(a, Tensor):
-        return a.data
+    """The array of a Tensor."""
+    return a.data if isinstance(a, Tensor) else plain(a)
+
+
+def plain(a: Any) -> Any:
+    """NumPy scalars become Python scalars, which do not promote."""
     return a.item() if isinstance(a, np.generic) else a
 
 
@@ -74,4 +77,9 @@ def unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
     axes = tuple(range(lead)) + tuple(
         i + lead for i, n in enumerate(shape) if n == 1 and g.shape[i + lead] != 1
     )
-    return g.sum(axis=axes).reshape(shape) if axes else g.reshape(shape)
+    return g.sum(axis=axes, dtype=wide(g.dtype)).reshape(shape) if axes else g.reshape(shape)
+
+
+def wide(dtype: Any) -> Any:
+    """The dtype to add up in: float32 for float16, where 2048 + 1 is 2048 and 65 520 infinite."""
+    return np.float32 if dtype == np.float16 else dtype

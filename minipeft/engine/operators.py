@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from minipeft.backend import is_whole
+
 if TYPE_CHECKING:
     from minipeft.engine.tensor import Tensor
+
+
+LOST = (
+    "does not turn into an array by itself, because its gradient would be lost in silence. "
+    "Use t.data (the array) or t.numpy() (on the host)"
+)
 
 
 class Operators:
@@ -36,13 +44,30 @@ class Operators:
     def __bool__(self) -> bool:
         return bool(self.item())
 
-    def __array__(self, *args: Any, **kwargs: Any) -> Any:
-        raise TypeError(
-            "a Tensor does not turn into an array by itself, because its gradient would be lost "
-            "in silence. Use t.data (the array) or t.numpy() (on the host)"
-        )
+    def __int__(self) -> int:
+        return int(self.item())
 
-    # -- comparison: plain arrays, no gradient ----------------------------------------------------
+    def __round__(self, digits: int | None = None) -> float:
+        return round(self.item(), digits)
+
+    def __format__(self, spec: str) -> str:
+        """f"{loss:.2f}" for one element; without a format what print shows."""
+        return format(self.item(), spec) if spec else str(self)
+
+    # -- NumPy's functions ------------------------------------------------------------------------
+
+    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError(f"a Tensor {LOST}")
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        name = function.__name__
+        if name in ("shape", "ndim", "size"):
+            return function(args[0].data, *args[1:], **kwargs)
+        ours = next((o for o, kind in (("t", Operators), ("ops", ops)) if hasattr(kind, name)), "")
+        use = f". {ours}.{name}(…) keeps it" if ours else ""
+        raise TypeError(f"np.{name} of a Tensor: it {LOST}{use}")
+
+    # -- what has no gradient: plain arrays ----------------------------------------------------
 
     __hash__ = object.__hash__  # by identity, though == compares elements
 
@@ -63,6 +88,18 @@ class Operators:
 
     def __ge__(self, other: Any) -> Any:
         return self.data >= _raw(other)
+
+    def argmax(self, axis: int | None = None, keepdims: bool = False) -> Any:
+        return self.data.argmax(axis=axis, keepdims=keepdims)
+
+    def argmin(self, axis: int | None = None, keepdims: bool = False) -> Any:
+        return self.data.argmin(axis=axis, keepdims=keepdims)
+
+    def any(self, axis: Any = None, keepdims: bool = False) -> Any:
+        return self.data.any(axis=axis, keepdims=keepdims)
+
+    def all(self, axis: Any = None, keepdims: bool = False) -> Any:
+        return self.data.all(axis=axis, keepdims=keepdims)
 
     # -- arithmetic -------------------------------------------------------------------------------
 
@@ -102,6 +139,9 @@ class Operators:
     def __rmatmul__(self, other: Any) -> Tensor:
         return ops.matmul(other, self)
 
+    def __pos__(self) -> Tensor:
+        return self  # type: ignore[return-value]
+
     def __neg__(self) -> Tensor:
         return ops.neg(self)
 
@@ -114,11 +154,25 @@ class Operators:
     def __iter__(self) -> Iterator[Tensor]:
         return (self[i] for i in range(len(self)))
 
+    # -- elementwise ------------------------------------------------------------------------------
+
     def exp(self) -> Tensor:
         return ops.exp(self)
 
+    def expm1(self) -> Tensor:
+        return ops.expm1(self)
+
     def log(self) -> Tensor:
         return ops.log(self)
+
+    def log1p(self) -> Tensor:
+        return ops.log1p(self)
+
+    def sin(self) -> Tensor:
+        return ops.sin(self)
+
+    def cos(self) -> Tensor:
+        return ops.cos(self)
 
     def sqrt(self) -> Tensor:
         return ops.sqrt(self)
@@ -132,11 +186,22 @@ class Operators:
     def relu(self) -> Tensor:
         return ops.relu(self)
 
+    def softplus(self) -> Tensor:
+        return ops.softplus(self)
+
+    def silu(self) -> Tensor:
+        return ops.silu(self)
+
     def abs(self) -> Tensor:
         return ops.abs(self)
 
     def clip(self, low: float | None = None, high: float | None = None) -> Tensor:
         return ops.clip(self, low=low, high=high)
+
+    def astype(self, dtype: Any) -> Tensor:
+        return ops.astype(self, dtype=dtype)
+
+    # -- reductions -------------------------------------------------------------------------------
 
     def sum(self, axis: Any = None, keepdims: bool = False) -> Tensor:
         return ops.sum(self, axis=axis, keepdims=keepdims)
@@ -147,20 +212,40 @@ class Operators:
     def var(self, axis: Any = None, keepdims: bool = False, ddof: int = 0) -> Tensor:
         return ops.var(self, axis=axis, keepdims=keepdims, ddof=ddof)
 
+    def std(self, axis: Any = None, keepdims: bool = False, ddof: int = 0) -> Tensor:
+        return ops.std(self, axis=axis, keepdims=keepdims, ddof=ddof)
+
+    def norm(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+        return ops.norm(self, axis=axis, keepdims=keepdims)
+
+    def prod(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+        return ops.prod(self, axis=axis, keepdims=keepdims)
+
+    def logsumexp(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+        return ops.logsumexp(self, axis=axis, keepdims=keepdims)
+
     def max(self, axis: Any = None, keepdims: bool = False) -> Tensor:
         return ops.max(self, axis=axis, keepdims=keepdims)
 
     def min(self, axis: Any = None, keepdims: bool = False) -> Tensor:
         return ops.min(self, axis=axis, keepdims=keepdims)
 
-    def cumsum(self, axis: int) -> Tensor:
+    def cumsum(self, axis: int | None = None) -> Tensor:
         return ops.cumsum(self, axis=axis)
+
+    # -- shapes -----------------------------------------------------------------------------------
 
     def reshape(self, *shape: Any) -> Tensor:
         return ops.reshape(self, shape=shape[0] if len(shape) == 1 else shape)
 
+    def flatten(self) -> Tensor:
+        return ops.reshape(self, shape=-1)
+
+    def ravel(self) -> Tensor:
+        return ops.reshape(self, shape=-1)
+
     def transpose(self, *axes: Any) -> Tensor:
-        given = axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes
+        given = axes[0] if len(axes) == 1 and not is_whole(axes[0]) else axes
         return ops.transpose(self, axes=given or None)
 
     @property
@@ -173,8 +258,29 @@ class Operators:
     def squeeze(self, axis: Any = None) -> Tensor:
         return ops.squeeze(self, axis=axis)
 
-    def expand_dims(self, axis: int) -> Tensor:
+    def expand_dims(self, axis: Any) -> Tensor:
         return ops.expand_dims(self, axis=axis)
+
+    def flip(self, axis: Any = None) -> Tensor:
+        return ops.flip(self, axis=axis)
+
+    def roll(self, shift: Any, axis: Any = None) -> Tensor:
+        return ops.roll(self, shift=shift, axis=axis)
+
+    def repeat(self, repeats: Any, axis: int | None = None) -> Tensor:
+        return ops.repeat(self, repeats=repeats, axis=axis)
+
+    def tile(self, reps: Any) -> Tensor:
+        return ops.tile(self, reps=reps)
+
+    def tril(self, k: int = 0) -> Tensor:
+        return ops.tril(self, k=k)
+
+    def triu(self, k: int = 0) -> Tensor:
+        return ops.triu(self, k=k)
+
+    def dot(self, other: Any) -> Tensor:
+        return ops.dot(self, other)
 
 
 def _raw(x: Any) -> Any:

@@ -7,16 +7,57 @@ than an input's shape takes the shape by itself: naming the array would keep it 
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from minipeft import backend
-from minipeft.backend import Array, xp_of
-from minipeft.engine.op import op, unbroadcast
+from minipeft.backend import Array, is_array, is_whole, xp_of
+from minipeft.engine.op import op, plain, unbroadcast, wide
 from minipeft.engine.tensor import Tensor
+
+# -- dtypes --------------------------------------------------------------------------------------
+
+
+@op
+def _cast(x, *, dtype):
+    before = x.dtype
+    return x.astype(dtype, copy=False), (lambda g: g.astype(before),)
+
+
+def astype(x: Any, *, dtype: Any) -> Tensor:
+    """x in another dtype. Integers and booleans have no gradient, as comparisons have none."""
+    y = _cast(x, dtype=np.dtype(dtype))
+    return y if y.dtype.kind == "f" else y.detach()
+
+
+def in_float32(f: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Let f compute in float32 what it is given in float16, and round what it returns.
+
+    Half precision is for storing: squares overflow from 256 on, sums stick at 2048.
+    """
+
+    @functools.wraps(f)
+    def apply(*xs: Any, **settings: Any) -> Tensor:
+        if not any(map(_is_half, xs)):
+            return f(*xs, **settings)
+        y = f(*(astype(x, dtype=np.float32) if _is_half(x) else x for x in xs), **settings)
+        floats = [x for x in xs if getattr(x, "dtype", np.dtype(int)).kind == "f"]
+        return astype(y, dtype=np.float16) if all(map(_is_half, floats)) else y
+
+    return apply
+
+
+HALF = np.dtype(np.float16)
+
+
+def _is_half(x: Any) -> bool:
+    return getattr(x, "dtype", None) == HALF
+
 
 # -- arithmetic ---------------------------------------------------------------------------------
 
@@ -59,8 +100,8 @@ def pow(a, p):
     """a to the power p. Small whole powers are products: x**3 is 300 times slower than x*x*x."""
     y, sa, sp = _power(a, p), _shape(a), _shape(p)
     return y, (
-        lambda g: unbroadcast(g * p * _power(a, p - 1 if sp or p else 0), sa),  # no 1/0 for p = 0
-        lambda g: unbroadcast(g * y * _log_or_zero(a), sp),
+        lambda g: unbroadcast(g * p * _power(a, _lowered(p)), sa),
+        lambda g: unbroadcast(g * _times_log(y, a, p), sp),
     )
 
 
@@ -72,12 +113,16 @@ def _power(a: Any, p: Any) -> Any:
     return a**p
 
 
-def _log_or_zero(a: Any) -> Any:
-    """log a, and 0 where a is 0 (there a^p log a tends to 0)."""
-    if not _shape(a):
-        return math.log(a) if a > 0 else 0.0
-    xp = xp_of(a)
-    return xp.log(xp.where(a == 0, 1, a))
+def _lowered(p: Any) -> Any:
+    """p - 1, and 0 for p = 0: the derivative is p times this power, and 0 times 0^-1 is nan."""
+    return xp_of(p).where(p == 0, 0, p - 1) if is_array(p) else p - 1 if p else 0
+
+
+def _times_log(y: Array, a: Any, p: Array) -> Array:
+    """y log a for y = a^p, and 0 where a is 0 and p is not below it, the limit for small a."""
+    xp = xp_of(y, p)
+    settled = (a == 0) & (p >= 0)
+    return xp.where(settled, 0, y * xp.log(xp.where(settled, 1, xp.asarray(a, dtype=y.dtype))))
 
 
 # -- elementwise ---------------------------------------------------------------------------------
@@ -101,6 +146,31 @@ def sqrt(x):
 
 
 @op
+def log1p(x):
+    """log(1 + x), also where 1 + x would round x off."""
+    return xp_of(x).log1p(x), (lambda g: g / (1 + x),)
+
+
+@op
+def expm1(x):
+    """exp(x) - 1, also where exp(x) is all but 1."""
+    y = xp_of(x).expm1(x)
+    return y, (lambda g: g * (y + 1),)
+
+
+@op
+def sin(x):
+    xp = xp_of(x)
+    return xp.sin(x), (lambda g: g * xp.cos(x),)
+
+
+@op
+def cos(x):
+    xp = xp_of(x)
+    return xp.cos(x), (lambda g: -g * xp.sin(x),)
+
+
+@op
 def tanh(x):
     y = xp_of(x).tanh(x)
     return y, (lambda g: g * (1 - y * y),)
@@ -108,8 +178,27 @@ def tanh(x):
 
 @op
 def sigmoid(x):
-    y = 0.5 * (1 + xp_of(x).tanh(0.5 * x))  # no overflow for large |x|
+    """1 / (1 + exp(-x)). Its logarithm is -softplus(-x)."""
+    y = _sigmoid(x)
     return y, (lambda g: g * y * (1 - y),)
+
+
+def _sigmoid(x: Array) -> Array:
+    """By exp of no positive number: nothing overflows, and the lower tail is not rounded off."""
+    xp = xp_of(x)
+    e = xp.exp(-xp.abs(x))
+    return xp.where(x >= 0, 1, e) / (1 + e)
+
+
+@op
+def softplus(x):
+    """log(1 + exp(x)), a smooth relu."""
+    return xp_of(x).logaddexp(x, 0), (lambda g: g * _sigmoid(x),)
+
+
+def silu(x: Any) -> Tensor:
+    """x sigmoid(x), also called swish."""
+    return mul(x, sigmoid(x))
 
 
 @op
@@ -117,6 +206,7 @@ def relu(x):
     return xp_of(x).maximum(x, 0), (lambda g: g * (x > 0),)
 
 
+@in_float32
 @op
 def erf(x):
     xp = xp_of(x)
@@ -173,85 +263,177 @@ def clip(x, *, low=None, high=None):
 
 
 def _axes(shape: tuple[int, ...], axis: Any) -> tuple[int, ...]:
-    """The reduced axes as non-negative numbers."""
+    """One axis, several, or for None all of them, as non-negative numbers. A scalar has no axes,
+    but takes 0 and -1, as NumPy's scalars do."""
     n = len(shape)
-    axes = range(n) if axis is None else (axis,) if isinstance(axis, int) else axis
+    if axis is None:
+        return tuple(range(n))
+    axes = tuple(axis) if isinstance(axis, (tuple, list)) else (axis,)
     for a in axes:
-        if not -n <= a < n:
+        if not is_whole(a):
+            raise TypeError(f"an axis is an integer, got {a!r}")
+        if not (-n <= a < n or (n == 0 and a in (0, -1))):
             raise ValueError(f"axis {a} is out of range for shape {shape}")
-    return tuple(a % n for a in axes)
+    found = tuple(int(a) % n for a in axes if n)
+    if len(set(found)) < len(found):
+        raise ValueError(f"axis {axis} of shape {shape} names an axis twice")
+    return found
 
 
-def _spread(g: Array, shape: tuple[int, ...], axis: Any) -> Array:
+def _one_axis(shape: tuple[int, ...], axis: Any) -> int:
+    """One axis as a non-negative number."""
+    if isinstance(axis, (tuple, list)) or not shape:
+        raise ValueError(f"one axis is needed, got {axis} of shape {shape}")
+    return _axes(shape, (axis,))[0]
+
+
+def _spread(g: Array, shape: tuple[int, ...], axes: tuple[int, ...]) -> Array:
     """Put the reduced axes back as size 1, so that g broadcasts against `shape`."""
-    axes = _axes(shape, axis)
     return g.reshape([1 if i in axes else n for i, n in enumerate(shape)])
 
 
-def _need_elements(name: str, x: Array, axis: Any) -> int:
-    """How many elements one result is made of; an error where there are none."""
-    n = math.prod(x.shape[a] for a in _axes(x.shape, axis))
+def _kept(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape without the reduced axes."""
+    return tuple(n for i, n in enumerate(shape) if i not in axes)
+
+
+def _need_elements(name: str, x: Array, axis: Any) -> tuple[tuple[int, ...], int]:
+    """The reduced axes, and how many elements one result is made of; an error if there are none."""
+    axes = _axes(x.shape, axis)
+    n = math.prod(x.shape[a] for a in axes)
     if n == 0:
         raise ValueError(f"{name} over axis {axis} of shape {x.shape}: there is nothing to reduce")
-    return n
+    return axes, n
 
 
+@in_float32
 @op
 def sum(x, *, axis=None, keepdims=False):
-    xp, shape = xp_of(x), x.shape
-    y = xp.sum(x, axis=axis, keepdims=keepdims)
-    return y, (lambda g: xp.broadcast_to(_spread(g, shape, axis), shape),)
+    xp, shape, axes = xp_of(x), x.shape, _axes(x.shape, axis)
+    y = xp.sum(x, axis=axes, keepdims=keepdims)
+    return y, (lambda g: xp.broadcast_to(_spread(g, shape, axes), shape),)
 
 
+@in_float32
 @op
 def mean(x, *, axis=None, keepdims=False):
-    xp, shape, n = xp_of(x), x.shape, _need_elements("mean", x, axis)
-    y = xp.mean(x, axis=axis, keepdims=keepdims)
-    return y, (lambda g: xp.broadcast_to(_spread(g, shape, axis), shape) / n,)
+    xp, shape, (axes, n) = xp_of(x), x.shape, _need_elements("mean", x, axis)
+    y = xp.mean(x, axis=axes, keepdims=keepdims)
+    return y, (lambda g: xp.broadcast_to(_spread(g, shape, axes), shape) / n,)
 
 
+@in_float32
 @op
 def var(x, *, axis=None, keepdims=False, ddof=0):
     """Variance: squares of the centred values, summed and divided by n - ddof."""
-    xp, n = xp_of(x), _need_elements("var", x, axis)
+    xp, (axes, n) = xp_of(x), _need_elements("var", x, axis)
     if n <= ddof:
         raise ValueError(f"var with ddof={ddof} needs more than {ddof} elements, got {n}")
-    centred = x - xp.mean(x, axis=axis, keepdims=True)
-    y = xp.sum(centred * centred, axis=axis, keepdims=keepdims) / (n - ddof)
-    return y, (lambda g: _spread(g * (2 / (n - ddof)), centred.shape, axis) * centred,)
+    centred = x - xp.mean(x, axis=axes, keepdims=True)
+    y = xp.sum(centred * centred, axis=axes, keepdims=keepdims) / (n - ddof)
+    return y, (lambda g: _spread(g * (2 / (n - ddof)), centred.shape, axes) * centred,)
 
 
 @op
 def max(x, *, axis=None, keepdims=False):
     """The largest value; equal ones share the gradient."""
-    _need_elements("max", x, axis)
-    return _extreme(xp_of(x).max, x, axis, keepdims)
+    return _extreme("max", x, axis, keepdims)
 
 
 @op
 def min(x, *, axis=None, keepdims=False):
     """The smallest value; equal ones share the gradient."""
-    _need_elements("min", x, axis)
-    return _extreme(xp_of(x).min, x, axis, keepdims)
+    return _extreme("min", x, axis, keepdims)
 
 
-def _extreme(reduce: Any, x: Array, axis: Any, keepdims: bool) -> Any:
-    y = xp_of(x).asarray(reduce(x, axis=axis, keepdims=keepdims))
+def _extreme(name: str, x: Array, axis: Any, keepdims: bool) -> Any:
+    xp, (axes, _) = xp_of(x), _need_elements(name, x, axis)
+    y = xp.asarray(getattr(xp, name)(x, axis=axes, keepdims=keepdims))
 
     def vjp(g: Array) -> Array:
-        hit = x == _spread(y, x.shape, axis)
-        share = hit.sum(axis=axis, keepdims=True)
-        return _spread(g, x.shape, axis) * hit / share.astype(x.dtype)
+        hit = x == _spread(y, x.shape, axes)
+        share = hit.sum(axis=axes, keepdims=True)
+        return _spread(g, x.shape, axes) * hit / share.astype(x.dtype)
 
     return y, (vjp,)
 
 
+@in_float32
+def std(x: Any, *, axis: Any = None, keepdims: bool = False, ddof: int = 0) -> Tensor:
+    """Standard deviation; where all values are the same it is 0, and so is its gradient."""
+    n = _need_elements("std", x, axis)[1]
+    if n <= ddof:
+        raise ValueError(f"std with ddof={ddof} needs more than {ddof} elements, got {n}")
+    centred = sub(x, mean(x, axis=axis, keepdims=True))
+    return div(norm(centred, axis=axis, keepdims=keepdims), math.sqrt(n - ddof))
+
+
+@in_float32
 @op
-def cumsum(x, *, axis):
-    xp = xp_of(x)
-    return xp.cumsum(x, axis=axis), (
-        lambda g: xp.flip(xp.cumsum(xp.flip(g, axis), axis=axis), axis),
+def norm(x, *, axis=None, keepdims=False):
+    """Euclidean length, sqrt(Σ x²); where it is 0, so is the gradient. Squares cannot overflow:
+    they are those of shares of the largest size."""
+    xp, shape, (axes, _) = xp_of(x), x.shape, _need_elements("norm", x, axis)
+    top = xp.abs(x).max(axis=axes, keepdims=True)
+    top = xp.where((top > 0) & xp.isfinite(top), top, 1)
+    share = x / top
+    length = xp.sqrt(xp.sum(share * share, axis=axes, keepdims=True))
+    direction = share / xp.where(length > 0, length, 1)
+    y = length * top
+    return (y if keepdims else y.reshape(_kept(shape, axes))), (
+        lambda g: _spread(g, shape, axes) * direction,
     )
+
+
+@in_float32
+@op
+def logsumexp(x, *, axis=None, keepdims=False):
+    """log Σ exp(x), of which nothing overflows."""
+    xp, (axes, _) = xp_of(x), _need_elements("logsumexp", x, axis)
+    top = x.max(axis=axes, keepdims=True)
+    top = xp.where(xp.isfinite(top), top, 0)
+    y = xp.log(xp.exp(x - top).sum(axis=axes, keepdims=True)) + top
+    return (y if keepdims else y.reshape(_kept(x.shape, axes))), (
+        lambda g: _spread(g, x.shape, axes) * xp.exp(x - xp.where(y == -math.inf, 0, y)),
+    )
+
+
+@in_float32
+@op
+def prod(x, *, axis=None, keepdims=False):
+    """The product. A factor's gradient is the product of the others, which may hold zeros."""
+    xp, axes = xp_of(x), _axes(x.shape, axis)
+    lead = tuple(i for i in range(x.ndim) if i not in axes)
+    back = sorted(range(x.ndim), key=(*lead, *axes).__getitem__)
+
+    def vjp(g: Array) -> Array:
+        moved = x.transpose(*lead, *axes)
+        n = math.prod(moved.shape[len(lead) :])
+        rows = moved.reshape(*moved.shape[: len(lead)], n)
+        one = xp.ones((*rows.shape[:-1], 1), x.dtype)
+
+        def before(rows: Array) -> Array:  # the product of what stands before each factor
+            return xp.cumprod(xp.concatenate([one, rows], axis=-1), axis=-1)[..., :n]
+
+        others = before(rows) * xp.flip(before(xp.flip(rows, -1)), -1)
+        return _spread(g, x.shape, axes) * others.reshape(moved.shape).transpose(back)
+
+    return xp.prod(x, axis=axes, keepdims=keepdims), (vjp,)
+
+
+@in_float32
+@op
+def cumsum(x, *, axis=None):
+    """Sums along an axis so far; with None, and of a scalar, along all elements in C order."""
+    xp, before = xp_of(x), x.shape
+    if axis is None or not before:
+        x, axis = x.reshape(-1), axis or 0
+    axis = _one_axis(x.shape, axis)
+
+    def vjp(g: Array) -> Array:
+        return xp.flip(xp.cumsum(xp.flip(g, axis), axis=axis), axis).reshape(before)
+
+    return xp.cumsum(x, axis=axis), (vjp,)
 
 
 # -- shapes --------------------------------------------------------------------------------------
@@ -265,26 +447,33 @@ def reshape(x, *, shape):
 
 @op
 def transpose(x, *, axes=None):
-    order = tuple(range(x.ndim))[::-1] if axes is None else tuple(a % x.ndim for a in axes)
+    order = _axes(x.shape, axes)
+    if axes is None:
+        order = order[::-1]
+    y = x.transpose(order)
     back = sorted(range(x.ndim), key=order.__getitem__)
-    return x.transpose(order), (lambda g: g.transpose(back),)
+    return y, (lambda g: g.transpose(back),)
 
 
 @op
 def swapaxes(x, *, a, b):
+    a, b = _one_axis(x.shape, a), _one_axis(x.shape, b)
     return x.swapaxes(a, b), (lambda g: g.swapaxes(a, b),)
 
 
 @op
 def squeeze(x, *, axis=None):
     before = x.shape
-    return xp_of(x).squeeze(x, axis=axis), (lambda g: g.reshape(before),)
+    axes = None if axis is None else _axes(before, axis)
+    return xp_of(x).squeeze(x, axis=axes), (lambda g: g.reshape(before),)
 
 
 @op
 def expand_dims(x, *, axis):
     before = x.shape
-    return xp_of(x).expand_dims(x, axis), (lambda g: g.reshape(before),)
+    new = tuple(axis) if isinstance(axis, (tuple, list)) else (axis,)
+    axes = _axes((1,) * (x.ndim + len(new)), new)
+    return xp_of(x).expand_dims(x, axes), (lambda g: g.reshape(before),)
 
 
 @op
@@ -296,23 +485,79 @@ def broadcast_to(x, *, shape):
 @op
 def pad(x, *, widths, value=0.0):
     """Put `value` around x. widths: one (before, after) pair per axis."""
+    widths = tuple(tuple(map(operator.index, pair)) for pair in widths)
     inner = tuple(slice(before, before + n) for (before, _), n in zip(widths, x.shape, strict=True))
     y = xp_of(x).pad(x, widths, mode="constant", constant_values=value)
     return y, (lambda g: g[inner],)
 
 
 @op
+def roll(x, *, shift, axis=None):
+    """Move elements along an axis, or with None along all of them in C order; what is pushed out
+    at the end comes in at the start."""
+    xp, axes = xp_of(x), None if axis is None else _axes(x.shape, axis)
+    back = tuple(-s for s in shift) if isinstance(shift, (tuple, list)) else -shift
+    return xp.roll(x, shift, axes), (lambda g: xp.roll(g, back, axes),)
+
+
+def flip(x: Any, *, axis: Any = None) -> Tensor:
+    """Turn the order along an axis, several, or with None along all."""
+    axes = _axes(x.shape, axis)
+    turned = slice(None, None, -1)
+    return getitem(x, index=tuple(turned if i in axes else slice(None) for i in range(x.ndim)))
+
+
+def repeat(x: Any, *, repeats: Any, axis: int | None = None) -> Tensor:
+    """Repeat each element along an axis, or with None of all in C order. repeats: how often, one
+    number or one for each."""
+    if axis is None:
+        x, axis = reshape(x, shape=-1), 0
+    axis = _one_axis(x.shape, axis)
+    return getitem(x, index=(slice(None),) * axis + (np.arange(x.shape[axis]).repeat(repeats),))
+
+
+def tile(x: Any, *, reps: Any) -> Tensor:
+    """Lay copies of the whole side by side, reps of them along each of the last axes."""
+    reps = (reps,) if is_whole(reps) else tuple(reps)
+    reps = (1,) * (x.ndim - len(reps)) + reps
+    sizes = (1,) * (len(reps) - x.ndim) + x.shape
+    rows = reshape(x, shape=[m for n in sizes for m in (1, n)])
+    laid = broadcast_to(rows, shape=[m for pair in zip(reps, sizes, strict=True) for m in pair])
+    return reshape(laid, shape=[r * n for r, n in zip(reps, sizes, strict=True)])
+
+
+def tril(x: Any, *, k: int = 0) -> Tensor:
+    """0 above the k-th diagonal of the last two axes."""
+    return where(_below(x, k), x, 0)
+
+
+def triu(x: Any, *, k: int = 0) -> Tensor:
+    """0 below the k-th diagonal of the last two axes."""
+    return where(_below(x, k - 1), 0, x)
+
+
+def _below(x: Any, k: int) -> Array:
+    """True on and below the k-th diagonal.  (..., n, m) -> (n, m)"""
+    if x.ndim < 2:
+        raise ValueError(f"tril and triu need two axes or more, got shape {x.shape}")
+    xp = xp_of(getattr(x, "data", x))
+    return xp.tril(xp.ones(x.shape[-2:], bool), k)
+
+
+@op
 def getitem(x, *, index):
     """x[index] with numbers, slices, None, ..., integer arrays (repeats add up) and masks."""
     parts = index if isinstance(index, tuple) else (index,)
-    parts = tuple(p.data if isinstance(p, Tensor) else p for p in parts)
+    parts = tuple(plain(p.data if isinstance(p, Tensor) else p) for p in parts)
     basic = all(p is None or p is ... or isinstance(p, (int, slice)) for p in parts)
     xp, shape = xp_of(x), x.shape
     if xp is not np:  # lists and host arrays do not index a device array
-        parts = tuple(xp.asarray(p) if isinstance(p, (list, np.ndarray)) else p for p in parts)
+        parts = tuple(
+            xp.asarray(p) if isinstance(p, (list, range, np.ndarray)) else p for p in parts
+        )
 
     def vjp(g: Array) -> Array:
-        full = xp.zeros(shape, g.dtype)
+        full = xp.zeros(shape, wide(g.dtype))
         if basic:
             full[parts] = g
         else:
@@ -324,7 +569,7 @@ def getitem(x, *, index):
 
 @op
 def _concatenate(*xs, axis):
-    xp = xp_of(*xs)
+    xp, axis = xp_of(*xs), _one_axis(_shape(xs[0]), axis)
     y = xp.concatenate(xs, axis=axis)
     starts, at = [], 0
     for x in xs:
@@ -332,7 +577,7 @@ def _concatenate(*xs, axis):
         at += x.shape[axis]
 
     def part(start: int, n: int) -> Any:
-        cut = (slice(None),) * (axis % y.ndim) + (slice(start, start + n),)
+        cut = (slice(None),) * axis + (slice(start, start + n),)
         return lambda g: g[cut]
 
     return y, tuple(part(s, x.shape[axis]) for s, x in zip(starts, xs, strict=True))
@@ -352,16 +597,17 @@ def stack(xs: Sequence[Any], *, axis: int = 0) -> Tensor:
     return _concatenate(*[expand_dims(x, axis=axis) for x in xs], axis=axis)
 
 
-def split(x: Tensor, *, sections: int | Sequence[int], axis: int = 0) -> list[Tensor]:
+def split(x: Tensor, *, sections: Any, axis: int = 0) -> list[Tensor]:
     """Cut x into equal `sections`, or before the indices of a list, along an axis."""
+    axis = _one_axis(x.shape, axis)
     n = x.shape[axis]
-    if isinstance(sections, int):
+    if is_whole(sections):
         if sections < 1 or n % sections:
             raise ValueError(f"split: axis {axis} of size {n} does not divide into {sections}")
         cuts = [n // sections * i for i in range(1, sections)]
     else:
-        cuts = list(sections)
-    lead = (slice(None),) * (axis % x.ndim)
+        cuts = [operator.index(c) for c in sections]
+    lead = (slice(None),) * axis
     return [
         getitem(x, index=(*lead, slice(a, b))) for a, b in zip([0, *cuts], [*cuts, n], strict=True)
     ]
@@ -387,3 +633,16 @@ def matmul(a, b):
         lambda g: unbroadcast(g.reshape(full) @ col.swapaxes(-1, -2), s_row).reshape(sa),
         lambda g: unbroadcast(row.swapaxes(-1, -2) @ g.reshape(full), s_col).reshape(sb),
     )
+
+
+def dot(a: Any, b: Any) -> Tensor:
+    """np.dot of scalars, vectors and matrices: a product, or a sum of products."""
+    if not _shape(a) or not _shape(b):
+        return mul(a, b)
+    if len(_shape(b)) > 2:
+        raise ValueError(f"dot of {_shape(a)} and {_shape(b)}: b has more than two axes; say which "
+                         "to sum over with einsum, or use @")  # fmt: skip
+    return matmul(a, b)
+
+
+from minipeft.engine.summation import einsum  # noqa: E402, F401  (it builds on what stands above)

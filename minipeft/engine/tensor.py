@@ -155,8 +155,9 @@ class Node:
 class Tensor(Operators):
     """An array on NumPy or CuPy with a place in a recorded computation.
 
-    Lists and Python floats become float32; arrays keep their dtype. Only leaves (tensors that
-    no operation made) keep `.grad`; `grad(y, [t])` gives the gradient of an inner one.
+    Lists and Python floats become float32; arrays and NumPy scalars keep their dtype. Only
+    leaves (tensors that no operation made) keep `.grad`; `grad(y, [t])` gives the gradient of an
+    inner one.
     """
 
     __slots__ = ("_data", "_node", "grad", "made_by", "requires_grad")
@@ -166,11 +167,11 @@ class Tensor(Operators):
         if isinstance(data, Tensor):
             raise TypeError("Tensor(data) got a Tensor; use t.detach() for a new leaf on its array")
         if not is_array(data):
-            data = np.asarray(data)
-            if data.dtype == np.float64:
+            given, data = data, np.asarray(data)
+            if data.dtype == np.float64 and not isinstance(given, np.generic):
                 data = data.astype(np.float32)
-        if data.dtype == object:
-            raise TypeError("Tensor(data) needs numbers; got an object array (ragged lists?)")
+        if data.dtype.kind not in "biuf":
+            raise TypeError(f"Tensor(data) needs real numbers; got dtype {data.dtype}")
         if requires_grad and data.dtype.kind != "f":
             raise TypeError(f"only floats have gradients; got dtype {data.dtype}")
         self._data = data

@@ -22,15 +22,18 @@ CASES = {  # operation -> lists of (shapes of its inputs, or arrays, and setting
     **{name: [([B, A], {}), ([B, B], {})] for name in ("add", "sub", "mul", "div")},
     **{name: [([B, (4,)], {})] for name in ("maximum", "minimum")},
     **{name: [([B], {})] for name in ("neg", "exp", "log", "sqrt", "tanh", "sigmoid", "relu")},
+    **{name: [([B], {})] for name in ("log1p", "expm1", "sin", "cos", "softplus")},
     **{name: [([B], {})] for name in ("erf", "abs", "softmax", "log_softmax", "gelu", "gelu_erf")},
     **{
         name: [([B], {}), ([B], {"axis": (0, -1)}), ([B], {"axis": 1, "keepdims": True})]
-        for name in ("sum", "mean", "var", "max", "min")
+        for name in ("sum", "mean", "var", "max", "min", "norm", "prod", "logsumexp")
     },
     "pow": [([B, 2.0], {}), ([B, A], {})],
     "where": [([np.ones(A, bool), A, B], {})],
     "clip": [([B], {"low": 0.1})],
-    "cumsum": [([B], {"axis": 1})],
+    "cumsum": [([B], {"axis": 1}), ([B], {}), ([()], {"axis": 0})],
+    "roll": [([B], {"shift": 1}), ([B], {"shift": (1, -2), "axis": (0, 2)})],
+    "_cast": [([B], {"dtype": np.dtype(np.float32)}), ([B], {"dtype": np.dtype(np.float64)})],
     "reshape": [([B], {"shape": (6, -1)})],
     "transpose": [([B], {}), ([B], {"axes": (1, 0, 2)})],
     "swapaxes": [([B], {"a": 0, "b": -1})],
@@ -75,7 +78,8 @@ def operations():
     parts = (ops, fused, projection)
     found = [f for part in parts for f in vars(part).values() if hasattr(f, "__wrapped__")]
     found = [f for f in found if not hasattr(f, "cache_info")]
-    return {f.__name__.rstrip("_"): f for f in found}
+    names = {f.__name__.rstrip("_"): f for f in found if not f.__name__.endswith("_slow")}
+    return {name: f for name, f in names.items() if name != "std"}  # of other operations
 
 
 def inputs(given):

@@ -28,6 +28,15 @@ def test_lists_and_floats_become_float32_and_arrays_keep_their_dtype():
         assert Tensor(array).data is array
 
 
+def test_numpy_scalars_keep_their_dtype():
+    for kind in (np.float64, np.float32, np.float16, np.int8, np.bool_):
+        t = Tensor(kind(1))
+        assert t.dtype == kind and t.shape == ()
+    assert Tensor(np.float64(1 / 3)).item() == 1 / 3
+    for scalars in ([np.float64(1 / 3)], (np.float64(1 / 3), 1)):
+        assert Tensor(scalars).dtype == np.float32  # a list, whatever it holds
+
+
 def test_what_a_tensor_tells_of_its_array():
     x = Tensor(np.zeros((2, 3)))
     assert (x.shape, x.ndim, x.size, len(x), x.T.shape) == ((2, 3), 2, 6, 2, (3, 2))
@@ -42,8 +51,25 @@ def test_what_a_tensor_tells_of_its_array():
     ("call", "error", "message"),
     [
         (lambda: Tensor(Tensor(1.0)), TypeError, "detach"),
-        (lambda: Tensor(np.array([None, 1])), TypeError, "needs numbers"),
+        (lambda: Tensor(np.array([None, 1])), TypeError, "needs real numbers; got dtype object"),
         (lambda: Tensor([1, 2], requires_grad=True), TypeError, "only floats.*int64"),
+        (lambda: Tensor([1j]), TypeError, "real numbers; got dtype complex128"),
+        (lambda: Tensor(["a"]), TypeError, "real numbers; got dtype <U1"),
+        (lambda: int(Tensor([1.0, 2.0])), ValueError, r"one element, got shape \(2,\)"),
+        (lambda: round(Tensor([1.0, 2.0])), ValueError, "one element"),
+        (lambda: f"{Tensor([1.0, 2.0]):.2f}", ValueError, "one element"),
+        (
+            lambda: np.sum(Tensor(1.0)),
+            TypeError,
+            r"np\.sum of.*t\.data.*t\.numpy.*t\.sum\(…\) keeps it",
+        ),
+        (lambda: np.mean(Tensor(1.0), axis=0), TypeError, r"t\.data.*t\.mean\(…\)"),
+        (lambda: np.max(Tensor(1.0)), TypeError, r"t\.data.*t\.max\(…\)"),
+        (lambda: np.where(True, Tensor(1.0), 0), TypeError, r"t\.data.*ops\.where\(…\)"),
+        (lambda: np.concatenate([Tensor([1.0])]), TypeError, r"t\.data.*ops\.concatenate\(…\)"),
+        (lambda: np.linalg.norm(Tensor([1.0])), TypeError, r"t\.data.*t\.norm\(…\)"),
+        (lambda: np.sort(Tensor([1.0])), TypeError, r"np\.sort of a Tensor.*\(on the host\)$"),
+        (lambda: np.clip(np.ones(2), Tensor(0.0), 1), TypeError, r"t\.data.*t\.clip\(…\)"),
         (lambda: Tensor([1.0, 2.0]).item(), ValueError, r"one element, got shape \(2,\)"),
         (lambda: len(Tensor(1.0)), TypeError, "no length"),
         (lambda: bool(Tensor([1.0, 2.0])), ValueError, "one element"),
@@ -55,6 +81,39 @@ def test_what_a_tensor_tells_of_its_array():
 def test_wrong_uses_raise(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_one_number_is_formatted_and_rounded_as_a_number_is():
+    loss = Tensor(0.98765)
+    assert f"{loss:.2f}" == "0.99" and f"{loss:9.3f}" == "    0.988" and f"{loss}" == str(loss)
+    assert round(loss, 2) == 0.99 and round(Tensor([2.6])) == 3 and type(round(loss)) is int
+    assert int(Tensor(-2.9)) == -2 and type(int(Tensor(np.array(3)))) is int
+    assert f"{Tensor(np.array(7)):03d}" == "007"
+
+
+def test_numpy_tells_the_shape_of_a_tensor():
+    x = Tensor(np.zeros((2, 3)))
+    assert (np.shape(x), np.ndim(x), np.size(x), np.size(x, 1)) == ((2, 3), 2, 6, 3)
+
+
+def test_places_and_truths_are_plain_arrays():
+    x = Tensor(np.array([[1.0, 0.0, 3.0], [4.0, 9.0, 6.0]]), requires_grad=True)
+    for name in ("argmax", "argmin", "any", "all"):
+        for how in ({}, {"axis": 0}, {"axis": np.int64(-1)}, {"axis": 1, "keepdims": True}):
+            got, want = getattr(x, name)(**how), getattr(x.data, name)(**how)
+            assert type(got) is type(want) and np.array_equal(got, want)
+    assert (x > 0).any() and not x.all() and (x > 0).all(axis=1).tolist() == [False, True]
+
+
+def test_astype_casts_and_the_gradient_is_cast_back():
+    x = Tensor(np.float32([1.5, -2.7]), requires_grad=True)
+    y = x.astype(np.float64)
+    (y * 2).sum().backward()
+    assert y.dtype == np.float64 and x.grad.dtype == np.float32 and (x.grad == 2).all()
+    assert x.astype("float16").dtype == np.float16 and x.astype(float).dtype == np.float64
+    for whole in (x.astype(int), x.astype(bool)):
+        assert not whole.requires_grad and whole._node is None
+    assert x.astype(int).data.tolist() == [1, -2]
 
 
 def test_comparison_gives_plain_arrays():
@@ -82,13 +141,18 @@ def test_data_may_be_replaced_by_one_of_the_same_shape():
 
 def test_methods_are_the_operations():
     x = Tensor(np.array([[0.5, 2.0], [1.5, 1.0]]), requires_grad=True)
-    names = "exp log sqrt tanh sigmoid relu abs sum mean var max min transpose squeeze"
+    names = "exp expm1 log log1p sqrt sin cos tanh sigmoid relu softplus silu abs sum mean var std "
+    names += "max min prod norm logsumexp cumsum transpose squeeze flip tril triu"
     for name in names.split():
         assert (getattr(x, name)().data == getattr(ops, name)(x).data).all(), name
     assert (x.clip(0.6, 1.2).data == np.clip(x.data, 0.6, 1.2)).all()
     assert (x.cumsum(axis=1).data == np.cumsum(x.data, axis=1)).all()
     assert x.expand_dims(0).shape == (1, 2, 2) and x.swapaxes(0, 1).shape == (2, 2)
-    assert (abs(-x).data == x.data).all()
+    assert (abs(-x).data == x.data).all() and +x is x
+    assert (
+        x.std(axis=0, keepdims=True, ddof=1).data == np.std(x.data, 0, keepdims=True, ddof=1)
+    ).all()
+    assert x.flatten().shape == x.ravel().shape == (4,) and Tensor(1.0).flatten().shape == (1,)
     assert x.sum(axis=0, keepdims=True).shape == (1, 2)
     assert x.reshape(4).shape == x.reshape((4,)).shape == x.reshape(-1).shape == (4,)
 
