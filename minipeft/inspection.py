@@ -6,7 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from minipeft.checkpoint import CheckpointError, load_arrays, load_model, model_file, shipped_models
+from minipeft.checkpoint import (
+    Arrays,
+    CheckpointError,
+    load_arrays,
+    load_model,
+    model_file,
+    shipped_models,
+)
 from minipeft.methods import adapter_file
 from minipeft.nn.module import Summary
 
@@ -84,25 +91,38 @@ def _model(path: str | Path, metadata: dict[str, str]) -> dict[str, Any]:
 
 
 def _adapter(path: str | Path, metadata: dict[str, str]) -> dict[str, Any]:
-    _, facts = adapter_file.read(path)
-    fits = [name for name in shipped_models() if _fits(name, facts)]
+    arrays, facts = adapter_file.read(path)
     return {
         "method": facts["method"],
         "settings": facts["fields"],
         "over": facts["over"] or "nothing",
         "base": facts["base"],
-        "shipped base": ", ".join(fits) or "none of the shipped ones",
+        "shipped base": ", ".join(shipped_bases(arrays, facts)) or "none of the shipped ones",
+        **({"card": facts["card"]} if facts["card"] else {}),
     }
 
 
-def _fits(name: str, facts: dict[str, Any]) -> bool:
-    """Whether an adapter was trained on this shipped model."""
+def load_base(name_or_path: str | Path, arrays: Arrays) -> Any:
+    """A model with the head that an adapter's arrays need: a linear one of its own, if it has one.
+
+    arrays  what the adapter's file holds
+    """
+    model = load_model(name_or_path)
+    head, own = arrays.get("head.weight"), dict(model.named_parameters()).get("head.weight")
+    if head is None or head.ndim != 2 or (own is not None and own.shape == head.shape):
+        return model
+    return load_model(name_or_path, head="linear", classes=len(head))
+
+
+def shipped_bases(arrays: Arrays, facts: dict[str, Any]) -> list[str]:
+    """The shipped models that an adapter was trained on, by their fingerprints."""
     from minipeft.methods import METHODS
 
     if facts["method"] not in METHODS:
-        return False
+        return []
     method = METHODS[facts["method"]].from_fields(facts["fields"])
-    return adapter_file.base_of(load_model(name), method) == facts["base"]
+    return [name for name in shipped_models()
+            if adapter_file.base_of(load_base(name, arrays), method) == facts["base"]]  # fmt: skip
 
 
 def _state(path: str | Path, metadata: dict[str, str]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from minipeft.engine import no_grad
 from minipeft.files import data_dir
 from minipeft.masking import MaskedBatches
 from minipeft.models import build, preset
+from minipeft.progress import Progress
 from minipeft.tasks.shapes import Shapes
 from minipeft.tasks.stream import APART, LATER, documents
 from minipeft.tasks.world import World
@@ -117,9 +118,11 @@ class Rows(Protocol):
     def collate(self, chosen: Any) -> Batch: ...
 
 
-def train_tokenizer(world: World, megabytes: float = 8.0, vocab: int = 2000) -> Tokenizer:
+def train_tokenizer(
+    world: World, megabytes: float = 8.0, vocab: int = 2000, quiet: bool = False
+) -> Tokenizer:
     """The byte-level BPE of all shipped models, from the first text of the stream."""
-    return Tokenizer.train(_texts(world, 0, "train", megabytes), vocab)
+    return Tokenizer.train(_texts(world, 0, "train", megabytes, quiet=quiet), vocab)
 
 
 def _texts(
@@ -128,17 +131,23 @@ def _texts(
     split: str,
     megabytes: float,
     shares: Mapping[str, float] | None = None,
+    quiet: bool = True,
+    out: TextIO | None = None,
 ) -> list[str]:
-    """Documents of a split until they hold that much text."""
+    """Documents of a split until they hold that much text; told with quiet=False."""
     stream = documents(world, seed, split=split, shares=shares)
     left = megabytes * 1e6
+    show = Progress("making text, kB", round(megabytes * 1e3), out, quiet)
 
     def more(doc: Any) -> bool:
         nonlocal left
         left -= len(doc.text)
+        show.update(round(megabytes * 1e3 - left / 1e3))
         return left > 0
 
-    return [doc.text for doc in takewhile(more, stream)]
+    texts = [doc.text for doc in takewhile(more, stream)]
+    show.done()
+    return texts
 
 
 def rows(
@@ -201,7 +210,11 @@ def pretrain(
     path = Path(path) if path is not None else data_dir() / "models" / f"{name}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     model = build(preset(name), seed=recipe.seed)
-    train, evaluation = (_on_pictures if recipe.pictures else _on_text)(model, recipe)
+    train: Any
+    if recipe.pictures:
+        train, evaluation = _on_pictures(model, recipe)
+    else:
+        train, evaluation = _on_text(model, recipe, quiet=quiet, out=out)
 
     def watch(step: int) -> None:
         if step in recipe.checkpoints:
@@ -226,7 +239,7 @@ def pretrain(
         second = replace(
             recipe, megabytes=later.megabytes, seed=recipe.seed + 1, short=(0, 0), rate=later.rate
         )
-        source, _ = _on_text(model, second, later)
+        source, _ = _on_text(model, second, later, quiet, out)
         state = Path(checkpoint).with_suffix(".later.safetensors") if checkpoint else None
         history = _joined(history, leg(source, later.steps, later.lr, state))
         passes.append(later.steps * recipe.batch / len(source))
@@ -250,7 +263,9 @@ def _joined(first: History, second: History) -> History:
 Evaluation = Callable[[Any], dict[str, float]]
 
 
-def _on_text(model: Any, recipe: Recipe, leg: Leg = Leg()) -> tuple[MixedLengths, Evaluation]:
+def _on_text(
+    model: Any, recipe: Recipe, leg: Leg = Leg(), quiet: bool = True, out: TextIO | None = None
+) -> tuple[MixedLengths, Evaluation]:
     """The text to train on, for the model's kind, and the loss on held-out text.
 
     leg  the mix, instead of all kinds of text, what is hidden, and what comes first. In a mix of
@@ -269,7 +284,9 @@ def _on_text(model: Any, recipe: Recipe, leg: Leg = Leg()) -> tuple[MixedLengths
         return tokens if model.causal else MaskedBatches(tokens, tokenizer, rate, last)
 
     def train(mix: str) -> list[list[int]]:
-        return tokenizer.encode_many(_texts(world, seed, "train", recipe.megabytes, LATER.get(mix)))
+        shares = LATER.get(mix)
+        texts = _texts(world, seed, "train", recipe.megabytes, shares, quiet, out)
+        return tokenizer.encode_many(texts)
 
     ids, hiding = train(leg.mix), (recipe.rate, leg.last)
     usual = packed(ids, recipe.length, *hiding, leg.mix)

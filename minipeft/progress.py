@@ -6,9 +6,11 @@ import sys
 import time
 from typing import TextIO
 
+FIRST = 1.5  # seconds
+
 
 class Progress:
-    """Prints after two seconds, then now and then; a terminal sees one line that changes.
+    """Prints within two seconds, then now and then; a terminal sees one line that changes.
 
     out    where to print; stdout by default
     quiet  print nothing
@@ -27,7 +29,7 @@ class Progress:
         """Tell that `done` of the total is done."""
         now = time.monotonic()
         terminal = self.out.isatty()
-        wait = 2.0 if not self.shown else 0.5 if terminal else 15.0
+        wait = FIRST if not self.shown else 0.5 if terminal else 15.0
         if self.quiet or now - self.last < wait:
             return
         left = (now - self.begin) / max(done - self.start, 1) * (self.total - done)

@@ -59,6 +59,16 @@ def mark(i: int) -> dict[str, str]:
     return {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
 
 
+def check_format(path: str | Path) -> None:
+    """Find out before hours of work whether `save` knows the kind of file that a path ends in."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    kinds = sorted(FigureCanvasBase.filetypes)
+    if Path(path).suffix.lower().removeprefix(".") not in kinds:
+        raise ValueError(f"a figure cannot be written as {str(path)!r}: its name must end in one "
+                         f"of .{', .'.join(kinds)}")  # fmt: skip
+
+
 @style()
 def save(ax: Any, path: str | Path) -> Path:
     """Write the figure that an Axes is in; the kind of file goes by its ending."""

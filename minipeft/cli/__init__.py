@@ -1,6 +1,7 @@
 """The command `minipeft`. Every command returns a JSON value and the text that tells it.
 
-With --json, stdout holds that one value and nothing else; progress goes to stderr.
+With --json, stdout holds that one value and nothing else; progress goes to stderr. What a
+terminal cannot show is printed as "?", so that no result is lost by it.
 Exit codes: 0 done; 1 what was asked for failed; 2 wrong usage; 130 stopped by Ctrl-C.
 Each file here has a group of commands: what each takes, beside what it does.
 """
@@ -10,31 +11,40 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from minipeft import __version__
-from minipeft.cli import course, files, looking, training
+from minipeft.cli import course, files, looking, speaking, training
 from minipeft.cli.arguments import Result, UsageError
+from minipeft.cli.heartbeat import Heartbeat
 
 LONGEST = 24  # lines of an error message
 EXPECTED = (ValueError, OSError, RuntimeError, KeyError, ImportError)  # their text says enough
 COMMANDS = (
     course.add_doctor, training.add_pretrain, training.add_finetune, training.add_compare,
-    training.add_generate, looking.add_inspect, files.add_merge, files.add_data,
-    looking.add_params, looking.add_memory, course.add_lectures,
+    speaking.add_generate, speaking.add_evaluate, looking.add_inspect, files.add_merge,
+    files.add_data, looking.add_params, looking.add_memory, course.add_lectures,
 )  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
     args = _parser().parse_args(argv)
     try:
-        with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext():
-            value, text = args.run(args)
-        print(json.dumps(value, allow_nan=False) if args.json else text, flush=True)
+        with _quiet_stdout(args), Heartbeat(f"minipeft {args.command}") as heartbeat:
+            args.busy = heartbeat.busy
+            value, text, *later = args.run(args)
+        print(json.dumps(_plain(value), allow_nan=False) if args.json else text, flush=True)
+        for step in later:  # what may fail now loses no result
+            with _quiet_stdout(args), Heartbeat(f"minipeft {args.command}"):
+                print(step())
         return 1 if args.command == "doctor" and value["problems"] else 0
     except UsageError as error:
         print(f"minipeft {args.command}: {error}\nSee: minipeft {args.command} --help",
@@ -51,6 +61,22 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"minipeft {args.command}: {_brief(error)}", file=sys.stderr)
         return 1
+
+
+def _quiet_stdout(args: argparse.Namespace) -> contextlib.AbstractContextManager[Any]:
+    """With --json whatever is printed inside goes to stderr."""
+    return contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext()
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON can hold it: a number that is not finite becomes null."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if hasattr(value, "tolist"):  # of NumPy
+        return _plain(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _brief(error: Exception) -> str:

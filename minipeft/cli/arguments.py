@@ -6,12 +6,19 @@ import argparse
 import dataclasses
 import os
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-Result = tuple[Any, str]
+# the value, the text that tells it, and what is still to be done once both are printed
+Result = tuple[Any, str] | tuple[Any, str, Callable[[], str]]
 Command = Callable[[str, Callable[..., Result], str, str], Any]  # name, run, does, example
+
+
+WIDTH = 79  # columns of a terminal, but one
+SEPARATORS = tuple({os.sep, os.altsep or os.sep})
+DEFAULT_MODEL = "tiny-gpt"
+DEFAULT_TASKS = {False: "sentiment", True: "textures"}  # of models of text, and of pictures
 
 
 class UsageError(ValueError):
@@ -21,10 +28,13 @@ class UsageError(ValueError):
 # -- arguments ------------------------------------------------------------------------------------
 
 
-def add_model(new: Any, what: str = "a shipped model's name or a file") -> None:
-    """--model"""
-    new.add_argument("--model", default="tiny-gpt", metavar="NAME|PATH",
-                     help=f"{what}; default tiny-gpt")  # fmt: skip
+def add_model(
+    new: Any, what: str = "a shipped model's name or a file", default: str | None = DEFAULT_MODEL
+) -> None:
+    """--model; without a default the adapter's own model is taken."""
+    told = default or f"the adapter's, else {DEFAULT_MODEL}"
+    new.add_argument("--model", default=default, metavar="NAME|PATH",
+                     help=f"{what}; default {told}")  # fmt: skip
 
 
 def add_method(new: Any, default: str | None) -> None:
@@ -38,11 +48,22 @@ def add_method(new: Any, default: str | None) -> None:
                      help="linear: a new classifier, its parameters counted apart")  # fmt: skip
 
 
-def add_task(new: Any, steps: int | None, told: str) -> None:
-    """--task, where its files are, and how long to train."""
-    new.add_argument("--task", type=one_of(tasks), default="sentiment", metavar="NAME",
-                     help="sentiment (the default), table-to-text, truth, e2e, …")  # fmt: skip
-    new.add_argument("--path", metavar="DIR", help="the folder of a real data set (e2e)")
+def add_task(new: Any) -> None:
+    """--task, and where its files are."""
+    new.add_argument("--task", type=one_of(tasks), metavar="NAME",
+                     help="sentiment (the default), table-to-text, truth, e2e, …; of pictures "
+                     "textures, cells, …")  # fmt: skip
+    new.add_argument("--path", metavar="DIR", help="the folder of a real data set (e2e, mnist)")
+
+
+def add_own(new: Any) -> None:
+    """--data"""
+    new.add_argument("--data", metavar="FILE", help="your own task: a CSV or JSONL file with "
+                     "prompt and target, or prompt, label and options")  # fmt: skip
+
+
+def add_training(new: Any, steps: int | None, told: str) -> None:
+    """How long to train."""
     new.add_argument("--steps", type=number(1), default=steps, help=f"default {told}")
     new.add_argument("--batch", type=number(1), default=16, help="default 16")
 
@@ -96,10 +117,10 @@ def methods() -> Any:
 
 
 def tasks() -> Any:
-    """The tasks by name."""
-    from minipeft.tasks import TASKS
+    """The tasks by name, those on pictures last."""
+    from minipeft.tasks import IMAGE_TASKS, TASKS
 
-    return TASKS
+    return TASKS | IMAGE_TASKS
 
 
 # -- what arguments mean --------------------------------------------------------------------------
@@ -121,7 +142,96 @@ def head_of(args: argparse.Namespace, classes: int | None) -> tuple[str | None, 
         return None, None
     if classes is None:
         raise UsageError("--head linear is for classification")
+    if not classes:
+        raise UsageError("--head linear needs the same options in every example, and this task "
+                         "has others in each")  # fmt: skip
     return "linear", classes
+
+
+def task_named(name: str, path: str | None = None) -> Any:
+    """The task of that name, on text or on pictures."""
+    from minipeft.tasks import IMAGE_TASKS, get_image_task, get_task
+
+    return (get_image_task if name in IMAGE_TASKS else get_task)(name, path)
+
+
+def task_of(args: argparse.Namespace, model: str, recorded: Any = None) -> Any:
+    """The task that --task or --data names for a model, else the adapter's, else the usual one."""
+    from minipeft.tasks import load_own
+
+    if args.data is not None:
+        if args.task or args.path:
+            raise UsageError("--data is a task of your own: leave --task and --path out")
+        return load_own(args.data)
+    name, path = args.task, args.path
+    if name is None and recorded:
+        if "data" in recorded:
+            return load_own(recorded["data"])
+        name, path = recorded.get("task"), path or recorded.get("path")
+    pictures = reads_pictures(model)
+    task = task_named(name or DEFAULT_TASKS[pictures], path)
+    if pictures != (task.kind == "images"):
+        from minipeft.tasks import IMAGE_TASKS, TASKS
+
+        reads, on = ("pictures", "text") if pictures else ("text", "pictures")
+        fit = ", ".join(IMAGE_TASKS if pictures else TASKS)
+        raise UsageError(f"{model} reads {reads}, and {task.name} is on {on}; tasks for it: {fit}")
+    return task
+
+
+def words_of(task: Any) -> tuple[str, ...]:
+    """The options that all examples of a classification share, by label; else none."""
+    return task.classes if task.kind == "images" else task.patterns[0].words
+
+
+def reads_pictures(model: str) -> bool:
+    """Whether a model's file holds a ViT; False for what is no model, which loading tells."""
+    from safetensors import SafetensorError, safe_open
+
+    from minipeft.checkpoint import model_file
+
+    try:
+        with safe_open(model_file(model), "np") as file:
+            return (file.metadata() or {}).get("kind") == "vit"
+    except (OSError, SafetensorError):
+        return False
+
+
+def target(name: str, option: str, **keep: Any) -> Path:
+    """A file that will be written, tried before any work; its folder is made if need be.
+
+    keep  files that it must not be, by what they are: the only copy of something may lie there
+    Raises  UsageError for an empty name or one of these files, OSError if it cannot be written
+    """
+    from minipeft.files import check_writable
+
+    if not name.strip():
+        raise UsageError(f"{option} needs the name of a file, got {name!r}")
+    file = Path(name)
+    if name.endswith(SEPARATORS):
+        raise UsageError(f"{option} {name} names a folder; name a file in it")
+    for what, other in keep.items():
+        if other and file.exists() and os.path.exists(other) and os.path.samefile(file, other):
+            raise UsageError(f"{option} {name} is the file of the {what.replace('_', ' ')} itself, "
+                             "which would be lost: give another name")  # fmt: skip
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise type(error)(f"{option} {name}: the folder {file.parent} cannot be made: "
+                          f"{error.strerror}") from error  # fmt: skip
+    check_writable(file)
+    return file
+
+
+def file_of(model: str) -> Path | None:
+    """The file that a model's name stands for, if there is one."""
+    from minipeft.checkpoint import model_file
+
+    try:
+        file = model_file(model)
+    except FileNotFoundError:
+        return None
+    return file if file.is_file() else None
 
 
 def known(model: str) -> str:
@@ -145,7 +255,19 @@ def known(model: str) -> str:
 
 def wrapped(name: str, text: str) -> str:
     """A named text, broken into lines that fit."""
-    return textwrap.fill(f"{name:11}{text}", 90, subsequent_indent=" " * 11)
+    return textwrap.fill(f"{name:11}{text}", WIDTH, subsequent_indent=" " * 11)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Cells in columns: the first to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            c.rjust(w) if i else c.ljust(w)
+            for i, (c, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    )
 
 
 def described(method: Any) -> str:

@@ -13,13 +13,17 @@ from minipeft.cli.arguments import (
     UsageError,
     add_model,
     described,
-    known,
+    file_of,
     number,
     one_of,
+    target,
+    task_named,
     tasks,
     wrapped,
 )
+from minipeft.cli.recorded import opened
 
+SHADES = " .:-=+*#%@"  # of a picture, dark to light
 POLICIES = ("refuse", "dequantize", "requantize")  # as merge() has them
 
 # -- merge ----------------------------------------------------------------------------------------
@@ -30,7 +34,7 @@ def add_merge(command: Command) -> None:
     new = command("merge", _merge, "write a model with an adapter merged into its weights",
                   "minipeft merge runs/lora.safetensors --out runs/merged.safetensors")  # fmt: skip
     new.add_argument("adapter", metavar="ADAPTER", help="a file that finetune --save wrote")
-    add_model(new)
+    add_model(new, default=None)
     new.add_argument("--out", metavar="FILE", required=True, help="the merged model")
     new.add_argument("--untie", action="store_true", help="allow a merge at one end of a tie")
     new.add_argument("--quantized", choices=POLICIES, default=POLICIES[0],
@@ -38,19 +42,24 @@ def add_merge(command: Command) -> None:
 
 
 def _merge(args: argparse.Namespace) -> Result:
-    from minipeft.checkpoint import load_model, save_model
+    from minipeft.checkpoint import save_model
     from minipeft.methods import load_adapter
 
-    model = load_model(known(args.model))
+    adapter = (
+        args.adapter if Path(args.adapter).is_file() else None
+    )  # opened tells if there is none
+    out = target(args.out, "--out", adapter=adapter)
+    args.busy("loading the model")
+    model, name, _ = opened(args)
+    target(args.out, "--out", base_model=file_of(name))
     at = load_adapter(model, args.adapter)
     told = described(at.method)
+    args.busy("merging")
     report = at.merge(untie=args.untie, quantized=args.quantized)
     settings = {"method": at.method.name, **dataclasses.asdict(at.method)}
-    card = {"base": model.card, "merged": settings}
-    Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-    save_model(model, args.out, card)
-    value = {"model": args.model, "adapter": args.adapter, "out": args.out, "rows": report.rows}
-    return value, f"{told} merged into {args.model}\n{report}\nwrote {args.out}"
+    save_model(model, out, {"base": model.card, "merged": settings})
+    value = {"model": name, "adapter": args.adapter, "out": args.out, "rows": report.rows}
+    return value, f"{told} merged into {name}\n{report}\nwrote {args.out}"
 
 
 # -- data -----------------------------------------------------------------------------------------
@@ -90,34 +99,50 @@ def _data(args: argparse.Namespace) -> Result:
 
 
 def _tasks() -> Result:
-    """All tasks of text."""
-    from minipeft.tasks import TASKS, get_task
-
-    found = [get_task(name) for name in TASKS]
+    """All tasks, those on text first."""
+    found = [task_named(name) for name in tasks()]
     rows = [
-        {"task": name, "kind": t.kind, "metric": t.metric, "splits": list(t.splits),
-         "patterns": len(t.patterns)}
-        for name, t in zip(TASKS, found, strict=True)
+        {"task": t.name, "kind": t.kind, "metric": t.metric, "splits": list(t.splits),
+         "patterns": len(t.patterns) if t.kind != "images" else 1}
+        for t in found
     ]  # fmt: skip
-    lines = [
-        f"{name:16} {t.kind:15} {t.metric:9} {len(t.patterns)} patterns; {', '.join(t.splits)}"
-        for name, t in zip(TASKS, found, strict=True)
+    lines = [("task", "kind", "metric", "patterns", "splits")] + [
+        (r["task"], r["kind"], r["metric"], str(r["patterns"]), ", ".join(r["splits"]))
+        for r in rows
     ]
-    return rows, "\n".join(lines)
+    widths = [max(len(line[i]) for line in lines) for i in range(4)]
+    table = [
+        "  ".join([*(c.ljust(w) for c, w in zip(line, widths, strict=False)), line[4]])
+        for line in lines
+    ]
+    return rows, "\n".join([*table, "", "minipeft data TASK shows examples of one"])
 
 
 def _examples(args: argparse.Namespace) -> Result:
     """Examples of a task."""
-    from minipeft.tasks import get_task
-
-    task = get_task(args.name, args.path)
+    args.busy("making the task's data")
+    task = task_named(args.name, args.path)
     examples = task.load(args.split, n=args.n, seed=args.seed, pattern=args.pattern)
+    if task.kind == "images":
+        return _pictures(task, examples)
     rows = [dataclasses.asdict(e) for e in examples]
     lines = []
     for e in examples:
         lines += [wrapped("prompt", e.prompt), wrapped("target", e.target)]
         lines += [wrapped("options", " |".join(e.options))] if e.options else []
         lines.append("")
+    return rows, "\n".join(lines).rstrip()
+
+
+def _pictures(task: Any, images: Any) -> Result:
+    """Pictures of a task, drawn with letters, each with its class."""
+    named = [(p.pixels, p.label, task.classes[p.label]) for p in images]
+    rows = [{"class": name, "label": label, "pixels": pixels[0].tolist()}
+            for pixels, label, name in named]  # fmt: skip
+    lines = []
+    for pixels, _, name in named:
+        shades = (pixels[0] * (len(SHADES) - 1)).round().astype(int).tolist()
+        lines += [name, *("".join(2 * SHADES[s] for s in row).rstrip() for row in shades), ""]
     return rows, "\n".join(lines).rstrip()
 
 
@@ -136,6 +161,7 @@ def _fetched(args: argparse.Namespace) -> Result:
             for r in rows
         ]
         return rows, "\n".join(lines)
+    args.busy(f"fetching {args.set}, or checking what is there")
     rows = fetch(args.set, args.path)
     lines = [
         f"{r['file']}: {r['bytes']:,} bytes, {'fetched' if r['fetched'] else 'was there'}, checked"

@@ -1,32 +1,45 @@
-"""The commands that train a model, and the one that lets it speak."""
+"""The commands that train: a base model, an adapter, many methods side by side."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import shlex
 import textwrap
 import time
 from pathlib import Path
 from typing import Any
 
+from minipeft.cli.answers import answers, base_answers, shown
 from minipeft.cli.arguments import (
+    WIDTH,
     Command,
     Result,
     UsageError,
     add_method,
     add_model,
+    add_own,
     add_task,
+    add_training,
     described,
+    file_of,
     head_of,
     known,
     method_of,
     methods,
     number,
     one_of,
+    reads_pictures,
+    target,
+    task_named,
+    task_of,
+    words_of,
     wrapped,
 )
+from minipeft.cli.recorded import card, without_new_head
+from minipeft.cli.speaking import default_n
 
-SHOWN = 3  # outputs that finetune prints
+SHOWN = 3  # held-out examples that finetune prints
 
 # -- pretrain -------------------------------------------------------------------------------------
 
@@ -48,13 +61,17 @@ def _pretrain(args: argparse.Namespace) -> Result:
     from minipeft.pretrain import pretrain, train_tokenizer
     from minipeft.tasks.world import World
 
+    shipped = "tokenizer.json" if args.name == "tokenizer" else f"models/{args.name}.safetensors"
+    file = target(str(data_dir() / shipped) if args.out is None else args.out, "--out")
+    if args.checkpoint is not None:
+        target(args.checkpoint, "--checkpoint", out=file)
+    args.busy("making the text and learning its tokens" if args.name == "tokenizer"
+              else "making what the model reads")  # fmt: skip
     if args.name == "tokenizer":
-        file = args.out or data_dir() / "tokenizer.json"
         tokenizer = train_tokenizer(World(0))
         tokenizer.save(file)
         value = {"name": "tokenizer", "file": str(file), "vocab": tokenizer.vocab_size}
         return value, f"wrote {file}: {tokenizer.vocab_size} tokens"
-    file = args.out or data_dir() / "models" / f"{args.name}.safetensors"
     card = pretrain(args.name, file, steps=args.steps, checkpoint=args.checkpoint)
     unit = next(u for u in ("tokens", "pictures") if f"{u}_seen" in card)
     text = (f"wrote {file}: {card[f'{unit}_seen']:,} {unit} seen in {card['hours']} hours, "
@@ -78,7 +95,9 @@ def add_finetune(command: Command) -> None:
                   "      targets=q_proj,v_proj --save runs/lora.safetensors")  # fmt: skip
     add_model(new)
     add_method(new, "lora")
-    add_task(new, None, "300; for generation 600")
+    add_task(new)
+    add_own(new)
+    add_training(new, None, "300; for generation 600")
     new.add_argument("--n", type=number(1), help="training examples; default: the task's")
     new.add_argument("--lr", type=number(0, float), help="default: the method's own")
     new.add_argument("--pattern", type=number(0), default=0, help="which wording; default 0")
@@ -90,49 +109,83 @@ def add_finetune(command: Command) -> None:
 
 def _finetune(args: argparse.Namespace) -> Result:
     from minipeft.checkpoint import load_model
-    from minipeft.generate import generate_many
     from minipeft.methods import attach
-    from minipeft.tasks import get_task
-    from minipeft.train import evaluate, fit
+    from minipeft.train import evaluate, fit, task_batches
 
-    method, task = method_of(args), get_task(args.task, args.path)
-    if args.save:  # an error here costs less than one after the training
-        Path(args.save).parent.mkdir(parents=True, exist_ok=True)
-    classify = task.kind == "classification"
-    head, classes = head_of(args, len(task.patterns[0].words) if classify else None)
-    model = load_model(known(args.model), head=head, classes=classes, seed=args.seed)
-    steps = args.steps or (300 if classify else 600)
-    judged = args.eval or (None if classify else 100)
+    # whatever can fail is tried before the first step
+    method, name = method_of(args), known(args.model)
+    if args.save is not None:
+        target(args.save, "--save", model=file_of(name), data=args.data)
+    args.busy("making the task's data")
+    task = task_of(args, name)
+    generates = task.kind == "generation"
+    head, classes = head_of(args, None if generates else len(words_of(task)))
+    if task.kind == "images":
+        head, classes = "linear", len(words_of(task))
+    steps = args.steps or (600 if generates else 300)
+    judged = args.eval or default_n(task, "validation")
     scored = {"split": "validation", "n": judged, "pattern": args.pattern}
-    at = attach(model, method)
-    print(f"{args.model} on {args.task} with {described(method)}: {at.count():,} parameters train")
+    args.busy("loading the model")
+    model = load_model(name, head=head, classes=classes, seed=args.seed)
+    own_head = without_new_head(model, name)  # the base's, where the model was given a new one
+    train = task_batches(model, task, "train", args.n, args.pattern)
+    task.load(**scored)
+    examples = task.load("validation", n=min(SHOWN, judged or SHOWN), pattern=args.pattern)
+    with attach(model, method) as at:
+        counts = at.count(), at.count_head()
+    more = f", and {counts[1]:,} of a head" if counts[1] else ""
+    told = f"{args.model} on {task.name} with {described(method)}: {counts[0]:,} parameters"
+    print(textwrap.fill(f"{told} train{more}", WIDTH, break_on_hyphens=False))
+
+    args.busy("scoring the base")
     before = evaluate(model, task, **scored)
     print("before: " + _scores(before))
+    args.busy("answering with the base")
+    base = base_answers(own_head, examples, words_of(task))
+    at = attach(model, method)
+    args.busy("training")
     began = time.perf_counter()
-    history = fit(
-        model, task, steps=steps, lr=args.lr, batch=args.batch, seed=args.seed, n=args.n,
-        pattern=args.pattern,
-    )  # fmt: skip
+    history = fit(model, train, steps=steps, lr=args.lr, batch=args.batch, seed=args.seed)
     seconds = time.perf_counter() - began
+    if args.save is not None:
+        at.save(args.save, card(args, task))  # before what may fail
+    args.busy("scoring the tuned model")
     after = evaluate(model, task, **scored)
-    outputs = []
-    if not classify:
-        shown = task.load("validation", n=SHOWN, pattern=args.pattern)
-        texts = generate_many(model, [e.prompt for e in shown])
-        outputs = [
-            {"prompt": e.prompt, "output": text.strip(), "reference": e.target.strip()}
-            for e, text in zip(shown, texts, strict=True)
-        ]
-    if args.save:
-        at.save(args.save)
+    args.busy("answering with the tuned model")
+    outputs = [
+        {"prompt": getattr(e, "prompt", f"picture {i}"), "base": b, "tuned": t,
+         "reference": _reference(task, e)}
+        for i, (e, b, t) in enumerate(
+            zip(examples, base, answers(model, examples, words_of(task)), strict=True))
+    ]  # fmt: skip
     value = {
-        "model": args.model, "task": args.task, "metric": task.metric, "method": args.method,
-        "settings": dataclasses.asdict(method), "head": model.config.head,
-        "trainable": at.count(), "steps": steps, "lr": max(history.lr), "batch": args.batch,
+        "model": args.model, "task": task.name, "metric": task.metric, "method": args.method,
+        "settings": dataclasses.asdict(method), "head": model.config.value("head", "linear"),
+        "trainable": counts[0], "steps": steps, "lr": max(history.lr), "batch": args.batch,
         "seconds": seconds, "before": before, "after": after, "outputs": outputs,
-        "saved": args.save,
+        "saved": args.save, "try": _to_try(args, task, outputs),
     }  # fmt: skip
     return value, _told(value)
+
+
+def _reference(task: Any, example: Any) -> str:
+    """The right answer of an example."""
+    if task.kind == "images":
+        return str(task.classes[example.label])
+    return str(example.target).strip()
+
+
+def _to_try(args: argparse.Namespace, task: Any, outputs: list[dict[str, Any]]) -> str | None:
+    """A command that asks the saved adapter, to be pasted into a shell; None if none was saved."""
+    if args.save is None:
+        return None
+    words = ["minipeft", "evaluate", "--adapter", args.save]
+    if task.kind == "images":
+        return shlex.join([*words, "--split", "test"])
+    prompt = min((one["prompt"] for one in outputs), key=len)
+    words[1] = "generate"
+    return shlex.join([*words, "--", prompt] if prompt.startswith("-") else
+                      [words[0], words[1], prompt, *words[2:]])  # fmt: skip
 
 
 def _scores(result: dict[str, float]) -> str:
@@ -142,19 +195,22 @@ def _scores(result: dict[str, float]) -> str:
         for name, x in result.items()
         if name != "n"
     ]
-    return f"{', '.join(shown)}  (on {result['n']:.0f} validation examples)"
+    line = f"{', '.join(shown)}  (on {result['n']:.0f} validation examples)"
+    return textwrap.fill(line, WIDTH - 8, subsequent_indent=" " * 8)
 
 
 def _told(value: dict[str, Any]) -> str:
     """What finetune has to say at the end."""
     lines = [f"after:  {_scores(value['after'])}"]
-    lines.append(f"{value['steps']} steps in {value['seconds']:.0f} s")
+    lines.append(f"{value['steps']} steps in {value['seconds']:.0f} s; of the validation examples:")
     for one in value["outputs"]:
-        lines.append("")
-        for name, text in one.items():
-            lines.append(wrapped(name, text))
+        lines += ["", wrapped("prompt", one["prompt"])]
+        lines += [wrapped(name, shown(one[name])) for name in ("base", "tuned")]
+        lines.append(wrapped("reference", one["reference"]))
     if value["saved"]:
-        lines += ["", f"saved to {value['saved']}"]
+        lines += ["", f"saved to {value['saved']}; try:", value["try"]]
+    else:
+        lines += ["", "--save FILE keeps the adapter, for generate, evaluate and merge"]
     return "\n".join(lines)
 
 
@@ -166,7 +222,8 @@ def add_compare(command: Command) -> None:
     new = command("compare", _compare, "fine-tune with many methods and put them side by side",
                   "minipeft compare --methods full,lora --steps 50")  # fmt: skip
     add_model(new)
-    add_task(new, 150, "150")
+    add_task(new)
+    add_training(new, 150, "150")
     new.add_argument("--methods", type=lambda text: [one_of(methods)(m) for m in text.split(",")],
                      metavar="A,B", help="default: about ten")  # fmt: skip
     new.add_argument("--all", action="store_true", help="every method there is")
@@ -180,68 +237,29 @@ def _compare(args: argparse.Namespace) -> Result:
     from minipeft import compare as side
     from minipeft import viz
     from minipeft.methods import METHODS
-    from minipeft.tasks import get_task
 
-    figure = Path(args.figure)
-    figure.parent.mkdir(parents=True, exist_ok=True)
+    figure = target(args.figure, "--figure")
+    viz.check_format(figure)
     names = list(METHODS) if args.all else args.methods or side.DEFAULT
-    plan = side.Plan(args.task, known(args.model), args.path, args.steps, args.batch, args.n)
+    name = known(args.model)
+    task = task_named(args.task or side.Plan.task, args.path)
+    if task.kind == "images" or reads_pictures(name):
+        raise UsageError("compare takes models and tasks of text; minipeft finetune --model "
+                         "tiny-vit trains one of pictures")  # fmt: skip
+    plan = side.Plan(task.name, name, args.path, args.steps, args.batch, args.n)
+    args.busy("making the task's data")
+    task.load("train", n=args.n)
     workers = side.default_workers()
     print(textwrap.fill(
-        f"{args.task} with {', '.join(names)}; each {args.steps} steps, seeds: {args.seeds}, "
+        f"{task.name} with {', '.join(names)}; each {args.steps} steps, seeds: {args.seeds}, "
         f"workers: {workers}", 80, break_on_hyphens=False))  # fmt: skip
+    args.busy("comparing: the first runs")
     rows = side.compare(names, plan, seeds=args.seeds, workers=workers)
-    metric = get_task(args.task, args.path).metric
-    ax = viz.tradeoff(rows, metric=f"{metric} on the test split")
-    ax.set_title(f"{args.model} on {args.task}: {args.steps} steps, {args.seeds} seeds")
-    viz.save(ax, figure)
-    if args.json:
-        print(f"figure: {figure}")  # on stderr: the rows alone are the value
-    return rows, f"{side.as_text(rows, metric)}\nfigure: {figure}"
 
+    def drawn() -> str:
+        ax = viz.tradeoff(rows, metric=f"{task.metric} on the test split")
+        ax.set_title(f"{args.model} on {task.name}: {args.steps} steps, {args.seeds} seeds")
+        viz.save(ax, figure)
+        return f"figure: {figure}"
 
-# -- generate -------------------------------------------------------------------------------------
-
-
-def add_generate(command: Command) -> None:
-    """minipeft generate"""
-    new = command(
-        "generate",
-        _generate,
-        "continue a prompt",
-        "minipeft generate 'People say' --temperature 0.8 --top-p 0.9",
-    )
-    new.add_argument("prompt", metavar="PROMPT", help="the text to continue")
-    add_model(new)
-    new.add_argument("--adapter", metavar="FILE", help="a file that finetune --save wrote")
-    new.add_argument("--max-tokens", type=number(1), default=64, help="default 64")
-    new.add_argument("--temperature", type=number(0, float), default=0.0,
-                     help="0, the default, takes the likeliest token")  # fmt: skip
-    new.add_argument("--top-k", type=number(1), help="sample among the k likeliest tokens")
-    new.add_argument("--top-p", type=number(0, float), help="sample among the likeliest up to p")
-    new.add_argument("--beams", type=number(1), default=1,
-                     help="keep so many texts and print the likeliest")  # fmt: skip
-    new.add_argument("--seed", type=number(0), default=0, help="default 0")
-
-
-def _generate(args: argparse.Namespace) -> Result:
-    from minipeft.beam import beam_search
-    from minipeft.checkpoint import load_model
-    from minipeft.generate import generate
-    from minipeft.methods import load_adapter
-
-    model = load_model(known(args.model))
-    if args.adapter:
-        load_adapter(model, args.adapter)
-    if args.beams > 1:
-        if args.temperature or args.top_k or args.top_p:
-            raise UsageError("--beams looks for the likeliest text: it takes no --temperature, "
-                             "--top-k or --top-p")  # fmt: skip
-        text, _ = beam_search(model, args.prompt, beams=args.beams, max_tokens=args.max_tokens)[0]
-    else:
-        text = generate(
-            model, args.prompt, max_tokens=args.max_tokens, temperature=args.temperature,
-            top_k=args.top_k, top_p=args.top_p, seed=args.seed,
-        )  # fmt: skip
-    value = {"model": args.model, "adapter": args.adapter, "prompt": args.prompt, "text": text}
-    return value, args.prompt + text
+    return rows, side.as_text(rows, task.metric), drawn

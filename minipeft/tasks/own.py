@@ -59,23 +59,21 @@ class Own(Task):
         self.sizes = tuple(len(self.parts[split]) for split in self.splits)
         self.largest = len(examples)
 
-    def _draw(self, split: str, n: int, seed: int, pattern: Pattern) -> list[Example]:
-        rows = self.parts[split]
-        if n > len(rows):
-            kept = "held_out=0 keeps none back" if not rows else f"got n={n}"
-            raise ValueError(
-                f"task {self.name!r} has {len(rows)} examples in the split {split!r}, {kept}"
-            )
-        order = Rng(seed, "own", split).permutation(len(rows))[:n].tolist()
-        return [_worded(rows[i], pattern) for i in order]
-
     def load(
         self, split: str, n: int | None = None, seed: int = 0, pattern: int | Pattern = 0
     ) -> list[Example]:
         """As of every task; n is at most what the split holds."""
-        if n is None and split in self.splits and not self.parts[split]:
-            n = 1  # which _draw refuses by name
+        there = len(self.parts.get(split, ()))
+        if split in self.splits and (not there or (isinstance(n, int) and n > there)):
+            kept = f"got n={n}" if there else "because held_out=0 keeps none back"
+            raise ValueError(f"task {self.name!r} has {there} examples in the split {split!r}, "
+                             f"{kept}")  # fmt: skip
         return super().load(split, n, seed, pattern)
+
+    def _draw(self, split: str, n: int, seed: int, pattern: Pattern) -> list[Example]:
+        rows = self.parts[split]
+        order = Rng(seed, "own", split).permutation(len(rows))[:n].tolist()
+        return [_worded(rows[i], pattern) for i in order]
 
 
 def _worded(example: Example, pattern: Pattern) -> Example:

@@ -109,7 +109,7 @@ def test_held_out_is_a_share_and_0_trains_on_everything():
     assert load_own(MANY, held_out=0.5).sizes == (20, 10, 10, 40)
     task = load_own(PAIRS[:1], held_out=0)
     assert task.sizes == (1, 0, 0, 1)
-    with pytest.raises(ValueError, match="0 examples in the split 'test', held_out=0"):
+    with pytest.raises(ValueError, match="0 examples in the split 'test', because held_out=0"):
         task.load("test")
     with pytest.raises(ValueError, match="held_out must be a share"):
         load_own(MANY, held_out=1)
