@@ -109,7 +109,7 @@ def dropout_factors(rng: Rng, shape: tuple[int, ...], p: float, like: Array) -> 
     if rng.blank is not None:
         return rng.blank(shape, like)
     xp, n = xp_of(like), _count(shape)
-    limit = round(p * 65536)
+    limit = min(round(p * 65536), 65535)  # p near 1 still keeps a few
     if xp is np:
         bits = rng.raw(-(-n // 4)).view("<u2")[:n]
     else:

@@ -6,7 +6,17 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from minipeft.backend import ERF_PART, Rng, erf, is_whole, scatter_add, to_device, to_numpy, xp_of
+from minipeft.backend import (
+    ERF_PART,
+    Rng,
+    dropout_factors,
+    erf,
+    is_whole,
+    scatter_add,
+    to_device,
+    to_numpy,
+    xp_of,
+)
 
 GOLDEN = {  # drawn once; they must never change, or every seed means something else
     "raw": [10702196281607453924, 6513711076756273545],
@@ -53,6 +63,14 @@ def test_erf_of_many_is_done_in_parts_with_the_same_bits(dtype):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 1.9 * x.nbytes  # 15 in one piece
+
+
+@pytest.mark.parametrize("n", [1, ERF_PART - 1, ERF_PART, ERF_PART + 1, 2 * ERF_PART])
+def test_erf_of_any_number_of_elements_ends_with_the_last(n):
+    x = np.linspace(-3, 3, n + 2)[1:-1]
+    y = erf(x)
+    for i in {0, n // 2, max(n - 2, 0), n - 1}:
+        assert y[i] == pytest.approx(math.erf(x[i]), abs=1e-15)
 
 
 def test_scatter_add_adds_repeated_indices(backend):
@@ -114,3 +132,50 @@ def test_to_device_names_the_wrong_device():
     with pytest.raises(ValueError, match="'cuda' or 'auto', got 'gpu'"):
         to_device(np.zeros(1), "gpu")
     assert xp_of(np.zeros(1), [1.0]) is np
+
+
+# -- dropout --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("p", [0.02, 0.4, 0.9])
+def test_dropout_has_its_share_of_zeros_and_scales_the_rest(backend, p, dtype):
+    like = backend.zeros(1, dtype=dtype)
+    f = to_numpy(dropout_factors(Rng(0), (300, 299), p, like))
+    assert f.shape == (300, 299) and f.dtype == np.dtype(dtype)
+    kept = np.unique(f[f != 0])
+    assert len(kept) == 1 and kept[0] == pytest.approx(1 / (1 - p), rel=1e-3)
+    assert abs((f == 0).mean() - p) < 4 * np.sqrt(p * (1 - p) / f.size)
+    assert f.mean() == pytest.approx(1, abs=4 * np.sqrt(p / (1 - p) / f.size) + 1e-3)
+
+
+def test_no_element_of_a_mask_tells_of_another(backend):
+    """Neighbours at every small distance agree as often as chance has it; no stretch repeats."""
+    f = to_numpy(dropout_factors(Rng(0), (60_000,), 0.4, backend.zeros(1))) == 0
+    for distance in (*range(1, 9), 16, 64, 256, 1024):
+        agree = (f[distance:] == f[:-distance]).mean()
+        assert abs(agree - (0.4**2 + 0.6**2)) < 5 * np.sqrt(0.25 / f.size), distance
+    stretches = np.packbits(f[:59_968].reshape(-1, 64), axis=1)
+    assert len(np.unique(stretches, axis=0)) == len(stretches)
+
+
+def test_two_masks_of_one_generator_agree_by_chance_alone(backend):
+    rng, like = Rng(0), backend.zeros(1)
+    masks = [to_numpy(dropout_factors(rng, (20_000,), 0.4, like)) == 0 for _ in range(3)]
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        agree = (masks[a] == masks[b]).mean()
+        assert abs(agree - (0.4**2 + 0.6**2)) < 5 * np.sqrt(0.25 / 20_000)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 7, 8, 9])
+def test_a_mask_of_any_size_is_the_beginning_of_a_longer_one(n, backend):
+    """Four elements share a raw word; the last word may be used in part."""
+    like = backend.zeros(1)
+    short, long = (to_numpy(dropout_factors(Rng(0), (m,), 0.4, like)) for m in (n, 12))
+    assert np.array_equal(short, long[:n])
+
+
+def test_a_share_near_one_keeps_finite_factors(backend):
+    f = to_numpy(dropout_factors(Rng(0), (1000, 1000), 1 - 1e-9, backend.zeros(1)))
+    assert set(np.unique(f)) == {0.0, 65536.0}
+    assert 0 < (f != 0).sum() < 60

@@ -124,6 +124,22 @@ def test_each_thread_has_its_rows_and_a_stream_of_its_own():
     assert paths == {("dropout", 7, 1, "part", i) for i in range(3)}
 
 
+def test_threads_and_accumulated_parts_give_the_step_of_the_whole():
+    """Plain gradient steps, whose length shows a share that was left out."""
+
+    def step(**settings):
+        model = gpt()
+        attach(model, LoRA(r=2))
+        fit(model, Rows(VOCAB), steps=1, lr=0.5, optimizer="sgd", warmup=0.0, clip=None,
+            quiet=True, **settings)  # fmt: skip
+        return np.concatenate([p.data.ravel() for _, p in trainable(model)])
+
+    whole = step(batch=8)
+    for settings in ({"threads": 2}, {"accumulate": 2}, {"threads": 3, "accumulate": 2}):
+        size = 8 // settings.get("accumulate", 1)
+        np.testing.assert_allclose(step(batch=size, **settings), whole, rtol=0, atol=1e-13)
+
+
 # -- what reaches the loss -------------------------------------------------------------------------
 
 

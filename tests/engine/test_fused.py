@@ -305,6 +305,28 @@ def test_attention_in_parts_is_the_whole(case, monkeypatch):
         assert np.abs(a - b).max() <= 1e-14
 
 
+@pytest.mark.parametrize("at_a_time", [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize("kind", ["plain", "causal", "padding", "dropout", "all three"])
+def test_the_last_part_of_attention_may_be_short(kind, at_a_time, monkeypatch):
+    """Five rows, each with a mask, padding and dropout of its own, so many at a time."""
+    chosen = {"causal": kind in ("causal", "all three")}
+    if kind in ("padding", "all three"):
+        chosen["mask"] = np.arange(4) >= np.array([[0], [1], [2], [3], [1]])
+    if kind in ("dropout", "all three"):
+        chosen["keep"] = (normal("keep", 5, 2, 3, 4) > -0.3) / 0.6
+    case = attention_case(kind, 5, 3, 4, **chosen)
+
+    def run(f):
+        inputs = tensors(case)
+        y = f(*inputs, **case.settings)
+        y.backward(cotangent(y))
+        return [y.data, *[t.grad for t in inputs]]
+
+    monkeypatch.setattr(fused, "SCORES", at_a_time * 2 * 3 * 4)
+    for a, b in zip(run(case.fast), run(case.slow), strict=True):
+        assert np.abs(a - b).max() <= 1e-13
+
+
 def test_attention_sees_no_later_key():
     q, k, v = (normal(name, 1, 4, 4) for name in "qkv")
     before = fused.attention(q, k, v, heads=2, causal=True).data

@@ -154,7 +154,9 @@ def two():
 def test_a_past_and_a_mask_reach_recomputed_blocks():
     """Behind a prefix that trains, rows that are padded on either side."""
     model, ids = gpt(), Rows(VOCAB).batch(0, 2, 0).ids
-    mask = np.array([[True] * 4 + [False] * 2, [False] * 3 + [True] * 3])
+    mask, runs = np.array([[True] * 4 + [False] * 2, [False] * 3 + [True] * 3]), []
+    forward = model.blocks[1]._compute
+    model.blocks[1]._compute = lambda *args: runs.append(args) or forward(*args)
 
     def run(recomputed):
         past = [[Tensor(Rng(i, j).normal((1, 3, 16)), requires_grad=True) for j in "kv"]
@@ -171,6 +173,7 @@ def test_a_past_and_a_mask_reach_recomputed_blocks():
     again = run(True)
     for name, g in plain.items():
         np.testing.assert_allclose(again[name], g, rtol=1e-9, atol=1e-13, err_msg=name)
+    assert len(runs) == 1 + 2  # without recomputation once, with it twice
 
 
 def test_a_past_is_returned_where_blocks_are_recomputed():

@@ -312,6 +312,80 @@ def test_a_prompt_in_front_is_virtual_tokens(config):
         model(np.zeros((1, 7), int))
 
 
+def test_a_linear_head_reads_the_first_real_place_behind_a_prompt():
+    """Not the first virtual one: the pooler sees what the last block made of the text's first."""
+    model, seen = prompted(LINEAR), {}
+
+    class Spy(Module):
+        wraps = True
+
+        def __init__(self, base, name):
+            self.base, self.name = base, name
+
+        def forward(self, x, **kwargs):
+            y = self.base(x, **kwargs)
+            seen[self.name] = x.data, y.data
+            return y
+
+    model.set("start", Front(model.start, VIRTUAL))
+    model.set("pooler", Spy(model.pooler, "pooler"))
+    model.set("blocks.1", Spy(model.blocks[1], "block"))
+    model(TOKENS, segments=TYPES)
+    last = seen["block"][1]
+    assert last.shape == (3, 9, 8)
+    close(seen["pooler"][0], last[:, 3])
+
+
+def test_a_past_moves_positions_and_may_fill_the_context():
+    """Keys and values that are hidden by the mask leave their positions behind, and no more."""
+    model = large()
+    past = [tuple(0.3 * Rng(i, j).normal((1, 3, 8)) for j in "kv") for i in range(2)]
+    mask = np.concatenate([np.zeros((3, 3), bool), np.ones((3, 6), bool)], axis=1)
+    hidden = model(TOKENS, past=past, mask=mask).data  # 3 + 6 fill the context of 9
+    shifted = large()
+    shifted.emb.pos.weight.data = np.roll(shifted.emb.pos.weight.data, -3, axis=0)
+    close(hidden, shifted(TOKENS))
+    with pytest.raises(ValueError, match="10 tokens do not fit into the context of 9"):
+        model(np.zeros((1, 7), int), past=past)
+    assert model(np.zeros((1, 9), int)).shape == (1, 9, 11)
+
+
+def test_virtual_tokens_in_front_are_of_the_first_segment():
+    model, seen = prompted(SMALL), []
+
+    class Spy(Module):
+        wraps = True
+
+        def __init__(self, base):
+            self.base = base
+
+        def forward(self, ids):
+            seen.append(ids)
+            return self.base(ids)
+
+    model.set("start", Front(model.start, VIRTUAL))
+    model.set("emb.seg", Spy(model.emb.seg))
+    model(TOKENS, segments=TYPES)
+    assert np.array_equal(seen[0], np.concatenate([np.zeros((3, 3), int), TYPES], axis=1))
+
+
+def test_wanted_places_are_those_of_the_text_with_a_mask_too():
+    model, at = prompted(SMALL), (np.array([0, 1, 2]), np.array([3, 0, 2]))
+    mask = np.arange(6)[None] < np.array([6, 4, 5])[:, None]
+    model.set("start", Front(model.start, VIRTUAL))
+    y = model(TOKENS, segments=TYPES, mask=mask, at=at)
+    assert y.shape == (3, 11)
+    close(y, model(TOKENS, segments=TYPES, mask=mask).data[at])
+
+
+def test_one_token_of_one_row_is_a_text():
+    model = large()
+    y = model(TOKENS[:1, :1])
+    assert y.shape == (1, 1, 11)
+    mask = np.array([[True] + [False] * 5])
+    close(model(TOKENS[:1], mask=mask).data[:, :1], y)
+
+
 def test_a_prefix_is_a_past():
     model = large()
     past = [tuple(0.3 * Rng(i, j).normal((1, 3, 8)) for j in "kv") for i in range(2)]

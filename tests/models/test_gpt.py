@@ -204,6 +204,101 @@ def test_left_padding_behind_a_prompt_or_prefix_changes_nothing(kind):
     )
 
 
+def fronted(kind, **head):
+    """A model with a linear head or without, and a past, virtual tokens or both in front of it."""
+    model = golden_gpt()
+    if head:
+        plain, model = model, large(dataclasses.replace(CONFIG, **head))
+        state = plain.state_dict() | {"head.weight": model.head.weight.data}
+        model.load_state_dict(state)
+    if kind in ("prefix", "both"):
+        past = [tuple(0.3 * Rng(i, j).normal((1, 4, 16)) for j in "kv") for i in range(2)]
+        model.set("start", Prefix(model.start, past))
+    return prompted(model, at_start=True) if kind in ("prompt", "both") else model
+
+
+LEFT = np.array([[0, 0, 0, *IDS[0]], [0, 0, 0, 0, *IDS[1, :5]]])
+LEFT_MASK = np.array([[False] * 3 + [True] * 6, [False] * 4 + [True] * 5])
+RIGHT = np.array([[*IDS[0], 0, 0, 0], [*IDS[1, :5], 0, 0, 0, 0]])
+in_front = pytest.mark.parametrize("kind", ["prompt", "prefix", "both"])
+
+
+@in_front
+def test_rows_padded_on_the_left_by_unlike_lengths_are_as_if_alone(kind):
+    """The past's positions come first, then those of the virtual tokens, then the text's."""
+    model = fronted(kind)
+    positions = np.maximum(LEFT_MASK.cumsum(1) - 1, 0)
+    y = model(LEFT, mask=LEFT_MASK, positions=positions).data
+    close(y[0, 3:], model(IDS[:1]).data[0])
+    close(y[1, 4:], model(IDS[1:, :5]).data[0])
+    close(model(IDS, positions=np.arange(6)[None]), model(IDS))  # one row of positions for all
+
+
+@in_front
+def test_in_front_of_the_text_positions_go_on_after_the_past(kind):
+    """What stands where: 4 keys of the past have no embedding, virtual tokens have the next."""
+    model, seen = fronted(kind), []
+
+    class Spy(Module):
+        wraps = True
+
+        def __init__(self, base):
+            self.base = base
+
+        def forward(self, positions):
+            seen.append(positions)
+            return self.base(positions)
+
+    model.set("emb.pos", Spy(model.emb.pos))
+    before, n = (0 if kind == "prompt" else 4), (0 if kind == "prefix" else 5)
+    model(IDS)
+    assert seen[0].tolist() == [list(range(before, before + n + 6))]
+    model(LEFT, mask=LEFT_MASK, positions=np.maximum(LEFT_MASK.cumsum(1) - 1, 0))
+    first = before + n
+    assert seen[1].tolist() == [
+        [*range(before, first), *[first] * 3, *range(first, first + 6)],
+        [*range(before, first), *[first] * 4, *range(first, first + 5)],
+    ]
+
+
+@in_front
+def test_a_linear_head_behind_a_past_or_prompt_reads_the_last_real_token(kind):
+    model = fronted(kind, head="linear", classes=3)
+    alone = [model(IDS[:1]).data[0], model(IDS[1:, :5]).data[0]]
+    positions = np.maximum(LEFT_MASK.cumsum(1) - 1, 0)
+    left = model(LEFT, mask=LEFT_MASK, positions=positions).data
+    right = model(RIGHT, mask=LEFT_MASK[:, ::-1]).data
+    for row in range(2):
+        close(left[row], alone[row])
+        close(right[row], alone[row])
+    assert np.abs(model(RIGHT).data[1] - alone[1]).max() > 1e-3  # without a mask it is the last
+
+
+@in_front
+def test_wanted_places_are_those_of_the_text(kind):
+    model, at = fronted(kind), (np.array([0, 1, 1]), np.array([5, 0, 5]))
+    close(model(IDS, at=at), model(IDS).data[at])
+    whole = model(IDS, keep_virtual=True).data
+    assert whole.shape[1] == (6 if kind == "prefix" else 11)
+    close(model(IDS, at=at, keep_virtual=True), whole[at])
+
+
+def test_a_mask_over_a_padded_past_behind_a_prompt_holds_for_one_token_more():
+    """One token a row, twice: the keys of the padding stay hidden, the prompt's stay seen."""
+    model = fronted("both")
+    positions = np.maximum(LEFT_MASK.cumsum(1) - 1, 0)
+    _, past = model(LEFT, mask=LEFT_MASK, positions=positions, return_past=True)
+    assert past[0][0].shape[1] == 4 + 5 + 9
+    mask = np.concatenate([np.ones((2, 9), bool), LEFT_MASK], axis=1)
+    for step, tokens in enumerate((np.array([[7], [8]]), np.array([[9], [2]]))):
+        mask = np.concatenate([mask, np.ones((2, 1), bool)], axis=1)
+        y, past = model(tokens, past=past, mask=mask, positions=positions[:, -1:] + 9 + 1 + step,
+                        return_past=True)  # fmt: skip
+    whole = [np.array([[*IDS[0], 7, 9]]), np.array([[*IDS[1, :5], 8, 2]])]
+    for row in range(2):
+        close(y.data[row, 0], model(whole[row]).data[0, -1])
+
+
 def test_the_context_has_room_for_virtual_tokens_too():
     model = prompted(golden_gpt(), at_start=True)
     model(np.zeros((1, 27), int))
@@ -226,6 +321,7 @@ SIZES = {"vocab": 11, "context": 9, "width": 8, "layers": 2, "heads": 2}
         ({"context": "9"}, "context must be a whole number >= 1, got '9'"),
         ({"mlp": 0}, "mlp must be a whole number >= 1 or None, got 0"),
         ({"heads": 3}, "width 8 does not divide into 3 heads; the nearest number that fits is 2"),
+        ({"width": 7, "heads": 6}, "into 6 heads; the nearest number that fits is 7"),
         ({"head": "linaer"}, "head must be 'lm' or 'linear', got 'linaer'"),
         ({"head": "linear"}, "classes goes with head='linear'"),
         ({"classes": 3}, "classes goes with head='linear'"),
@@ -428,6 +524,24 @@ def test_a_past_must_fit():
         model(TOKENS, past=past[:1])
     with pytest.raises(ValueError, match="10 tokens do not fit into the context of 9"):
         model(TOKENS[:, :4], past=past)
+
+
+def test_a_past_and_what_follows_may_fill_the_context_to_the_last_position():
+    model = large()
+    assert model(np.zeros((1, 9), int)).shape == (1, 9, 11)
+    for n in range(1, 7):
+        _, past = model(TOKENS[:, :n], return_past=True)
+        rest = Rng(5).integers(0, 11, (3, 9 - n))
+        y, past = model(rest, past=past, return_past=True)
+        close(y, model(np.concatenate([TOKENS[:, :n], rest], axis=1)).data[:, n:])
+        with pytest.raises(ValueError, match="10 tokens do not fit into the context of 9"):
+            model(TOKENS[:, :1], past=past)
+
+
+def test_one_token_of_one_row_is_the_first_of_a_text():
+    model = large()
+    close(model(TOKENS[:1, :1]).data[0], model(TOKENS).data[0, :1])
+    assert model(TOKENS[:1, :1], mask=np.ones((1, 1), bool)).shape == (1, 1, 11)
 
 
 def test_a_past_on_the_tape_gets_gradients():

@@ -9,7 +9,7 @@ import pytest
 from minipeft.backend import Rng
 from minipeft.engine import fused, grad_check, no_grad, running
 from minipeft.models import ViT, ViTConfig
-from minipeft.nn import Dropout, LayerNorm
+from minipeft.nn import Dropout, LayerNorm, Module
 from minipeft.nn.transformer import ACTIVATIONS
 from tests.golden import IMAGES, VIT_CONFIG, columns, golden_vit, vit_shapes
 
@@ -249,6 +249,78 @@ def test_a_masked_patch_is_not_seen():
     assert np.abs(model(PICTURES).data - y).max() > 1e-6
     with pytest.raises(ValueError, match=r"mask must be \(3, 5\), got \(3, 4\)"):
         model(PICTURES, mask=mask[:, 1:])
+
+
+def test_patches_are_read_row_by_row_as_channel_y_x():
+    """Into each patch a number of its own, and in one patch into each pixel."""
+    model = ViT(ViTConfig(image=6, patch=2, channels=2, width=8, layers=1, heads=2, classes=2),
+                dtype=np.float64)  # fmt: skip
+    seen = []
+
+    class Spy(Module):
+        wraps = True
+
+        def __init__(self, base):
+            self.base = base
+
+        def forward(self, x):
+            seen.append(x)
+            return self.base(x)
+
+    model.set("emb.patch", Spy(model.emb.patch))
+    k, y, x = np.mgrid[0:2, 0:6, 0:6]
+    model((100 * k + 10 * y + x)[None] * 1.0)
+    wanted = [
+        [100 * k + 10 * (2 * row + y) + 2 * column + x
+         for k in range(2) for y in range(2) for x in range(2)]
+        for row in range(3) for column in range(3)
+    ]  # fmt: skip
+    assert seen[0][0].tolist() == wanted
+
+
+class Prefix(Module):
+    """A past before the class token."""
+
+    wraps = True
+
+    def __init__(self, base, past):
+        self.base, self.past = base, past
+
+    def forward(self, ids, mask):
+        return ids, mask, self.past
+
+
+def test_a_prefix_is_a_past_of_every_block():
+    model, plain = large(), large()
+    past = [tuple(0.3 * Rng(i, j).normal((1, 4, 8)) for j in "kv") for i in range(2)]
+    model.set("start", Prefix(model.start, past))
+    x = plain.emb(PICTURES)
+    for block, pair in zip(plain.blocks, past, strict=True):
+        x = block(x, past=pair)
+    wanted = plain.head(plain.ln_f(x[:, 0])).data
+    assert np.abs(model(PICTURES).data - wanted).max() < 1e-12
+    assert np.abs(plain(PICTURES).data - wanted).max() > 1e-3
+    mask = np.array([[True] * 5, [True] * 3 + [False] * 2, [True] * 5])  # of the image alone
+    y = model(PICTURES, mask=mask).data
+    assert np.abs(y[0] - wanted[0]).max() < 1e-12 and np.abs(y[1] - wanted[1]).max() > 1e-6
+
+
+def test_the_activation_is_that_of_the_config():
+    found = [large(dataclasses.replace(SMALL, activation=name))(PICTURES).data
+             for name in ("gelu_erf", "gelu", "relu")]  # fmt: skip
+    assert {large(dataclasses.replace(SMALL, activation=a)).blocks[1].mlp.activation
+            for a in ACTIVATIONS} == set(ACTIVATIONS)  # fmt: skip
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        assert np.abs(found[a] - found[b]).max() > 1e-6
+
+
+def test_the_class_token_stands_first_and_every_position_has_its_own_vector():
+    model = large()
+    y = model.emb(PICTURES).data
+    first = model.emb.cls.data[0, 0] + model.emb.pos.data[0, 0]
+    assert np.abs(y[:, 0] - first).max() < 1e-12
+    model.emb.pos.data = model.emb.pos.data * 0
+    assert np.abs(y - model.emb(PICTURES).data - large().emb.pos.data).max() < 1e-12
 
 
 def test_rows_do_not_see_each_other():

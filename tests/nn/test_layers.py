@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from minipeft.backend import Rng
-from minipeft.engine import Tensor, running
+from minipeft.engine import Tensor, no_grad, running
 from minipeft.nn import Dropout, Embedding, LayerNorm, Linear, Start, Tap, init
 
 LIKE = init.prototype(np.float64)
@@ -76,7 +76,7 @@ def test_dropout_is_seeded_and_moves_on():
     assert np.array_equal(first, again) and not np.array_equal(first, second)
 
 
-@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("p", [0.02, 0.1, 0.5, 0.9])
 def test_dropout_keeps_the_mean_and_scales_what_stays(p):
     with running(rng=Rng(0)):
         y = Dropout(p)(Tensor(np.ones((300, 300)))).data
@@ -92,6 +92,15 @@ def test_dropout_passes_gradients_where_it_passes_values():
         y = Dropout(0.5)(x)
     y.backward(np.ones((20, 20)))
     assert np.array_equal(x.grad, y.data)
+
+
+def test_dropout_is_drawn_where_nothing_is_recorded_too():
+    """Recomputation and measuring run the forward pass under no_grad, with the same masks."""
+    x, drop = Tensor(np.ones((20, 20)), requires_grad=True), Dropout(0.5)
+    with running(rng=Rng(0)):
+        wanted = drop(x).data
+    with running(rng=Rng(0)), no_grad():
+        assert np.array_equal(drop(x).data, wanted)
 
 
 @pytest.mark.parametrize("p", [-0.1, 1.0, 2])
