@@ -100,8 +100,7 @@ def test_a_resumed_run_goes_on_counting_where_it_stopped(hook, tmp_path):
     found, _ = recorded(*methods, **settings)
     assert before == [(i, 7) for i in range(5)]
     for t in "ab":
-        numbers = [entry[2:] for entry in found if entry[:2] == (t, hook)]
-        assert numbers[-3:] == [(4, 7), (5, 7), (6, 7)] and len(numbers) <= 3
+        assert [e[2:] for e in found if e[:2] == (t, hook)] == [(5, 7), (6, 7)]
 
 
 def test_before_a_step_there_are_clipped_gradients_and_after_it_the_weights_have_moved():
