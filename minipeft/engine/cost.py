@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from minipeft.backend import ERF_PART, Array, is_array
-from minipeft.engine import fused, ops
+from minipeft.engine import fused, ops, projection
 
 if TYPE_CHECKING:
     from minipeft.engine.meter import Meter
@@ -242,7 +242,10 @@ def _cross_entropy(
 def _hadamard(m: Meter, x: Any) -> tuple[Any, Any]:
     n = x.size * (x.shape[-1].bit_length() - 1)  # sums and differences
     m.flops(n)
-    return m.new(x.shape, x), (m.gradient(x, flops=n),)
+    y = m.new(x.shape, x)
+    work = y.nbytes if x.shape[-1] > projection.FACTOR else 0  # each product makes a new one
+    m.spike(work)
+    return y, (m.gradient(x, flops=n, work=work),)
 
 
 def _fastfood(
@@ -252,20 +255,21 @@ def _fastfood(
     long, short = len(order), 1 << (len(z) - 1).bit_length()
     n = sum(k * (k.bit_length() - 1) for k in (long, short))
     m.flops(n)
-    work = 2 * long * z.dtype.itemsize
-    m.spike(work)
+    work = long * z.dtype.itemsize
     whole = m.new((long,), z)  # y is its first part
-    vjp = m.gradient(z, signs, order, scales, flops=n, work=work)
+    m.spike(2 * work)
+    vjp = m.gradient(z, signs, order, scales, flops=n, work=4 * work)
     return whole[:size], (vjp, None, None, None)
 
 
 def _scatter_signs(m: Meter, z: Any, rows: Any, signs: Any, *, size: int) -> tuple[Any, Any]:
     n = 2 * rows.size
     m.flops(n)
-    m.spike(_bytes(signs))
-    return m.new((size,), z), (
-        m.gradient(z, rows, signs, flops=n, work=_bytes(signs)), None, None,
-    )  # fmt: skip
+    y, double = m.new((size,), z), np.dtype(np.float64).itemsize
+    cast = double * rows.size if z.dtype.itemsize < double else 0
+    m.spike(_bytes(signs) + cast + double * size)  # bincount adds up in float64
+    vjp = m.gradient(z, rows, signs, flops=n, work=_bytes(signs))
+    return y, (vjp, None, None)
 
 
 RULES: dict[str, Rule | None] = {  # None: a view, which the operation itself makes

@@ -247,7 +247,8 @@ def _bytes(p: Parameter) -> int:
 
 def _work(optimizer: str, trained: Sequence[Parameter]) -> int:
     """Bytes that an update holds while it runs."""
-    work = 2 * max(min(p.size, CHUNK) * p.dtype.itemsize for p in trained)
+    parts = 1 if optimizer == "sgd" else 2  # arrays that an update makes of each CHUNK
+    work = parts * max(min(p.size, CHUNK) * p.dtype.itemsize for p in trained)
     matrices = [p for p in trained if p.ndim == 2 and optimizer == "muon"]
     needs = (4 * _bytes(p) + 3 * min(p.shape) ** 2 * p.dtype.itemsize for p in matrices)
     return max([work, *needs])

@@ -128,6 +128,116 @@ def test_what_erf_holds_while_it_runs_is_foretold(name, n):
     assert y.shape == x.shape and meter.peak == pytest.approx(peak, rel=0.1)
 
 
+HEADS, WIDE, LONG = (8, 40, 64), (60, 8, 128), (64, 40, 32)  # each array hundreds of kB
+LARGE = [  # operations that models spend their memory on
+    ("linear", [(60, 40, 128), (50, 128), (50,)], {}),
+    ("linear", [(60, 4, 128), (500, 128)], {}),
+    ("linear_decoded", [(4, 4, 128)], {"decode": lambda x: np.ones((500, 128)),
+                                       "shape": (500, 128)}),
+    ("layer_norm", [WIDE, (128,), (128,)], {}),
+    ("gelu", [WIDE], {}),
+    ("gelu_erf", [WIDE], {}),
+    ("log_softmax", [WIDE], {}),
+    ("mul", [WIDE, WIDE], {}),
+    ("attention", [HEADS] * 3, {"heads": 2, "causal": True}),
+    ("attention", [HEADS] * 3, {"heads": 4, "causal": False, "mask": np.ones((8, 40), bool)}),
+    ("attention", [HEADS] * 3, {"heads": 4, "causal": True, "mask": np.ones((8, 40), bool)}),
+    ("attention", [HEADS] * 3, {"heads": 4, "causal": True, "keep": np.ones((8, 4, 40, 40))}),
+    ("attention", [LONG] * 3, {"heads": 8, "causal": True}),  # in parts of the batch
+    ("attention", [LONG] * 3, {"heads": 8, "causal": True, "keep": np.ones((64, 8, 40, 40))}),
+    ("attention", [(1, 300, 8)] * 3, {"heads": 1, "causal": True}),  # what is hidden counts
+    ("embedding", [(700, 64), np.zeros((30, 40), int)], {}),
+    ("cross_entropy", [(600, 200), np.zeros(600, int)], {}),
+    ("cross_entropy", [(600, 200), np.where(np.arange(600) % 3, 0, -100)], {}),
+    ("cross_entropy", [(600, 200), np.zeros(600, int)], {"smoothing": 0.1}),
+    ("hadamard", [(60, 1024)], {}),
+    ("fastfood", [(3000,), np.ones(3000), np.arange(1 << 16)[::-1].copy(), np.ones(1 << 16)],
+     {"size": 60_000}),
+    ("scatter_signs", [(200,), np.zeros((200, 500), int), np.ones((200, 500))], {"size": 70_000}),
+]  # fmt: skip
+BUFFERS = 150_000  # bytes that NumPy's loops and the interpreter take; no array is as small
+
+
+def peaks(fn, given, settings):
+    """(forward, backward) peaks in bytes of a real call, inputs and g left out; and its g."""
+    real = inputs(given)
+    g = np.ones_like(fn(*real, **settings).data)
+    tracemalloc.start()
+    y = fn(*real, **settings)
+    forward = tracemalloc.get_traced_memory()[1]
+    tracemalloc.reset_peak()
+    y.backward(g)
+    backward = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return (forward, backward), g
+
+
+@pytest.mark.parametrize(("name", "given", "settings"), LARGE)
+def test_what_an_operation_holds_while_it_runs_is_foretold(name, given, settings):
+    fn, real = operations()[name], inputs(given)
+    measured, g = peaks(fn, given, settings)
+    arrays = [x.data if isinstance(x, Tensor) else x for x in real]
+    known = [a for a in (*arrays, *settings.values(), g) if isinstance(a, np.ndarray)]
+    with metered(known) as meter:
+        z = fn(*real, **settings)
+        forward, meter.peak = meter.peak, meter.live
+        z.backward(g)
+        assert forward == pytest.approx(measured[0], abs=BUFFERS)
+        assert meter.peak == pytest.approx(measured[1], abs=BUFFERS)
+
+
+def counted(name, given, settings, trains):
+    """(forward, backward) FLOPs of an operation of which some inputs train."""
+    fn, tensors = operations()[name], inputs(given)
+    parts = [t for t in tensors if isinstance(t, Tensor)]
+    for i, t in enumerate(parts):
+        t.requires_grad = i in trains
+    with metered([]) as meter:
+        z = fn(*tensors, **settings)
+        z.backward(meter.new(z.shape, z.data))
+        return meter.forward.get(name, 0), meter.back.get(name, 0)
+
+
+@pytest.mark.parametrize(
+    ("trains", "products"),
+    [({0}, 2), ({1}, 2), ({2}, 1), ({0, 1}, 3), ({0, 2}, 3), ({1, 2}, 3), ({0, 1, 2}, 4)],
+    ids=str,
+)
+def test_flops_of_attention_by_what_trains(trains, products):
+    """q and k share the gradient of p, which v gives none of: dp, dq, dk, dv."""
+    B, T, S, C = 2, 3, 5, 4
+    one = 2 * B * T * S * C  # of q kᵀ, or p v
+    given, settings = [(B, T, C), (B, S, C), (B, S, C)], {"heads": 2, "causal": False}
+    assert counted("attention", given, settings, trains) == (2 * one, products * one)
+
+
+@pytest.mark.parametrize(
+    ("trains", "down", "up"),
+    [({0}, 0, 0), ({1}, 1, 1), ({2}, 1, 1), ({3}, 0, 1), ({1, 2}, 2, 1), ({1, 2, 3}, 2, 2),
+     ({2, 3}, 1, 2)],
+    ids=str,
+)  # fmt: skip
+def test_flops_of_a_low_rank_branch_by_what_trains(trains, down, up):
+    """In of x, a and r; out of r, b and y. gb needs one product, ga and gx share one more."""
+    n, r, n_in, n_out = 6, 2, 4, 5
+    into, out = 2 * n * n_in * r, 2 * n * n_out * r
+    given = [(2, 3, n_out), (2, 3, n_in), (r, n_in), (n_out, r)]
+    forward, back = counted("add_low_rank", given, {"scale": 0.5}, trains)
+    assert (forward, back) == (into + out, down * into + up * out)
+
+
+def test_flops_of_products_and_transforms():
+    n = 2 * 6 * 4 * 5
+    assert counted("matmul", [B, (4, 5)], {}, {0}) == (n, n)
+    assert counted("linear", [B, (5, 4), (5,)], {}, {0, 1, 2}) == (n, 2 * n)
+    decoded = {"decode": lambda x: np.ones((5, 4)), "shape": (5, 4)}
+    assert counted("linear_decoded", [B, (5,)], decoded, {0, 1}) == (n, n)
+    assert counted("hadamard", [(3, 8)], {}, {0}) == (3 * 8 * 3, 3 * 8 * 3)  # n log2 n
+    arrays = [(3,), np.ones(3), np.arange(16), np.ones(16)]
+    both = 4 * 2 + 16 * 4  # a transform of 4, the next power of two, and one of 16
+    assert counted("fastfood", arrays, {"size": 11}, {0}) == (both, both)
+
+
 @pytest.mark.parametrize("trains", [0, 1, 2])
 def test_what_is_frozen_is_pruned_on_shapes_too(trains):
     x, w, b = inputs([B, (5, 4), (5,)])
