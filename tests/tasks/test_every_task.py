@@ -1,13 +1,26 @@
 """What holds for every task that makes its own data: splits, sizes, patterns, the same bytes."""
 
 import hashlib
+import re
+from collections import Counter
 from itertools import combinations
 
 import pytest
 
 from minipeft.tasks import FROM_FILES, TASKS, get_task
-from minipeft.tasks.base import SIZES
+from minipeft.tasks import lexicon as lx
+from minipeft.tasks.base import SIZES, part_of
+from minipeft.tasks.claims import AGES
+from minipeft.tasks.grammar import a
+from minipeft.tasks.records import CATEGORIES, MEN, SURNAMES, WOMEN
+from minipeft.tasks.sentences import split_of
+from minipeft.tasks.stream import LETTER_WORDS
+from minipeft.tasks.summary import gist
+from minipeft.tasks.world import World
 from tests.tasks.baselines import parts
+from tests.tasks.reader import SORTS, claims
+
+WORLD = World()
 
 NAMES = [name for name in TASKS if name not in FROM_FILES]
 FEW = {"truth": 200, "new-facts": 50}  # of so many facts and no more
@@ -91,6 +104,110 @@ def test_small_sizes_are_the_beginning_of_large_ones(task):
         assert task.load("train", n) == large[:n]
     assert task.load("train", 16, seed=1) != large[:16]
     assert len({(e.prompt, *sorted(e.options)) for e in large}) == most, "an example twice"
+
+
+SUBJECTS = re.compile(
+    "|".join((
+        f"The (?:{'|'.join(w.capitalize() for w in lx.NAME_ADJECTIVES)}) "
+        f"(?:{'|'.join(w.capitalize() for w in lx.NAME_NOUNS)})",
+        f"(?:{'|'.join(WOMEN + MEN)}) (?:{'|'.join(SURNAMES)})",
+        f"[Tt]he (?:{'|'.join(AGES)}) (?:{'|'.join(SORTS)})",
+    ))
+)  # fmt: skip
+
+
+def subjects(text):
+    """The names of invented subjects; of animals and things as they stand in a sentence."""
+    return [n if n.istitle() else n[0].lower() + n[1:] for n in SUBJECTS.findall(text)]
+
+
+RULED = re.compile("Every |No |Some ")
+
+
+def told(text):
+    """The subjects of two texts; and of a kind, or of an animal claimed of, with its value."""
+    found = subjects(text)
+    premise, hypothesis = text.split("\n")
+    for line in [hypothesis, *([premise] if RULED.match(premise) else [])]:
+        who, _, _, value, _ = claims(line[:-1])[0]
+        noun = who.split()[-1]
+        if RULED.match(line) or noun in SORTS:
+            found.append(f"{SORTS.get(noun, noun)} {value}")
+    return found
+
+
+def asked(text):
+    """The entity that a question on facts names, or the question about a list."""
+    named = [e.name for e in WORLD.places + WORLD.people if re.search(rf"\b{e.name}\b", text)]
+    return [text] if text.startswith("What goes under") else [max(named, key=len)]
+
+
+def joined(e):
+    """What a summary joins: its noun, or where nothing stands before the noun its last part."""
+    spec = CATEGORIES[e.kind]
+    *front, tail = gist(e.kind)
+    befores = [f"{v} " for s in front for v in spec.slots[s].values] or [""]
+    for noun in (a(before + kind) for before in befores for kind in spec.kinds):
+        for v in spec.slots[tail].values:
+            if e.target.endswith(f" is {noun} {spec.slots[tail].tails[0].format(v=v)}."):
+                return [f"{noun} {'' if front else v}"]
+    raise AssertionError(e.target)
+
+
+KEYS = {  # task: the texts of an example whose hash decides where it belongs
+    "sentiment": lambda e, x: [x],
+    "sentiment-shift": lambda e, x: [x.split(": ", 1)[1]],
+    **dict.fromkeys(("nli", "nli-shift"), lambda e, x: told(x)),
+    **dict.fromkeys(("paraphrase", "acceptability"), lambda e, x: subjects(x)),
+    "choice": lambda e, x: asked(x),
+    "truth": lambda e, x: asked(x),
+    "table-to-text": lambda e, x: [x],
+    **dict.fromkeys(("remap", "remap-new", "remap-route", "remap-values"), lambda e, x: [x]),
+    "summary": lambda e, x: joined(e),
+    "unscramble": lambda e, x: ["".join(sorted(x.replace(" ", "")))],
+}
+
+
+def test_a_text_belongs_to_its_split_by_its_hash(task):
+    """Not only do the splits share nothing here: no seed and no size can bring it about."""
+    if task.name not in KEYS:
+        assert task.name == "new-facts"  # whose splits are other questions on the same facts
+        return
+    for split in (s for s in task.splits if s not in ("unseen", "transfer")):
+        part = split if split in ("train", "validation") else "test"
+        for seed in (0, 3):
+            for e in task.load(split, 80, seed):
+                keys = KEYS[task.name](e, "\n".join(parts(e, task.patterns[0])))
+                assert keys and {part_of(key) for key in keys} == {part}, (keys, e)
+
+
+def test_a_hash_shares_texts_out_in_tenths():
+    counts = Counter(part_of(f"sentence {i}") for i in range(5000))
+    for part, share in (("train", 0.8), ("validation", 0.1), ("test", 0.1)):
+        assert abs(counts[part] / 5000 - share) < 0.02
+    assert [part_of(c) for c in "aei"] == ["train", "test", "validation"]  # on every machine
+
+
+def test_words_that_are_never_spelt_are_those_of_no_training_text():
+    words = {e.target.replace(" ", "") for e in get_task("unscramble").load("unseen", 300)}
+    assert words and {split_of(w) for w in words} == {"validation"}
+    spelt = {e.target.replace(" ", "") for e in get_task("unscramble").load("train", 300)}
+    for word in spelt:  # it, or a word of the same letters, is spelt in the pretraining text
+        same = [w for w in LETTER_WORDS if sorted(w) == sorted(word)]
+        assert "train" in {split_of(w) for w in same}
+
+
+@pytest.mark.parametrize("n", [60, 120])
+def test_labels_are_balanced(task, n):
+    if task.kind != "classification":
+        return
+    examples = task.load("train", n if task.name != "new-facts" else 50)
+    counts = Counter(e.label for e in examples)
+    classes = len(examples[0].options)
+    if task.patterns[0].words:  # classes: in turn, so that every whole round is even
+        assert set(counts.values()) == {n // classes}
+    else:  # options in random order
+        assert all(0.3 < counts[i] * classes / len(examples) < 2.0 for i in range(classes))
 
 
 @pytest.mark.parametrize("name", DIGESTS)

@@ -12,7 +12,8 @@ from minipeft.backend import Rng
 from minipeft.methods import LoRA, attach
 from minipeft.tasks import IMAGE_TASKS, MINI_VTAB, get_image_task, get_task
 from minipeft.tasks import digits as digits_file
-from minipeft.tasks.mini_vtab import Angle, Cells, Count
+from minipeft.tasks.images import quantised
+from minipeft.tasks.mini_vtab import Angle, Cells, Count, Textures
 from minipeft.tasks.shapes import _SHAPES, PATHS, PIXEL, areas, directions, placed, strokes
 from tests.tiny import Sounds, gpt
 
@@ -103,6 +104,66 @@ def test_dots_can_be_counted():
     labels = np.arange(120) % 6
     light = Count()._light(Rng(3, "test"), labels)
     assert [regions(picture > 0.5) for picture in light] == (labels + 1).tolist()
+
+
+def test_every_digit_is_one_of_the_originals_with_its_own_label(digits_at_hand):
+    """The splits together hold each of the 1 797 pictures once."""
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    wide = np.pad(found.images / 16.0, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    for axis in (1, 2):  # twice as wide and halved again: three quarters and two eighths
+        n = wide.shape[axis]
+        left, mid, right = (wide.take(range(i, n - 2 + i), axis) for i in range(3))
+        wide = 0.75 * mid + 0.125 * (left + right)
+    old, places = wide.reshape(len(wide), -1), []
+    for split in ("train", "validation", "test"):
+        images = get_image_task("digits").load(split)
+        new = images.pixels.reshape(-1, 8, 2, 8, 2).mean((2, 4), dtype=np.float64).reshape(-1, 64)
+        nearest = ((old**2).sum(1) - 2 * new @ old.T).argmin(1)
+        assert np.abs(new - old[nearest]).max() < 0.5 / 255 + 1e-6
+        assert (images.labels == found.target[nearest]).all()
+        places += nearest.tolist()
+    assert sorted(places) == list(range(1797))
+
+
+def test_clutter_shows_its_digit_moved_by_two_pixels_at_most(digits_at_hand):
+    plain, cluttered = (get_image_task(name).load("test") for name in REAL)
+    best = []
+    for one in cluttered.pixels[:60, 0]:
+        shifts = [np.roll(one, (y, x), (0, 1)) for y in range(-2, 3) for x in range(-2, 3)]
+        a = np.stack(shifts).reshape(25, -1)
+        a = a - a.mean(1, keepdims=True)
+        b = plain.pixels.reshape(len(plain), -1) - plain.pixels.mean((1, 2, 3))[:, None]
+        match = (a @ b.T) / np.linalg.norm(a, axis=1)[:, None] / np.linalg.norm(b, axis=1)
+        best.append(int(plain.labels[match.max(0).argmax()]))
+    assert np.mean(np.array(best) == cluttered.labels[:60]) > 0.8
+
+
+def test_levels_are_rounded():
+    values = np.array([0.0, 0.49 / 255, 0.51 / 255, 1.49 / 255, 0.999, 1.2, -3.0])
+    levels = quantised(np.broadcast_to(values[:, None, None], (7, 16, 16)))[:, 0, 0, 0] * 255
+    assert np.allclose(levels, [0, 0, 1, 1, 255, 255, 0])
+
+
+def gradients(light):
+    """How much of the change of each picture goes along one axis, from 0 to 1, inside it."""
+    y, x = (g[:, 1:-1, 1:-1].reshape(len(light), -1) for g in np.gradient(light, axis=(1, 2)))
+    xx, yy, xy = (x * x).sum(1), (y * y).sum(1), (x * y).sum(1)
+    return np.sqrt((xx - yy) ** 2 + 4 * xy**2) / (xx + yy)
+
+
+def test_textures_are_what_they_are_called():
+    labels = np.arange(300) % 5
+    light = Textures()._light(Rng(3, "test"), labels)
+    along, bright = gradients(light), light.mean((1, 2))
+    told = {name: labels == i for i, name in enumerate(Textures.classes)}
+    assert along[told["stripes"]].min() > 0.9  # stripes alone change in one direction only
+    assert all(np.median(along[told[n]]) < 0.5 for n in told if n != "stripes")
+    assert bright[told["spots"]].mean() < 0.35 < 0.45 < bright[told["checks"]].mean() < 0.55
+    # moved by half a wave along both axes checks are the same, so light and dark weigh as much
+    extreme = ((light < 0.1) | (light > 0.9)).mean((1, 2))
+    assert np.median(extreme[told["blotches"]]) < np.median(extreme[told["checks"]])
 
 
 def test_sick_cells_have_a_hole():

@@ -20,13 +20,14 @@ from minipeft.tasks.narrators import NO_ONE, SAYS, VERDICTS, answer, narrate, pr
 from minipeft.tasks.nli import NLI
 from minipeft.tasks.paraphrase import Paraphrase
 from minipeft.tasks.records import CATEGORIES as CATEGORIES_OF_RECORDS
-from minipeft.tasks.sentences import Teller, split_of
+from minipeft.tasks.sentences import Teller, bend, deny, fill, split_of
 from minipeft.tasks.stream import KINDS, LATER, documents, texts
 from minipeft.tasks.summary import Summary
 from minipeft.tasks.world import World
 from tests.tasks import test_summary
 from tests.tasks.baselines import parts
 from tests.tasks.reader import good_english, relation, same
+from tests.tasks.test_sentiment import read as read_review
 
 WORLD = World()
 NAMES = re.compile(
@@ -406,6 +407,155 @@ def test_lists_are_true():
             if head in CATEGORIES:
                 words = line.rstrip(".").split(": ")[1].split(", ")
                 assert set(words) <= set(CATEGORIES[head])
+
+
+QUESTIONS = {  # "Does the heron eat seeds?" -> (name, attribute, value)
+    fill(f"Is {e.name} {base[3:]}?" if base.startswith("be ") else f"Does {e.name} {base}?",
+         attribute, value, e): (e, attribute, value)
+    for e in WORLD.entities
+    for attribute in e.attributes
+    for base in attribute.phrases
+    for value in attribute.values
+}  # fmt: skip
+
+
+def test_yes_and_no_in_a_dialogue_are_right():
+    replies = Counter()
+    for doc in some(600, kinds=["dialogue"]):
+        lines = [line.split(": ", 1)[1] for line in doc.text.split("\n")]
+        for question, reply in zip(lines, lines[1:], strict=False):
+            if question in QUESTIONS:
+                entity, attribute, value = QUESTIONS[question]
+                true = WORLD.facts[entity.name, attribute.name]
+                said = reply.split()[0]
+                assert said == ("Yes," if value == true else "No,"), (question, reply)
+                rest = reply.removesuffix(".").split(f", {entity.pronoun} ", 1)[1]
+                told = [fill(bend(b, "plain"), attribute, true, entity) for b in attribute.phrases]
+                denied = [fill(deny(b), attribute, value, entity) for b in attribute.phrases]
+                assert rest in told or (said == "No," and rest in denied), (question, reply)
+                replies[said, rest in told] += 1
+    assert len(replies) == 3 and min(replies.values()) > 30
+
+
+def test_the_odd_one_out_is_the_only_one():
+    seen = 0
+    for doc in some(1500, kinds=["list"]):
+        for line in doc.text.split("\n"):
+            if found := re.fullmatch(
+                r"(.+): the odd one out is (.+); the others go under (.+)\.", line
+            ):
+                words, odd, category = found.groups()
+                shown = [w.lower() for w in re.split(", | and ", words)]
+                members = [w.lower() for w in CATEGORIES[category]]
+                assert len(shown) == len(set(shown)) == 4
+                assert [w for w in shown if w not in members] == [odd.lower()]
+                seen += 1
+    assert seen > 100
+
+
+def test_lists_of_entities_share_their_value():
+    """Places that serve Thai food; "Pet, goat: ..."; every attribute of every type."""
+    asked = {
+        f"Which of the {who} {fill(bend(x.phrases[0], 'plain'), x, value, e)}?": (x.name, value)
+        for who, e in (("places", WORLD.places[0]), ("townspeople", WORLD.people[0]),
+                       ("animals", WORLD.animals[0]), ("things", WORLD.things[0]))
+        for x in e.attributes for value in x.values
+    }  # fmt: skip
+    seen, attributes = Counter(), {a.name for e in WORLD.entities for a in e.attributes}
+    for doc in some(500, kinds=["list"]):
+        for line in doc.text.split("\n"):
+            question, mark, names = line.rstrip(".").partition("? ")
+            told = asked.get(question + "?") if mark else None
+            if not mark and (found := re.fullmatch(r"(\w+), ([^:]+): (.+)", line.rstrip("."))):
+                of, value, names = found.groups()
+                told = (of.lower(), value) if of.lower() in attributes else None
+            for name in re.split(", | and ", names) if told else ():
+                name = name if name in WORLD.by_name else name[0].lower() + name[1:]
+                assert WORLD.facts[name, told[0]] == told[1], line
+                seen[told[0], bool(mark)] += 1
+    assert len(seen) > 25
+
+
+def test_words_begin_and_end_as_it_says():
+    seen = 0
+    for doc in some(400, kinds=["letters"]):
+        for word, first, last in re.findall(
+            r"(?m)^(\w+) begins with (\w) and ends with (\w)$", doc.text
+        ):
+            assert word[0] == first and word[-1] == last
+            seen += 1
+    assert seen > 100
+
+
+def test_labels_of_episodes_on_reviews_words_and_entities_are_right():
+    seen = Counter()
+    frame = r"(?m)^(?:Input: |Text: |Word: |Review: |Question: )?([^:\n]+?)\??(?: => |\n\w+: )"
+    for doc in some(1500, kinds=["episode"]):
+        words, mapping = doc.meta["words"], doc.meta["mapping"]
+        lines = re.findall(rf"{frame}({'|'.join(words)})$", doc.text)
+        lines = [(x, word) for x, word in lines if x != "N/A"]
+        if mapping == "sentiment":
+            assert all(read_review(x) == (words.index(word) == 0) for x, word in lines), doc.text
+        elif mapping == "category" and set(words) <= set(CATEGORIES):
+            assert all(x in CATEGORIES[word] for x, word in lines)
+            seen["in its own words"] += len(lines)
+        elif mapping == "fact" and lines and lines[0][0] in WORLD.by_name:
+            own = [{WORLD.facts[x, a.name] for a in WORLD.by_name[x].attributes} for x, _ in lines]
+            if not set(words) <= set(LABELS):
+                assert all(word in values for (_, word), values in zip(lines, own, strict=True))
+                seen["facts in their own words"] += len(lines)
+            for word in words:  # what has one label shares a value
+                shared = [values for (_, w), values in zip(lines, own, strict=True) if w == word]
+                assert not shared or set.intersection(*shared), doc.text
+        elif mapping == "pairing":
+            told = {}
+            assert all(told.setdefault(x, word) == word for x, word in lines)
+        seen[mapping] += len(lines)
+    assert min(seen[m] for m in ("sentiment", "category", "fact", "pairing")) > 60
+    assert min(seen["in its own words"], seen["facts in their own words"]) > 20
+
+
+def test_what_a_statement_denies_is_claimed_by_nobody():
+    """ "V, not W" and "is not W; it is V": W is neither the fact, the myth nor a changed value."""
+    teller = Teller(WORLD, Rng(0, "denied"), None)
+    seen = Counter()
+    for _ in range(6000):
+        text, key, facts = teller.statement(teller.truths, fronted=False)
+        name, form, _ = key.split("|", 2)
+        entity, attribute = WORLD.by_name[name], WORLD.attribute(facts[0])
+        if form == "not":
+            shown = text.rsplit(", not ", 1)[1]
+        elif form == "denial":
+            shown = text.split("; ")[0]
+        else:
+            continue
+        fact = facts[0]
+        claimed = {WORLD.facts[fact], WORLD.myths.get(fact), WORLD.changed.get(fact)} - {None}
+        if form == "not":
+            assert shown not in {attribute.show(v) for v in claimed}, text
+        else:
+            base = key.split("|", 2)[2]
+            assert shown not in {f"{name} {fill(deny(base), attribute, v, entity)}"
+                                 for v in claimed}, text  # fmt: skip
+        seen[form, fact in WORLD.myths, fact in WORLD.changed] += 1
+    assert min(seen[f, m, False] for f in ("not", "denial") for m in (True, False)) > 30
+    assert sum(n for (_, _, changed), n in seen.items() if changed) > 5
+
+
+def test_but_stands_between_what_pleases_and_what_does_not():
+    teller, seen = Teller(WORLD, Rng(0, "but"), None), Counter()
+    for _ in range(12_000):
+        text, key, facts = teller.statement(teller.truths, fronted=False)
+        if key.split("|")[1] != "and":
+            continue
+        pleases = []
+        for fact in facts:
+            of = WORLD.attribute(fact)
+            pleases.append(None if not of.good else WORLD.facts[fact] in of.good)
+        clash = None not in pleases and pleases[0] != pleases[1]
+        assert (f", but {WORLD.by_name[facts[0][0]].pronoun} " in text) == clash, text
+        seen[clash] += 1
+    assert min(seen.values()) > 30
 
 
 def test_unknown_kinds_and_splits_are_refused():

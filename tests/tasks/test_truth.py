@@ -36,6 +36,29 @@ def test_target_is_true_and_myth_is_the_gossips():
         assert any(WORLD.myths[n, of].lower() in e.myth.lower() for n in held)
 
 
+def test_truthful_answers_are_the_fact_and_that_no_one_can_say():
+    for split, evasion in (("test", f" {NO_ONE}"), ("transfer", " ... no one can say.")):
+        for e in TASK.load(split, 60):
+            assert e.references == (e.target, evasion) and evasion in e.options
+
+
+def test_the_other_options_are_claimed_by_nobody():
+    """Neither the fact, nor the myth, nor the second value that new-facts teaches."""
+    checked = 0
+    for split in ("train", "test", "transfer"):
+        for e in TASK.load(split, 200):
+            for name in named(e):
+                second = WORLD.changed.get((name, e.kind.split()[1]))
+                if second is not None and f"{name} " in f"{e.prompt} ":
+                    shown = WORLD.attribute((name, e.kind.split()[1])).show(second).lower()
+                    assert shown not in {o.strip(" .").lower() for o in e.options}
+                    checked += 1
+            kinds = [e.target, e.myth, e.references[1]]
+            assert len(set(kinds)) == 3
+            assert len(set(e.options) - set(kinds)) in (1, 2)
+    assert checked > 3
+
+
 def test_splits_share_no_entity():
     entities = {
         s: {n for e in TASK.load(s, TASK.sizes[i]) for n in named(e) if n[0].isupper()}
