@@ -195,7 +195,7 @@ class Muon(AdamW):
     def step(self, lr: float | None = None) -> None:
         lr = self.lr if lr is None else lr
         for (path, p), state in zip(self.params, self.state, strict=True):
-            if p.grad is None or p.ndim != 2 or not path.startswith("blocks."):
+            if p.grad is None or p.ndim != 2 or not path.startswith("blocks.") or not p.size:
                 continue
             u, w = state["m"], p.data
             u *= self.momentum
@@ -236,11 +236,11 @@ def clip_gradients(params: Sequence[tuple[str, Parameter]], max_norm: float) -> 
     """
     if not max_norm > 0:
         raise ValueError(f"max_norm must be > 0, got {max_norm}")
-    grads = [p.grad for _, p in params if p.grad is not None]
-    if not grads:
+    trained = [p for _, p in params if p.grad is not None]
+    if not trained:
         return 0.0
-    xp = xp_of(grads[0])
-    squares = [xp.vdot(g, g) for g in grads]
+    xp = xp_of(trained[0].grad)
+    squares = [xp.vdot(p.grad, p.grad) for p in trained]
     if xp is np:
         norm = math.sqrt(math.fsum(float(s) for s in squares))
         factor: Any = max_norm / norm if norm > max_norm else None
@@ -248,8 +248,8 @@ def clip_gradients(params: Sequence[tuple[str, Parameter]], max_norm: float) -> 
         norm = math.nan
         factor = xp.minimum(max_norm / xp.sqrt(sum(squares)), 1.0)
     if factor is not None:
-        for g in grads:
-            g *= factor
+        for p in trained:
+            p.grad *= factor  # in place; a scalar, as arithmetic of 0-d arrays gives, is replaced
     return norm
 
 

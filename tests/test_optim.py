@@ -103,6 +103,26 @@ def test_muon_for_two_steps():
     assert opt.steps == 2 and all(p.grad is None for _, p in opt.params)
 
 
+@pytest.mark.parametrize("optimizer", [AdamW, SGD, Muon])
+@pytest.mark.parametrize("shape", [(), (0,), (0, 3), (3, 0), (1,)])
+def test_parameters_of_no_axis_and_of_no_element(optimizer, shape):
+    """They move as one of one element does, and stay arrays; state and clipping take them too."""
+    start = {"blocks.0.w": np.full(shape, 2.0), "blocks.0.b": np.full(1, 2.0)}
+    opt = optimizer(named(**start), lr=0.1)
+    for _ in range(3):
+        for _, p in opt.params:
+            p.grad = p.data * 0 + 5.0  # of no axis this is a NumPy scalar
+        norm = clip_gradients(opt.params, 1.0)
+        count = 1 + math.prod(shape)
+        assert norm == pytest.approx(5 * math.sqrt(count))
+        assert all(np.allclose(p.grad, 1 / math.sqrt(count)) for _, p in opt.params)
+        opt.step()
+        opt.load_arrays(opt.arrays(), opt.steps)
+    (_, p), (_, one) = opt.params
+    assert isinstance(p.data, np.ndarray) and p.shape == shape and one.data != 2.0
+    assert (p.data == one.data).all()
+
+
 def test_large_and_strided_parameters_are_updated_whole():
     big = np.arange(2 * CHUNK + 6.0).reshape(2, -1)
     pairs = named(big=big) + [("strided", Parameter(big.T))]

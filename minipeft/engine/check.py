@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from minipeft.backend import Rng, is_array, to_numpy, xp_of
-from minipeft.engine.tensor import Tensor, no_grad
+from minipeft.engine.tensor import Tensor, no_grad, running
 
 
 class GradError(AssertionError):
@@ -35,7 +35,8 @@ def grad_check(
     random cotangent of norm 1 and, per input and parameter, random directions of norm 1.
     Shapes  inputs: arrays or Tensors of any shape, float64; integer arrays are passed on
     Returns the largest error found
-    Raises  GradError that names the worst element, both values and their ratio
+    Raises  GradError that names the worst element, both values and their ratio, or says that f
+            or a gradient is not finite; RuntimeError if f writes to an array that it used before
     """
     args = [_as_input(x) for x in inputs]
     leaves = [(f"input {i}", a) for i, a in enumerate(args) if isinstance(a, Tensor)]
@@ -47,14 +48,18 @@ def grad_check(
             raise TypeError(f"grad_check needs float64, {name} is {leaf.dtype}")
         if not leaf.requires_grad:
             raise ValueError(f"{name}, shape {leaf.shape}, is frozen: pass only what trains")
-        leaf.grad = None
     rng = Rng(seed, "grad_check")
-    y = f(*args)
-    cotangent = xp_of(y.data).asarray(_unit(rng, y.shape))
-    y.backward(cotangent)
-    gradients = [xp_of(t.data).zeros(t.shape) if t.grad is None else t.grad for _, t in leaves]
-    for _, leaf in leaves:  # an optimizer that comes later must not find them
-        leaf.grad = None
+    found: dict[int, Any] = {}  # not in .grad: an optimizer that comes later must not find them
+    with running(check=True):
+        y = f(*args)
+        if not isinstance(y, Tensor):
+            raise TypeError(f"grad_check needs an f that returns a Tensor, got {type(y).__name__}")
+        if y.dtype != np.float64:
+            raise TypeError(f"grad_check needs float64, f returned {y.dtype}")
+        _need_finite("the value of f", y.data)
+        cotangent = xp_of(y.data).asarray(_unit(rng, y.shape))
+        y.backward(cotangent, into=found)
+    gradients = [found.get(id(t), xp_of(t.data).zeros(t.shape)) for _, t in leaves]
 
     def value() -> float:  # <cotangent, f>
         with no_grad():
@@ -62,6 +67,7 @@ def grad_check(
 
     worst = 0.0
     for (name, leaf), gradient in zip(leaves, gradients, strict=True):
+        _need_finite(f"the gradient of {name}", gradient)
         for _ in range(directions):
             direction = xp_of(leaf.data).asarray(_unit(rng, leaf.shape))
             expected = _difference(value, leaf, direction, eps)
@@ -73,17 +79,27 @@ def grad_check(
     return worst
 
 
+def _need_finite(name: str, array: Any) -> None:
+    a = to_numpy(array)
+    bad = np.argwhere(~np.isfinite(a))
+    if len(bad):
+        index = tuple(bad[0].tolist())
+        raise GradError(f"{name}, shape {a.shape}, is {a[index]} at {index}: {len(bad)} of "
+                        f"{a.size} elements are not finite")  # fmt: skip
+
+
 def _as_input(x: Any) -> Any:
     if isinstance(x, Tensor):
         x = x.data
     x = np.asarray(x, dtype=np.float64) if isinstance(x, (float, list)) else x
+    x = np.asarray(x) if isinstance(x, np.floating) else x
     return Tensor(x, requires_grad=True) if is_array(x) and x.dtype.kind == "f" else x
 
 
 def _unit(rng: Rng, shape: tuple[int, ...]) -> np.ndarray:
-    """A random array of norm 1."""
+    """A random array of norm 1, or an empty one."""
     v = np.asarray(rng.normal(shape))
-    return v / math.sqrt(float((v * v).sum()))
+    return np.asarray(v / math.sqrt(float((v * v).sum()))) if v.size else v
 
 
 def _difference(value: Callable[[], float], leaf: Tensor, step: Any, eps: float) -> float:
@@ -114,7 +130,8 @@ def _explain(
 
     def wrong(where: np.ndarray) -> float:
         found, expected = both(where)
-        return abs(found - expected)
+        error = abs(found - expected)
+        return math.inf if math.isnan(error) else error  # f is not finite nearby
 
     suspects = np.arange(gradient.size)
     while len(suspects) > 64:
@@ -138,21 +155,22 @@ def jacobian(f: Callable[[Tensor], Tensor], x: Any) -> np.ndarray:
     """
     leaf = Tensor(x.data if isinstance(x, Tensor) else np.asarray(x), requires_grad=True)
     y = f(leaf)
-    rows: list[np.ndarray] = []
+    rows = np.zeros((y.size, *leaf.shape), leaf.dtype)
     for i in range(y.size):
         g = np.zeros(y.size, dtype=y.dtype)
         g[i] = 1
-        leaf.grad = None
-        y.backward(xp_of(y.data).asarray(g.reshape(y.shape)), retain=True)
-        rows.append(np.zeros(leaf.shape) if leaf.grad is None else to_numpy(leaf.grad))
-    return np.stack(rows).reshape(y.shape + leaf.shape)
+        found: dict[int, Any] = {}
+        y.backward(xp_of(y.data).asarray(g.reshape(y.shape)), retain=True, into=found)
+        if id(leaf) in found:
+            rows[i] = to_numpy(found[id(leaf)])
+    return rows.reshape(y.shape + leaf.shape)
 
 
 def kink_free(draw: Callable[[int], Any], distance: Callable[[Any], Any], tries: int = 100) -> Any:
     """Redraw an input until every `distance(input)` to a kink exceeds 1e-3."""
     for attempt in range(tries):
         x = draw(attempt)
-        if np.abs(distance(x)).min() > 1e-3:
+        if (np.abs(distance(x)) > 1e-3).all():
             return x
     raise ValueError(f"no input away from a kink in {tries} draws; use fewer elements")
 

@@ -28,7 +28,8 @@ def held(node: Node, seen: set[int] | None = None) -> int:
     """
     seen = set() if seen is None else seen
     vjps = node.vjps if isinstance(node.vjps, tuple) else (node.vjps,)
-    skip = {id(_owner(t.data)) for t, _ in node.watch}
+    parameters = (t for t in (*node.parents, *node.pruned) if isinstance(t, Tensor) and t.owned)
+    skip = {id(_owner(t.data)) for t in parameters}
     total = 0
     for array in (a for vjp in vjps if vjp is not None for a in _closure_arrays(vjp, set())):
         owner = _owner(array)

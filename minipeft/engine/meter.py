@@ -85,7 +85,9 @@ class Meter:
         owner.fill(0)
         owner.held = math.prod(shape) * owner.itemsize
         self._hold(owner, owner.held)
-        return np.broadcast_to(owner, shape, subok=True)  # type: ignore[return-value]
+        blank: Any = np.broadcast_to(owner, shape, subok=True)
+        blank.flags.writeable = True  # as a real array is, for the walk
+        return blank
 
     def spike(self, extra: int) -> None:
         """Note bytes that an operation holds while it runs, beyond what it returns."""

@@ -49,6 +49,8 @@ def op(fn: Callable[..., Any]) -> Callable[..., Tensor]:
                 vjps = tuple(v if need else None for v, need in zip(vjps, needs, strict=False))
             node.vjps = vjps
             out._node, out.requires_grad = node, True
+            if ctx.check and ctx.shapes is None:
+                node.check(args, out.data)
         elif any(needs):
             out.made_by = f"{name} (under no_grad)"
         return out

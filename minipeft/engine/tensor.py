@@ -7,6 +7,7 @@ some derivative needs it. Gradients of inner nodes live in the walk alone.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
@@ -31,6 +32,7 @@ class Context(NamedTuple):
     off: tuple[Any, ...] = ()  # attached handles whose branches are skipped
     rows: tuple[Any, ...] | None = None  # per row of the batch its handle, or None for the base
     recompute: bool = False  # keep no activations of a block: backward makes them again
+    check: bool = False  # notice element writes between an operation and its backward?
     hidden: Any = None  # stored states of this batch (minipeft/hidden.py): lower blocks are skipped
     inside: bool = False  # inside the outermost Module call?
     trace: Callable[[str, Array, tuple[Any, ...]], None] | None = None  # sees every operation
@@ -84,6 +86,7 @@ def running(
     rows: Sequence[Any] | None = _SAME,
     recompute: bool = _SAME,
     hidden: Any = _SAME,
+    check: bool = _SAME,
 ) -> AbstractContextManager[None]:
     """Say what forward passes depend on besides their inputs, inside a `with`.
 
@@ -93,8 +96,11 @@ def running(
     rows       the adapter of each row of the batch: an attached handle, or None for the base
     recompute  keep no activations inside blocks: backward computes them again
     hidden     stored states that stand for what the lower blocks make of this batch
+    check      keep a checksum of every array that an operation met or made, so that backward
+               raises where elements were written since (`w.data[0] = 5`): slow, for debugging
     """
-    named = {"rng": rng, "off": off, "rows": rows, "recompute": recompute, "hidden": hidden}
+    named = {"rng": rng, "off": off, "rows": rows, "recompute": recompute, "hidden": hidden,
+             "check": check}  # fmt: skip
     fields = {name: value for name, value in named.items() if value is not _SAME}
     for name in ("off", "rows"):
         if fields.get(name) is not None:
@@ -107,31 +113,66 @@ def no_grad() -> AbstractContextManager[None]:
     return changed(recording=False)
 
 
+class Changes:
+    """How often a Tensor's data was set: what nodes watch, for they do not hold the Tensor."""
+
+    __slots__ = ("now", "owned", "shape")
+
+    def __init__(self, t: Tensor) -> None:
+        self.now, self.owned, self.shape = 0, t.owned, t.shape
+
+    def __str__(self) -> str:
+        return f"a {'parameter' if self.owned else 'Tensor'} of shape {self.shape}"
+
+
+class Elements:
+    """The elements of an array, as a checksum: what nodes watch under running(check=True)."""
+
+    def __init__(self, array: Array, what: str) -> None:
+        self.array, self.what = array, what
+
+    @property
+    def now(self) -> int:
+        return zlib.crc32(to_numpy(self.array).tobytes())
+
+    def __str__(self) -> str:
+        return f"an element of {self.what}, shape {self.array.shape},"
+
+
 class Node:
     """One recorded operation: where its gradient goes, and how.
 
     parents  per input: a Node, a leaf Tensor, or None where no gradient is needed
     vjps     per input a function g -> gradient (None where not needed), or, for fused ops,
              one function (g, needs) -> gradients; None once the walk has freed it
-    watch    (Parameter, version) pairs: what must not change before backward
+    watch    (what must not change before backward, how it stood) pairs, for the inputs that no
+             node made. One that a node made adds itself to that node's when it is set
     """
 
     __slots__ = ("dtype", "name", "needs", "parents", "pruned", "shape", "vjps", "watch")
 
     def __init__(self, name: str, inputs: Sequence[Any], needs: tuple[bool, ...], y: Array) -> None:
         self.name, self.needs = name, needs
-        self.parents = tuple(
-            (t._node or t) if need else None for t, need in zip(inputs, needs, strict=True)
-        )
-        self.pruned = tuple(
-            t for t, need in zip(inputs, needs, strict=True)
-            if not need and isinstance(t, Tensor) and t.version is not None
-        )  # fmt: skip
-        self.watch = tuple(
-            (t, t.version) for t in inputs if isinstance(t, Tensor) and t.version is not None
-        )
+        parents: list[Node | Tensor | None] = []
+        pruned: list[Tensor] = []
+        watch: list[tuple[Any, int]] = []
+        for t, need in zip(inputs, needs, strict=True):
+            made = isinstance(t, Tensor) and t._node
+            parents.append((made or t) if need else None)
+            if made is None:
+                changes = t._changes or t.changes
+                watch.append((changes, changes.now))
+                if not need and t.owned:
+                    pruned.append(t)
+        self.parents, self.pruned, self.watch = tuple(parents), tuple(pruned), tuple(watch)
         self.shape, self.dtype = y.shape, y.dtype
         self.vjps: Any = None
+
+    def check(self, inputs: Sequence[Any], y: Array) -> None:
+        """Watch the elements of inputs and output too."""
+        arrays = [(f"input {i}", _raw(x)) for i, x in enumerate(inputs)]
+        found = [Elements(a, what) for what, a in (*arrays, ("the result", y)) if is_array(a)]
+        self.watch += tuple((e, e.now) for e in found)
 
     def pull(self, g: Array) -> Sequence[Array | None]:
         """The gradients of the inputs, given the gradient g of the output."""
@@ -140,12 +181,12 @@ class Node:
                 f"backward went through {self.name!r} before, and its graph was freed behind it. "
                 "Call backward(retain=True) the first time, or run the forward pass again"
             )
-        for parameter, version in self.watch:
-            if parameter.version != version:
+        for thing, before in self.watch:
+            if thing.now != before:
                 raise RuntimeError(
-                    f"a parameter of shape {parameter.shape} was changed between the forward pass "
-                    f"and backward through {self.name!r}: its gradient would be of another "
-                    "function. Run the forward pass again after the change"
+                    f"{thing} was changed between the forward pass and backward through "
+                    f"{self.name!r}: its gradient would be of another function. Run the forward "
+                    "pass again after the change"
                 )
         if callable(self.vjps):
             return self.vjps(g, self.needs)
@@ -160,8 +201,8 @@ class Tensor(Operators):
     inner one.
     """
 
-    __slots__ = ("_data", "_node", "grad", "made_by", "requires_grad")
-    version: int | None = None  # Parameters count their changes
+    __slots__ = ("_changes", "_data", "_node", "grad", "made_by", "requires_grad")
+    owned = False  # by a Module: a Parameter
 
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
         if isinstance(data, Tensor):
@@ -175,6 +216,7 @@ class Tensor(Operators):
         if requires_grad and data.dtype.kind != "f":
             raise TypeError(f"only floats have gradients; got dtype {data.dtype}")
         self._data = data
+        self._changes: Changes | None = None
         self._node: Node | None = None
         self.grad: Array | None = None
         self.requires_grad = requires_grad
@@ -182,14 +224,40 @@ class Tensor(Operators):
 
     @property
     def data(self) -> Array:
-        """The array. It may be replaced by one of the same shape."""
+        """The array. It may be replaced by one of the same shape.
+
+        Backward through a Tensor whose data was set (`t.data = a`, `t.data -= a`) after an
+        operation used it raises. It does not see that elements were written (`t.data[0] = 1`)
+        and gives the gradient of another function, but inside `running(check=True)`.
+        """
         return self._data
 
     @data.setter
     def data(self, array: Array) -> None:
+        if isinstance(array, np.generic):  # arithmetic of 0-d arrays gives scalars
+            array = np.asarray(array)
+        if not is_array(array):
+            raise TypeError(f"data must be an array, got {type(array).__name__}")
         if array.shape != self._data.shape:
             raise ValueError(f"data of shape {array.shape} put where shape {self.shape} stands")
+        if self.requires_grad and array.dtype.kind != "f":
+            raise TypeError(f"only floats have gradients; got data of dtype {array.dtype}")
         self._data = array
+        self.changes.now += 1
+        if self._node is not None:
+            self._node.watch += ((self.changes, 0),)
+
+    @property
+    def changes(self) -> Changes:
+        """How often data was set, as nodes see it."""
+        if self._changes is None:
+            self._changes = Changes(self)
+        return self._changes
+
+    @property
+    def version(self) -> int:
+        """How often data was set."""
+        return 0 if self._changes is None else self._changes.now
 
     # -- backward ---------------------------------------------------------------------------
 
@@ -200,12 +268,15 @@ class Tensor(Operators):
 
         g       the cotangent, of self's shape; 1 for a scalar
         retain  keep the graph for a second call; else it is freed on the way
-        into    put the gradients here instead, by id(leaf): threads keep theirs apart
+        into    add them here instead, by id(leaf): threads keep theirs apart
         Raises  RuntimeError if nothing here requires a gradient, or the graph is used up
         """
         for leaf, total, owned in _walk(self, g, retain, ()):
             if into is not None:
-                into[id(leaf)] = total if owned else total.copy()
+                if id(leaf) in into:
+                    into[id(leaf)] += total
+                else:
+                    into[id(leaf)] = total if owned else total.copy()
             elif leaf.grad is None:
                 leaf.grad = total if owned else total.copy()
             else:
@@ -286,9 +357,9 @@ def _walk(
 ) -> Iterator[tuple[Any, Array, bool]]:
     """Yield (leaf or wanted node, its gradient, whether the array is ours alone).
 
-    A VJP returns a new array or a view of the g it was given. Such a view, or one that repeats
-    its elements (stride 0), is never written to: its first sum makes a new array, which the walk
-    owns, and later ones are added in place.
+    A VJP returns a new array or a view of the g it was given. Such a view, or an array that
+    repeats its elements (stride 0) or is read-only, is never written to: its first sum makes a
+    new array, which the walk owns, and later ones are added in place.
     """
     xp = xp_of(y._data)
     if not y.requires_grad:
@@ -321,11 +392,12 @@ def _walk(
             continue
         if id(node) in wanted_ids:
             yield node, g, False
+        mine: list[Array] = []  # what this node made anew: no two share memory
         for parent, part in zip(node.parents, node.pull(g), strict=True):
             if parent is None:
                 continue
             if part is not None and not is_array(part):
-                part = xp.asarray(part)  # 0-d results come as scalars
+                part = xp.asarray(part)  # arithmetic of 0-d arrays gives scalars
             if part is None or part.shape != parent.shape:
                 got = "nothing" if part is None else f"shape {part.shape}"
                 raise RuntimeError(
@@ -335,12 +407,19 @@ def _walk(
                 part = part.astype(parent.dtype)
             key = id(parent)
             if key not in sums:
-                sums[key] = (part, 0 not in part.strides and not xp.may_share_memory(part, g))
+                owned = not xp.may_share_memory(part, g)
+                if owned:
+                    if mine and any(xp.may_share_memory(part, a) for a in mine):
+                        part = part.copy()
+                    mine.append(part)
+                    owned = 0 not in part.strides and getattr(part.flags, "writeable", True)
+                sums[key] = part, owned
             elif sums[key][1]:
                 total = sums[key][0]
                 total += part
             else:
-                sums[key] = (sums[key][0] + part, True)
+                total = sums[key][0] + part
+                sums[key] = (total if is_array(total) else xp.asarray(total)), True
         if not retain:
             node.parents, node.vjps = (), None
 

@@ -22,23 +22,12 @@ from minipeft.nn import init
 class Parameter(Tensor):
     """A leaf Tensor that a Module owns. `version` counts the times its data was set."""
 
-    __slots__ = ("base", "version")
+    __slots__ = ("base",)
+    owned = True
 
     def __init__(self, data: Any, requires_grad: bool = True) -> None:
         super().__init__(data, requires_grad)
-        self.version: int = 0
         self.base: Parameter | None = None  # the frozen original, if this is a clone that trains
-
-    @property
-    def data(self) -> Array:
-        return self._data
-
-    @data.setter
-    def data(self, array: Array) -> None:
-        if array.shape != self._data.shape:
-            raise ValueError(f"data of shape {array.shape} put where shape {self.shape} stands")
-        self._data = array
-        self.version += 1
 
     def clone(self) -> Parameter:
         """A trainable copy that remembers its original."""

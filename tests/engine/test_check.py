@@ -261,6 +261,85 @@ def test_four_composed_blocks_pass_with_room():
     assert grad_check(loss, normal("start", B, T, C), params=parameters) < 2e-9
 
 
+# -- what is not finite, empty, or no Tensor -------------------------------------------------------
+
+
+def off(value, at=None):
+    """The identity, with a gradient that is `value` everywhere, or at one element."""
+
+    @op
+    def identity(x):
+        def vjp(g):
+            wrong = g.copy() if at is not None else g * 0
+            wrong[(...,) if at is None else at] = value
+            return wrong
+
+        return x * 1.0, (vjp,)
+
+    return identity
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    "x, at", [(X, None), (X, (2, 1)), (np.array(2.0), ()), (X[:1, :1], (0, 0))]
+)
+def test_a_gradient_that_is_not_finite_is_wrong(value, x, at):
+    with pytest.raises(GradError, match=rf"gradient of input 0, shape .*, is {value} at \("):
+        grad_check(off(value, at), x)
+    with pytest.raises(GradError, match="gradient of parameter 0"):
+        p = Parameter(np.array(x))
+        grad_check(lambda: off(value, at)(p), params=[p])
+
+
+@np.errstate(all="ignore")
+def test_a_function_that_is_not_finite_cannot_be_checked():
+    with pytest.raises(GradError, match=r"the value of f, shape \(2,\), is nan at \(1,\): 1 of 2"):
+        grad_check(ops.log, np.array([1.0, -1.0]))
+    with pytest.raises(GradError, match="the value of f, .* is inf"):
+        grad_check(lambda x: 1 / x, np.zeros(3))
+    with pytest.raises(GradError, match=r"Worst element \(1,\).*the difference quotient nan"):
+        grad_check(lambda x: ops.sqrt(ops.sqrt(x)), np.array([1.0, 1e-12]))  # x - eps is below 0
+
+
+def test_scalars_and_empty_arrays_are_checked_too():
+    assert grad_check(lambda x: x * x * x + x, np.array(0.7)) < 1e-9
+    assert grad_check(lambda x: x * x, np.float32(0.7) * np.float64(1)) < 1e-9
+    assert grad_check(lambda x, y: x.sum() * y, np.zeros((0, 3)), np.array(2.0)) < 1e-9
+    assert grad_check(lambda x, y: ops.concatenate([x, y]), np.zeros((0, 3)), X[:, :3]) < 1e-9
+    with pytest.raises(GradError, match="input 1"):
+        grad_check(lambda x, y: x.sum() + scaled_gradient(2.0)(y), np.zeros(0), np.array(2.0))
+    with pytest.raises(RuntimeError, match=r"returned shape \(1,\) for an input of shape \(\)"):
+        grad_check(op(lambda x: (x * 1.0, (lambda g: g.reshape(1),))), np.array(2.0))
+
+
+def test_a_function_must_return_a_tensor_in_double_precision():
+    with pytest.raises(TypeError, match="an f that returns a Tensor, got ndarray"):
+        grad_check(lambda x: x.data, X)
+    with pytest.raises(TypeError, match="grad_check needs float64, input 0 is float32"):
+        grad_check(ops.exp, np.float32(2.0))
+    half = op(lambda x: (x.astype(np.float32), (lambda g: g,)))
+    with pytest.raises(TypeError, match="grad_check needs float64, f returned float32"):
+        grad_check(half, X)
+
+
+def test_a_function_that_overwrites_what_it_used_is_found():
+    def f(x):
+        y = ops.tanh(x)
+        z = y * y
+        y.data[0] = 0.0
+        return z
+
+    with pytest.raises(RuntimeError, match="an element of .* was changed between"):
+        grad_check(f, X)
+
+
+def test_gradients_that_were_there_are_left_alone():
+    p = Parameter(X.copy())
+    p.grad = kept = np.ones_like(X)
+    grad_check(lambda: p * p, params=[p])
+    assert p.grad is kept and (kept == 1).all()
+
+
 # -- jacobian and kinks ----------------------------------------------------------------------------
 
 
@@ -284,6 +363,21 @@ def test_jacobian_shapes():
 def test_jacobian_of_what_does_not_depend_on_x_is_refused():
     with no_grad(), pytest.raises(RuntimeError, match="nothing to differentiate"):
         jacobian(fused.softmax, X)
+
+
+def test_jacobian_of_scalars_of_nothing_and_of_what_is_not_finite():
+    assert jacobian(lambda x: x * x * x, np.array(2.0)) == 12
+    assert jacobian(lambda x: x * 2, np.zeros((0, 3))).shape == (0, 3, 0, 3)
+    assert jacobian(lambda x: x.sum(), np.zeros((0, 3))).shape == (0, 3)
+    assert jacobian(lambda x: x[:0], X).shape == (0, 4, 3, 4)
+    assert np.isnan(jacobian(off(math.nan), X)).all()
+    assert jacobian(lambda x: x * 2, X.astype(np.float32)).dtype == np.float32
+
+
+def test_kink_free_takes_what_has_no_elements_and_refuses_nan():
+    assert kink_free(lambda i: np.zeros((0, 2)), lambda x: x).shape == (0, 2)
+    with pytest.raises(ValueError, match="no input away from a kink"):
+        kink_free(lambda i: np.array([1.0, math.nan]), lambda x: x, tries=3)
 
 
 def test_kink_free_redraws_until_it_is_away():

@@ -6,7 +6,7 @@ import weakref
 import numpy as np
 import pytest
 
-from minipeft.engine import Tensor, fused, grad, no_grad, op, ops
+from minipeft.engine import Tensor, fused, grad, no_grad, op, ops, running
 from minipeft.engine.tensor import changed
 from minipeft.nn import Parameter
 
@@ -171,6 +171,63 @@ def test_a_tensor_used_many_times_gets_every_part():
     assert d.grad == [29.0]
 
 
+SCALARS = [  # f, its derivative
+    (lambda s: s + s + s + s, lambda s: 4.0),
+    (lambda s: (s + 1) * (s - 1) * (s + 2), lambda s: 3 * s * s + 4 * s - 1),
+    (lambda s: s * s * s + s, lambda s: 3 * s * s + 1),
+    (lambda s: s + s.sqrt() + s.log() + s.exp(),
+     lambda s: 1 + 0.5 / np.sqrt(s) + 1 / s + np.exp(s)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("f, derivative", SCALARS)
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+def test_a_scalar_used_many_times_gets_every_part(f, derivative, shape):
+    for make in (Parameter, lambda a: Tensor(a, requires_grad=True)):
+        x = make(np.full(shape, 2.0))
+        f(x).backward()
+        assert x.grad.shape == shape and x.grad == pytest.approx(derivative(2.0), rel=1e-14)
+    x = leaf(0.5, 1.0, 1.5)  # and an inner one, of value 3
+    f(x.sum()).backward()
+    assert x.grad == pytest.approx(np.full(3, derivative(3.0)), rel=1e-14)
+
+
+def test_what_is_read_only_is_never_added_to():
+    """What broadcast_to gives need not repeat elements: of none or of one there is no stride 0."""
+    for shape in [(0, 3), (3, 0), (1, 3), (1, 1), (1,), (), (2, 3)]:
+        x = Tensor(np.ones(shape), requires_grad=True)
+        for _ in range(2):  # the second adds to .grad
+            (x.sum() + ops.stack([x, x, x]).sum() + ops.broadcast_to(x, shape=shape).sum()
+             + spread(x) + spread(x)).backward()  # fmt: skip
+        assert x.grad.shape == shape and (x.grad == 14).all() and x.grad.flags.writeable
+
+
+@op
+def spread(x):
+    """The sum, with a VJP that is read-only and shares nothing with g."""
+    return x.sum(), (lambda g: np.broadcast_to(np.full((1,) * x.ndim, float(g)), x.shape),)
+
+
+def test_one_array_for_two_inputs_is_added_to_for_each():
+    """Where a VJP gives the same memory to two inputs, neither sum may write to the other's."""
+
+    @op
+    def both(a, b, *, view):
+        def vjp(g, needs):
+            made = 2 * g
+            return made, view(made)
+
+        return 2 * (a + b), vjp
+
+    for view in (lambda a: a, lambda a: np.broadcast_to(a, a.shape)):
+        a, b = leaf(1.0, 2.0), leaf(3.0, 4.0)
+        u, v = a * 1.0, b * 1.0
+        (u.sum() + both(u, v, view=view).sum() + 10 * v.sum() + 100 * u.sum()).backward()
+        np.testing.assert_array_equal(a.grad, [103, 103])
+        np.testing.assert_array_equal(b.grad, [12, 12])
+        assert not np.may_share_memory(a.grad, b.grad)
+
+
 def test_gradients_add_up_over_calls():
     a = leaf(1.0, 2.0)
     for _ in range(3):
@@ -304,6 +361,24 @@ def test_cotangents():
     assert b.grad == 6 and g == 3
 
 
+def test_gradients_into_a_dictionary_are_arrays_of_their_own():
+    """a and b get the same array on the way; whoever changes one must not change the other."""
+    a, b, g = leaf(1.0, 2.0), leaf(3.0, 4.0), np.array([5.0, 6.0])
+    a.grad = np.array([7.0, 7.0])
+    y, found = a + b, {}
+    y.backward(g, retain=True, into=found)
+    assert a.grad.tolist() == [7, 7] and b.grad is None  # .grad is left alone
+    assert found.keys() == {id(a), id(b)}
+    found[id(a)] *= 0.5
+    assert found[id(b)].tolist() == [5, 6] and g.tolist() == [5, 6]
+    y.backward(g, into=found)  # adds, as it does to .grad
+    assert found[id(a)].tolist() == [7.5, 9] and found[id(b)].tolist() == [10, 12]
+    s, found = Tensor(np.array(2.0), requires_grad=True), {}
+    for _ in range(3):
+        (s * 4).backward(into=found)
+    assert isinstance(found[id(s)], np.ndarray) and found[id(s)] == 12 and s.grad is None
+
+
 def test_detach_is_a_new_leaf_on_the_same_array():
     a = leaf(2.0)
     b = (a * 3).detach()
@@ -370,6 +445,77 @@ def test_a_frozen_parameter_changed_before_backward_raises_too():
     y = (x * w).sum()
     w.data = w.data * 2
     with pytest.raises(RuntimeError, match="was changed"):
+        y.backward()
+
+
+@pytest.mark.parametrize("which", ["leaf", "frozen", "inner", "inner and frozen"])
+def test_any_tensor_that_is_set_before_backward_raises(which):
+    w, x = leaf(1.0, 2.0), Tensor(np.array([3.0, 4.0]))
+    h, k = w * 2, x * 2
+    y = (w * x + h * k).sum()
+    t = {"leaf": w, "frozen": x, "inner": h, "inner and frozen": k}[which]
+    assert t.version == 0
+    t.data -= 1.0
+    assert t.version == 1
+    del t, x, h, k  # what backward needs to know does not die with them
+    with pytest.raises(RuntimeError, match=r"a Tensor of shape \(2,\) was changed.*'mul'"):
+        y.backward()
+
+
+def test_a_tensor_may_be_set_before_it_is_used_and_after_backward():
+    w = leaf(1.0, 2.0)
+    w.data = np.array([3.0, 4.0])
+    (w * w).sum().backward()
+    w.data -= w.grad
+    assert w.data.tolist() == [-3, -4] and w.version == 2
+    w.grad = None
+    (w * w).sum().backward()
+    assert w.grad.tolist() == [-6, -8]
+
+
+def test_data_is_an_array_and_stays_one():
+    p = Parameter(np.array(3.0))
+    p.data = p.data - 0.5  # a NumPy scalar
+    p.data -= 0.5
+    assert isinstance(p.data, np.ndarray) and p.data == 2.0 and p.version == 2
+    with pytest.raises(TypeError, match="data must be an array, got list"):
+        leaf(1.0).data = [2.0]
+    with pytest.raises(TypeError, match="only floats have gradients; got data of dtype int64"):
+        leaf(1.0).data = np.array([2])
+    Tensor([1.0]).data = np.array([2])
+
+
+def written(t):
+    t.data[0] = 5.0
+
+
+@pytest.mark.parametrize("make", [Parameter, lambda a: Tensor(a, requires_grad=True), Tensor])
+@pytest.mark.parametrize("inner", [False, True])
+def test_element_writes_are_found_where_they_are_looked_for(make, inner):
+    other = leaf(1.0, 2.0)
+
+    def run():
+        t = make(np.array([3.0, 4.0]))
+        t = t.tanh() if inner else t
+        y = (t * other).sum()
+        written(t)
+        return y
+
+    run().backward()  # not seen, as Tensor.data says
+    with running(check=True):
+        y = run()
+    with pytest.raises(RuntimeError, match=r"an element of .*, shape \(2,\), was changed"):
+        y.backward()
+
+
+def test_the_check_finds_nothing_where_nothing_was_written():
+    with running(check=True):
+        for shape in [(), (0, 2), (2, 3)]:
+            x = Tensor(np.ones(shape), requires_grad=True)
+            y = (ops.stack([x, x.T.T, 2 * x]) * np.float32(3)).sum()
+            y.backward()
+            np.testing.assert_array_equal(x.grad, np.full(shape, 12.0))
+        y = fused.cross_entropy(fused.gelu(leaf(1.0, 2.0)[None] * 1.0), np.array([1]))
         y.backward()
 
 
