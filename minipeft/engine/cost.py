@@ -63,7 +63,7 @@ def _reduced(keeps: str) -> Rule:
     """keeps: x, y, or c for a copy of x, centred or scaled"""
 
     def rule(m: Meter, x: Any, *, axis: Any = None, keepdims: bool = False, **_: Any) -> Any:
-        axes = ops._axes(x.shape, axis)
+        axes = ops.axes_of(x.shape, axis)
         sizes = [1 if i in axes else n for i, n in enumerate(x.shape)]
         kept = {"x": x, "c": m.new(x.shape, x) if "c" in keeps else None}
         y = m.new(

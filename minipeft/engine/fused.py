@@ -15,7 +15,8 @@ import numpy as np
 from minipeft import backend
 from minipeft.backend import Array, xp_of
 from minipeft.engine import ops
-from minipeft.engine.op import op
+from minipeft.engine.op import op, wide
+from minipeft.engine.ops import in_float32
 from minipeft.engine.tensor import Tensor
 
 SCORES = 1 << 18  # attention weights computed at a time on the CPU, so that they stay in cache
@@ -133,6 +134,7 @@ def _row_dots(a: Array, b: Array) -> Array:
 # -- layer norm ---------------------------------------------------------------------------------
 
 
+@in_float32
 @op
 def layer_norm(x, w, b, *, eps=1e-5):
     """Centre and scale the last axis.
@@ -150,7 +152,7 @@ def layer_norm(x, w, b, *, eps=1e-5):
     average = xp.full((n, 1), 1 / n, x.dtype)
     h = x.reshape(-1, n)
     h = h - h @ average  # (N, C)
-    s = 1 / xp.sqrt(_row_dots(h, h) / n + eps)  # (N, 1)
+    s = _inverse_deviation(h, eps)  # (N, 1)
     h *= s
     y = h * w
     y += b
@@ -172,6 +174,20 @@ def layer_norm(x, w, b, *, eps=1e-5):
     return y.reshape(x_shape), vjp
 
 
+def _inverse_deviation(h: Array, eps: float) -> Array:
+    """1 / sqrt(mean of h² + eps) of centred rows, on the CPU also where h² overflows: there h is
+    divided by its largest size before it is squared.  (N, C) -> (N, 1)"""
+    xp, n = xp_of(h), h.shape[1]
+    s = 1 / xp.sqrt(_row_dots(h, h) / n + eps)
+    if xp is np and not s.all():
+        rows = s[:, 0] == 0
+        top = abs(h[rows]).max(axis=1, keepdims=True)
+        share = h[rows] / top
+        s[rows] = 1 / (top * np.sqrt(_row_dots(share, share) / n))
+    return s
+
+
+@in_float32
 def layer_norm_slow(x: Any, w: Any, b: Any, *, eps: float = 1e-5) -> Tensor:
     """The twin of `layer_norm`."""
     centred = x - ops.mean(x, axis=-1, keepdims=True)
@@ -181,8 +197,10 @@ def layer_norm_slow(x: Any, w: Any, b: Any, *, eps: float = 1e-5) -> Tensor:
 # -- GELU ---------------------------------------------------------------------------------------
 
 _C = math.sqrt(2 / math.pi)
+FAR = 1e24  # an x² that is nowhere near where tanh bends
 
 
+@in_float32
 @op
 def gelu(x):
     """GELU in its tanh form, GPT-2's.
@@ -194,19 +212,20 @@ def gelu(x):
     """
     xp = xp_of(x)
 
-    def half_tanh() -> Array:  # t
-        t = xp.asarray(x * x)  # a product of 0-d arrays is a scalar, which has no out=
-        t *= 0.044715 * _C
+    def tanh_of(t: Array) -> Array:  # t from 0.044715 sqrt(2/π) x²
         t += _C
         t *= x
         return xp.tanh(t, out=t)
 
     def vjp(g: Array) -> Array:
-        t = half_tanh()
-        slope = x * x
+        slope = xp.asarray(x * x)  # a product of 0-d arrays is a scalar, which has no out=
+        overflows = xp is not np or slope.max(initial=0) > FAR
+        t = tanh_of(xp.asarray(slope * (0.044715 * _C)))
         slope *= 3 * 0.044715 * _C
         slope += _C
         slope *= x
+        if overflows:  # out there 1 - t² is 0, and 0 times infinity would be nan
+            xp.clip(slope, -FAR, FAR, out=slope)
         slope *= 1 - t * t
         slope += t
         slope += 1
@@ -214,18 +233,23 @@ def gelu(x):
         slope *= g
         return slope
 
-    y = half_tanh()
+    y = xp.asarray(x * x)
+    y *= 0.044715 * _C
+    y = tanh_of(y)
     y += 1
+    y *= 0.5  # before x, or the largest numbers would overflow
     y *= x
-    y *= 0.5
     return y, (vjp,)
 
 
+@in_float32
 def gelu_slow(x: Any) -> Tensor:
     """The twin of `gelu`."""
-    return 0.5 * x * (1 + ops.tanh(_C * (x + 0.044715 * (x * x * x))))
+    near = ops.clip(x, low=-30, high=30)  # tanh is 1 from 8 on, and a cube may overflow
+    return 0.5 * x * (1 + ops.tanh(_C * (near + 0.044715 * near**3)))
 
 
+@in_float32
 @op
 def gelu_erf(x):
     """GELU in its exact form, BERT's and ViT's.
@@ -240,6 +264,7 @@ def gelu_erf(x):
     return x * cdf, (lambda g: g * (cdf + x * xp.exp(-0.5 * x * x) * (1 / math.sqrt(2 * math.pi))),)
 
 
+@in_float32
 def gelu_erf_slow(x: Any) -> Tensor:
     """The twin of `gelu_erf`."""
     return x * (0.5 * (1 + ops.erf(x / math.sqrt(2))))
@@ -248,11 +273,15 @@ def gelu_erf_slow(x: Any) -> Tensor:
 # -- softmax ------------------------------------------------------------------------------------
 
 
-def _need_size(name: str, x: Array, axis: int) -> None:
-    if x.ndim == 0 or x.shape[axis] == 0:
+def _axis(name: str, x: Array, axis: int) -> int:
+    """The axis as a non-negative number; an error where it is empty."""
+    found = ops.one_axis(x.shape, axis) if x.ndim else None
+    if found is None or x.shape[found] == 0:
         raise ValueError(f"{name} over axis {axis} of shape {x.shape}: there is nothing to weigh")
+    return found
 
 
+@in_float32
 @op
 def softmax(x, *, axis=-1):
     """exp(x) over its sum along an axis.
@@ -263,20 +292,21 @@ def softmax(x, *, axis=-1):
     Keeps   y
     Raises  ValueError if the axis is empty
     """
-    _need_size("softmax", x, axis)
-    xp = xp_of(x)
+    xp, axis = xp_of(x), _axis("softmax", x, axis)
     y = x - x.max(axis=axis, keepdims=True)
     xp.exp(y, out=y)
     y /= y.sum(axis=axis, keepdims=True)
     return y, (lambda g: y * (g - (g * y).sum(axis=axis, keepdims=True)),)
 
 
+@in_float32
 def softmax_slow(x: Any, *, axis: int = -1) -> Tensor:
     """The twin of `softmax`."""
     e = ops.exp(x - ops.max(x, axis=axis, keepdims=True))
     return e / ops.sum(e, axis=axis, keepdims=True)
 
 
+@in_float32
 @op
 def log_softmax(x, *, axis=-1):
     """The logarithm of softmax, without its underflow.
@@ -287,13 +317,13 @@ def log_softmax(x, *, axis=-1):
     Keeps   y
     Raises  ValueError if the axis is empty
     """
-    _need_size("log_softmax", x, axis)
-    xp = xp_of(x)
+    xp, axis = xp_of(x), _axis("log_softmax", x, axis)
     y = x - x.max(axis=axis, keepdims=True)
     y -= xp.log(xp.exp(y).sum(axis=axis, keepdims=True))
     return y, (lambda g: g - xp.exp(y) * g.sum(axis=axis, keepdims=True),)
 
 
+@in_float32
 def log_softmax_slow(x: Any, *, axis: int = -1) -> Tensor:
     """The twin of `log_softmax`."""
     z = x - ops.max(x, axis=axis, keepdims=True)
@@ -329,6 +359,7 @@ def _check_attention(q: Array, k: Array, v: Array, heads: int, causal: bool) -> 
                          f"got {k.shape[1]}")  # fmt: skip
 
 
+@in_float32
 @op
 def attention(q, k, v, *, heads, causal, mask=None, keep=None):
     """Scaled dot-product attention of H heads that lie side by side in the last axis.
@@ -398,6 +429,7 @@ def attention(q, k, v, *, heads, causal, mask=None, keep=None):
     return y, vjp
 
 
+@in_float32
 def attention_slow(
     q: Any, k: Any, v: Any, *, heads: int, causal: bool, mask: Any = None, keep: Any = None
 ) -> Tensor:
@@ -442,7 +474,7 @@ def embedding(w, ids):
             raise ValueError(f"embedding: id {bad} is outside the table of {len(w)} rows")
 
     def vjp(g: Array) -> Array:
-        gw = xp.zeros(shape, g.dtype)
+        gw = xp.zeros(shape, wide(g.dtype))
         backend.scatter_add(gw, ids.reshape(-1), g.reshape(-1, shape[1]))
         return gw
 
@@ -477,6 +509,7 @@ def _check_labels(logits: Array, labels: Array, ignore: int) -> tuple[Array, Arr
     return rows, kept, len(rows)
 
 
+@in_float32
 @op
 def cross_entropy(logits, labels, *, ignore=-100, smoothing=0.0):
     """Mean negative log-likelihood of the labels.
@@ -519,6 +552,7 @@ def cross_entropy(logits, labels, *, ignore=-100, smoothing=0.0):
     return loss / n, (vjp, None)
 
 
+@in_float32
 def cross_entropy_slow(
     logits: Any, labels: Any, *, ignore: int = -100, smoothing: float = 0.0
 ) -> Tensor:

@@ -262,7 +262,7 @@ def clip(x, *, low=None, high=None):
 # -- reductions ----------------------------------------------------------------------------------
 
 
-def _axes(shape: tuple[int, ...], axis: Any) -> tuple[int, ...]:
+def axes_of(shape: tuple[int, ...], axis: Any) -> tuple[int, ...]:
     """One axis, several, or for None all of them, as non-negative numbers. A scalar has no axes,
     but takes 0 and -1, as NumPy's scalars do."""
     n = len(shape)
@@ -280,11 +280,11 @@ def _axes(shape: tuple[int, ...], axis: Any) -> tuple[int, ...]:
     return found
 
 
-def _one_axis(shape: tuple[int, ...], axis: Any) -> int:
+def one_axis(shape: tuple[int, ...], axis: Any) -> int:
     """One axis as a non-negative number."""
     if isinstance(axis, (tuple, list)) or not shape:
         raise ValueError(f"one axis is needed, got {axis} of shape {shape}")
-    return _axes(shape, (axis,))[0]
+    return axes_of(shape, (axis,))[0]
 
 
 def _spread(g: Array, shape: tuple[int, ...], axes: tuple[int, ...]) -> Array:
@@ -299,7 +299,7 @@ def _kept(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
 
 def _need_elements(name: str, x: Array, axis: Any) -> tuple[tuple[int, ...], int]:
     """The reduced axes, and how many elements one result is made of; an error if there are none."""
-    axes = _axes(x.shape, axis)
+    axes = axes_of(x.shape, axis)
     n = math.prod(x.shape[a] for a in axes)
     if n == 0:
         raise ValueError(f"{name} over axis {axis} of shape {x.shape}: there is nothing to reduce")
@@ -309,7 +309,7 @@ def _need_elements(name: str, x: Array, axis: Any) -> tuple[tuple[int, ...], int
 @in_float32
 @op
 def sum(x, *, axis=None, keepdims=False):
-    xp, shape, axes = xp_of(x), x.shape, _axes(x.shape, axis)
+    xp, shape, axes = xp_of(x), x.shape, axes_of(x.shape, axis)
     y = xp.sum(x, axis=axes, keepdims=keepdims)
     return y, (lambda g: xp.broadcast_to(_spread(g, shape, axes), shape),)
 
@@ -402,7 +402,7 @@ def logsumexp(x, *, axis=None, keepdims=False):
 @op
 def prod(x, *, axis=None, keepdims=False):
     """The product. A factor's gradient is the product of the others, which may hold zeros."""
-    xp, axes = xp_of(x), _axes(x.shape, axis)
+    xp, axes = xp_of(x), axes_of(x.shape, axis)
     lead = tuple(i for i in range(x.ndim) if i not in axes)
     back = sorted(range(x.ndim), key=(*lead, *axes).__getitem__)
 
@@ -428,7 +428,7 @@ def cumsum(x, *, axis=None):
     xp, before = xp_of(x), x.shape
     if axis is None or not before:
         x, axis = x.reshape(-1), axis or 0
-    axis = _one_axis(x.shape, axis)
+    axis = one_axis(x.shape, axis)
 
     def vjp(g: Array) -> Array:
         return xp.flip(xp.cumsum(xp.flip(g, axis), axis=axis), axis).reshape(before)
@@ -447,7 +447,7 @@ def reshape(x, *, shape):
 
 @op
 def transpose(x, *, axes=None):
-    order = _axes(x.shape, axes)
+    order = axes_of(x.shape, axes)
     if axes is None:
         order = order[::-1]
     y = x.transpose(order)
@@ -457,14 +457,14 @@ def transpose(x, *, axes=None):
 
 @op
 def swapaxes(x, *, a, b):
-    a, b = _one_axis(x.shape, a), _one_axis(x.shape, b)
+    a, b = one_axis(x.shape, a), one_axis(x.shape, b)
     return x.swapaxes(a, b), (lambda g: g.swapaxes(a, b),)
 
 
 @op
 def squeeze(x, *, axis=None):
     before = x.shape
-    axes = None if axis is None else _axes(before, axis)
+    axes = None if axis is None else axes_of(before, axis)
     return xp_of(x).squeeze(x, axis=axes), (lambda g: g.reshape(before),)
 
 
@@ -472,7 +472,7 @@ def squeeze(x, *, axis=None):
 def expand_dims(x, *, axis):
     before = x.shape
     new = tuple(axis) if isinstance(axis, (tuple, list)) else (axis,)
-    axes = _axes((1,) * (x.ndim + len(new)), new)
+    axes = axes_of((1,) * (x.ndim + len(new)), new)
     return xp_of(x).expand_dims(x, axes), (lambda g: g.reshape(before),)
 
 
@@ -495,14 +495,14 @@ def pad(x, *, widths, value=0.0):
 def roll(x, *, shift, axis=None):
     """Move elements along an axis, or with None along all of them in C order; what is pushed out
     at the end comes in at the start."""
-    xp, axes = xp_of(x), None if axis is None else _axes(x.shape, axis)
+    xp, axes = xp_of(x), None if axis is None else axes_of(x.shape, axis)
     back = tuple(-s for s in shift) if isinstance(shift, (tuple, list)) else -shift
     return xp.roll(x, shift, axes), (lambda g: xp.roll(g, back, axes),)
 
 
 def flip(x: Any, *, axis: Any = None) -> Tensor:
     """Turn the order along an axis, several, or with None along all."""
-    axes = _axes(x.shape, axis)
+    axes = axes_of(x.shape, axis)
     turned = slice(None, None, -1)
     return getitem(x, index=tuple(turned if i in axes else slice(None) for i in range(x.ndim)))
 
@@ -512,7 +512,7 @@ def repeat(x: Any, *, repeats: Any, axis: int | None = None) -> Tensor:
     number or one for each."""
     if axis is None:
         x, axis = reshape(x, shape=-1), 0
-    axis = _one_axis(x.shape, axis)
+    axis = one_axis(x.shape, axis)
     return getitem(x, index=(slice(None),) * axis + (np.arange(x.shape[axis]).repeat(repeats),))
 
 
@@ -569,7 +569,7 @@ def getitem(x, *, index):
 
 @op
 def _concatenate(*xs, axis):
-    xp, axis = xp_of(*xs), _one_axis(_shape(xs[0]), axis)
+    xp, axis = xp_of(*xs), one_axis(_shape(xs[0]), axis)
     y = xp.concatenate(xs, axis=axis)
     starts, at = [], 0
     for x in xs:
@@ -599,7 +599,7 @@ def stack(xs: Sequence[Any], *, axis: int = 0) -> Tensor:
 
 def split(x: Tensor, *, sections: Any, axis: int = 0) -> list[Tensor]:
     """Cut x into equal `sections`, or before the indices of a list, along an axis."""
-    axis = _one_axis(x.shape, axis)
+    axis = one_axis(x.shape, axis)
     n = x.shape[axis]
     if is_whole(sections):
         if sections < 1 or n % sections:

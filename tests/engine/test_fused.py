@@ -206,7 +206,8 @@ def test_freezing_inputs_does_not_change_the_other_gradients(case):
 
 def test_every_fused_op_has_a_twin_and_cases():
     fast = {name for name, f in vars(fused).items()
-            if hasattr(f, "__wrapped__") and f.__module__ == fused.__name__}  # fmt: skip
+            if hasattr(f, "__wrapped__") and f.__module__ == fused.__name__
+            and not name.endswith("_slow")}  # fmt: skip
     assert len(fast) == 11
     for name in fast:
         assert hasattr(fused, f"{name}_slow")
@@ -421,6 +422,132 @@ def test_cross_entropy_of_far_logits_is_finite():
     assert loss.item() == 1e4 and np.isfinite(logits.grad).all()
 
 
+# -- half precision, and numbers whose squares overflow --------------------------------------------
+
+
+def in_half(case, f):
+    """The value and gradients of a function of float16 inputs."""
+    inputs = tensors(case, np.float16)
+    settings = dict(case.settings)
+    if settings.get("keep") is not None:
+        settings["keep"] = settings["keep"].astype(np.float16)
+    y = f(*inputs, **settings)
+    y.backward(cotangent(y))
+    found = [y.data, *[t.grad for t in inputs if isinstance(t, Tensor)]]
+    assert {a.dtype for a in found} == {np.dtype(np.float16)}
+    return found
+
+
+@every_case
+def test_half_precision_agrees_with_the_twin_and_with_single(case):
+    if case.name.startswith("linear_decoded"):  # its weight has the dtype of x
+        return
+    found = in_half(case, case.fast)
+    inputs = [t if not isinstance(t, Tensor) else Tensor(t.data.astype(np.float32), True)
+              for t in tensors(case, np.float16)]  # fmt: skip
+    y = case.slow(*inputs, **case.settings)
+    y.backward(cotangent(y).astype(np.float16).astype(np.float32))
+    wanted = [y.data, *[t.grad for t in inputs if isinstance(t, Tensor)]]
+    for other in (in_half(case, case.slow), wanted):
+        for a, b in zip(found, other, strict=True):
+            assert np.isfinite(a).all()
+            assert np.abs(a - b.astype(float)).max(initial=0) <= 4e-3 * (
+                1 + np.abs(b).max(initial=0)
+            )
+
+
+@pytest.mark.parametrize("f", [fused.attention, fused.attention_slow])
+def test_a_query_that_sees_nothing_gives_zero_in_half_precision_too(f):
+    q, k, v = (
+        Tensor(normal(name, 2, 3, 4).astype(np.float16), requires_grad=True) for name in "qkv"
+    )
+    for causal in (True, False):
+        y = f(q, k, v, heads=2, causal=causal, mask=UNSEEN)
+        y.backward(np.ones((2, 3, 4), np.float16))
+        assert y.dtype == np.float16 and (y.data[1] == 0).all() and np.isfinite(y.data).all()
+        for t in (q, k, v):
+            assert np.isfinite(t.grad).all() and (t.grad[1] == 0).all()
+
+
+@pytest.mark.parametrize("f", [fused.layer_norm, fused.layer_norm_slow])
+def test_layer_norm_of_far_numbers_in_half_precision(f):
+    for size in (300, 20000):
+        x = np.float16([[1, -1, 1, -1], [1, 1, 1, -3]]) * np.float16(size)
+        t = Tensor(x, requires_grad=True)
+        y = f(t, Tensor(np.ones(4, np.float16)), Tensor(np.zeros(4, np.float16)))
+        wide = (x / np.float32(size)) / np.array([[1], [math.sqrt(3)]])
+        assert y.dtype == np.float16 and np.allclose(y.data, wide, rtol=2e-3)
+        y.backward(np.float16([[1000, 0, 0, 0], [0, 0, 0, 0]]))
+        assert (t.grad[0] != 0).any() and np.isfinite(t.grad).all()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size"), [(np.float32, 1e25), (np.float32, 1e38), (np.float64, 1e200)]
+)
+def test_layer_norm_of_numbers_whose_squares_overflow(dtype, size):
+    x = normal("far", 3, 8)
+    w, b, g = normal("w", 8), normal("b", 8), normal("g", 3, 8)
+    scales = np.array([[1.0], [0.25 * size], [1.0]])  # one row of three
+    t = Tensor((x * scales).astype(dtype), requires_grad=True)
+    with np.errstate(over="ignore"):
+        y = fused.layer_norm(t, *(Tensor(a.astype(dtype)) for a in (w, b)))
+    y.backward(g.astype(dtype))
+    near = Tensor(x, requires_grad=True)
+    z = fused.layer_norm(near, Tensor(w), Tensor(b), eps=0.0)
+    z.backward(g)
+    assert np.allclose(y.data, z.data, atol=1e-4)
+    assert np.allclose(t.grad * scales, near.grad, atol=1e-4)
+
+
+@pytest.mark.parametrize("f", [fused.gelu, fused.gelu_slow, fused.gelu_erf, fused.gelu_erf_slow])
+def test_gelu_of_far_numbers_is_relu(f):
+    far = {np.float64: 1.7e308, np.float32: 3e38, np.float16: 65504}
+    for dtype, most in far.items():
+        for size in (40, 1e3, 1e13, 1e20, most):
+            x = Tensor(np.array([size, -size]).clip(-most, most).astype(dtype), requires_grad=True)
+            with np.errstate(over="ignore", invalid="raise"):
+                y = f(x)
+                y.backward(np.ones(2, dtype))
+            assert y.dtype == dtype and (y.data == [x.data[0], 0]).all()
+            assert (x.grad == [1, 0]).all()
+    for case in (np.nan, np.inf):  # what is no number stays none
+        with np.errstate(invalid="ignore", over="ignore"):
+            assert f(Tensor(np.float32([case]))).data.tolist()[0] == pytest.approx(
+                case, nan_ok=True
+            )
+
+
+def test_softmax_of_the_largest_numbers():
+    for dtype in (np.float16, np.float32, np.float64):
+        most = np.finfo(dtype).max
+        for f, want in ((fused.softmax, [1, 0, 0]), (fused.softmax_slow, [1, 0, 0]),
+                        (fused.log_softmax, [0, -np.inf, -most]),
+                        (fused.log_softmax_slow, [0, -np.inf, -most])):  # fmt: skip
+            x = Tensor(np.array([most, -most, 0], dtype), requires_grad=True)
+            with np.errstate(over="ignore"):
+                y = f(x)
+                y.backward(np.array([1, 0, 0], dtype))
+            assert (y.data == want).all() and (x.grad == 0).all()
+
+
+@pytest.mark.parametrize("f", [fused.cross_entropy, fused.cross_entropy_slow])
+def test_cross_entropy_in_half_precision_neither_overflows_nor_sticks(f):
+    n = 9000
+    x = Tensor(np.tile(np.float16([8, -8, 0]), (n, 1)), requires_grad=True)
+    loss = f(x, np.ones(n, int))
+    assert loss.dtype == np.float16 and loss.item() == 16  # the sum is 144 000
+    loss.backward(np.float16(n))
+    assert np.allclose(x.grad, np.tile([1, -1, 0.0003], (n, 1)), atol=2e-3)
+    x = Tensor(np.zeros((2, 70000), np.float16))
+    assert f(x, np.array([0, 1])).item() == pytest.approx(math.log(70000), rel=1e-3)
+
+
+def test_the_gradient_of_a_row_that_is_often_used_does_not_stick():
+    w = Tensor(np.zeros((2, 3), np.float16), requires_grad=True)
+    fused.embedding(w, np.ones(5000, int)).backward(np.ones((5000, 3), np.float16))
+    assert (w.grad == [[0] * 3, [5000] * 3]).all() and w.grad.dtype == np.float16
+
+
 # -- errors ----------------------------------------------------------------------------------------
 
 Q = np.zeros((2, 3, 4))
@@ -435,6 +562,8 @@ ERRORS = {
     r"softmax over axis 0 of shape \(0, 2\)": lambda: fused.softmax(np.zeros((0, 2)), axis=0),
     r"log_softmax over axis -1 of shape \(2, 0\)": lambda: fused.log_softmax(np.zeros((2, 0))),
     r"log_softmax over axis -1 of shape \(\)": lambda: fused.log_softmax(np.array(1.0)),
+    "axis 2 is out of range": lambda: fused.softmax(np.zeros((2, 3)), axis=2),
+    "one axis is needed": lambda: fused.log_softmax(np.zeros((2, 3)), axis=(0, 1)),
     r"needs k, v \(2, S, 4\)": lambda: fused.attention(Q, Q[:1], Q[:1], heads=2, causal=True),
     "width 4 does not divide into 3 heads": lambda: fused.attention(Q, Q, Q, heads=3, causal=True),
     "3 queries need at least 3 keys; got 2": lambda: fused.attention(
@@ -465,6 +594,14 @@ ERRORS = {
 def test_wrong_calls_raise_named_errors(message):
     with pytest.raises(ValueError, match=message):
         ERRORS[message]()
+
+
+def test_an_axis_is_an_integer():
+    x = normal("x", 2, 3)
+    for f in (fused.softmax, fused.log_softmax):
+        assert (f(x, axis=np.int64(0)).data == f(x, axis=-2).data).all()
+        with pytest.raises(TypeError, match="an axis is an integer, got True"):
+            f(x, axis=np.True_)
 
 
 def test_ids_and_labels_must_be_integers():
