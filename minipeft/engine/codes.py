@@ -75,12 +75,18 @@ def quantize(x: Array, name: str, block: int) -> tuple[Array, Array]:
 
     q = argmin_j |x / absmax - book_j|; halfway the lower value; a block of zeros stays zero
     Shapes  x any, n elements in C order -> q (n,) uint8, absmax (ceil(n / block),) float32
+    Raises  ValueError if an element is NaN, infinite or beyond float32
     """
     xp = xp_of(x)
-    flat = xp.asarray(x.reshape(-1), dtype=np.float32)
+    with np.errstate(over="ignore"):  # told below
+        flat = xp.asarray(x.reshape(-1), dtype=np.float32)
     n, values = flat.size, book(name)
     rows = xp.pad(flat, (0, -n % block)).reshape(-1, block)
     absmax = xp.abs(rows).max(axis=1)
+    if not bool(xp.isfinite(absmax).all()):
+        i = int(xp.argmax(~xp.isfinite(flat)))
+        raise ValueError(f"element {i} is {float(x.reshape(-1)[i]):g}, and codes stand for finite "
+                         "numbers of float32, up to 3.4e38")  # fmt: skip
     scaled = rows / xp.where(absmax > 0, absmax, xp.float32(1))[:, None]
     order = np.argsort(values, kind="stable")
     order = order[np.diff(values[order], prepend=-2) > 0]  # of two zeros the first, +0

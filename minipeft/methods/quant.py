@@ -193,10 +193,10 @@ def quantized(method: Any, path: str, module: Module) -> QuantLinear:
                          f"detach {other!r}, quantize, and attach it again")  # fmt: skip
     if not isinstance(module, Linear):
         raise ValueError(f"{kind}: {path} is a {type(module).__name__}; it must be a Linear")
-    weight = module.weight.data
-    if not init.is_shape_only(weight) and not bool(xp_of(weight).isfinite(weight).all()):
-        raise ValueError(f"{kind}: the weight of {path} has NaN or infinite values")
-    return QuantLinear(module, method.code, method.block, method.double, method.bf16)
+    try:
+        return QuantLinear(module, method.code, method.block, method.double, method.bf16)
+    except ValueError as error:
+        raise ValueError(f"{kind}: the weight of {path}: {error}") from error
 
 
 def merged_over_codes(wrapper: Any, merged: Callable[[], Linear]) -> Linear:

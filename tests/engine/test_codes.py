@@ -117,6 +117,27 @@ def test_a_block_of_zeros_and_a_short_block():
             assert back[5] == pytest.approx(-3, rel=0.01)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e200, -4e38])
+@pytest.mark.parametrize("name", BOOKS)
+def test_what_codes_cannot_stand_for_is_refused(name, bad):
+    x = np.asarray(Rng(0, "x").normal(100))
+    x[70] = bad
+    with pytest.raises(ValueError, match=rf"element 70 is {bad:g}".replace("+", r"\+")):
+        codes.quantize(x.reshape(4, 25), name, 64)
+
+
+def test_constants_that_codes_cannot_stand_for_are_refused():
+    with pytest.raises(ValueError, match="is nan, and codes stand for finite numbers of float32"):
+        codes.double_quantize(np.float32([1, 2, np.nan]))
+
+
+def test_the_largest_numbers_come_back_finite():
+    x = np.float32([3.4e38, -3.4e38, 1e-45, -1e-45, 0])
+    for name in BOOKS:
+        back = there_and_back(x, name, 2)
+        assert np.isfinite(back).all() and back[0] == x[0] and back[-1] == 0
+
+
 def test_blocks_run_along_the_rows():
     x = np.asarray([[1.0, 0.1], [100.0, 10.0]], np.float32)
     _, absmax = codes.quantize(x, "nf4", 2)

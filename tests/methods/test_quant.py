@@ -270,10 +270,14 @@ def test_wrong_settings_are_refused():
     model = gpt()
     with pytest.raises(ValueError, match="Quantize: blocks.0.ln_1 is a LayerNorm; it must be"):
         attach(model, Quantize(targets="ln_1"))
-    model.blocks[1].mlp.fc_in.weight.data[3, 4] = np.nan
-    with pytest.raises(ValueError, match="the weight of blocks.1.mlp.fc_in has NaN or infinite"):
-        attach(model, Quantize())
-    assert not model.handles
+    weight = model.blocks[1].mlp.fc_in.weight
+    weight.data = weight.data.astype(np.float64)
+    for bad in (np.nan, np.inf, 1e200):
+        weight.data[3, 4] = bad
+        told = rf"weight of blocks.1.mlp.fc_in: element {3 * weight.shape[1] + 4} is {bad:g}, and"
+        with pytest.raises(ValueError, match=told.replace("+", r"\+")):
+            attach(model, Quantize())
+        assert not model.handles
 
 
 # -- errors by block size -------------------------------------------------------------------------
