@@ -222,7 +222,13 @@ class Module:
         )
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.num_parameters():,} parameters)"
+        from minipeft.nn.tree import tree
+
+        return tree(self)
+
+    def __format__(self, spec: str) -> str:
+        """Inside a sentence a model is one line: its class and its size."""
+        return format(f"{type(self).__name__}({self.num_parameters():,} parameters)", spec)
 
 
 def original(parameter: Parameter) -> Parameter:

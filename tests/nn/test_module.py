@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from minipeft.backend import Rng
-from minipeft.models import GPT, GPTConfig
+from minipeft.models import GPT, GPTConfig, build, preset
 from minipeft.nn import Embedding, Linear, Module, ModuleList, Parameter, init
 
 LIKE = init.prototype()
@@ -240,8 +240,39 @@ def test_an_empty_module_has_an_empty_summary():
     ]
 
 
-def test_repr_tells_the_size():
-    assert repr(Pair()) == "Pair(56 parameters)"
+def test_repr_is_the_tree_with_its_shapes():
+    model = Pair()
+    assert repr(model).splitlines() == [
+        "Pair(56 parameters)",
+        "  first: Linear  weight 4x3, bias 4",
+        "  tied: Linear  weight 4x3",
+        "  rest 0-1: Linear  weight 4x4, bias 4",
+    ]
+    assert repr(model.first) == "Linear(16 parameters)  weight 4x3, bias 4"
+    assert f"{model} of two" == "Pair(56 parameters) of two"
+    model.rest.set("1", Doubled(model.rest[1]))
+    assert repr(model).splitlines()[3:] == [
+        "  rest 0: Linear  weight 4x4, bias 4",
+        "  rest 1: Doubled  gain 4",
+        "    on Linear  weight 4x4, bias 4",
+    ]
+    assert repr(model.rest).splitlines()[:2] == [
+        "ModuleList(44 parameters)", "  0: Linear  weight 4x4, bias 4",
+    ]  # fmt: skip
+
+
+def test_the_tree_of_a_model_folds_blocks_that_are_alike():
+    model = build(preset("gpt3-175b"), init="shape")
+    lines = repr(model).splitlines()
+    assert lines[0] == "GPT(174,604,259,328 parameters)" and max(map(len, lines)) < 80
+    (block,) = (i for i, line in enumerate(lines) if line == "  blocks 0-95: Block")
+    assert "    attn: Attention" in lines[block:] and len(lines) < 25
+    assert "      q_proj: Linear  weight 12288x12288, bias 12288" in lines
+    with pytest.raises(AttributeError):
+        model._repr_html_  # noqa: B018
+
+
+def test_a_module_without_forward_says_so():
     with pytest.raises(NotImplementedError, match="Module has no forward"):
         Module()()
 

@@ -1,0 +1,57 @@
+"""A model as text: the tree of its parts with their shapes, parts that are alike in one line."""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+from minipeft.backend import is_array
+from minipeft.nn.module import Module, ModuleList, Parameter
+
+STEP = "  "
+
+
+def tree(module: Module) -> str:
+    """The kind and size of a module, then a line for each part below, indented by its depth."""
+    first, *below = _look(module, "")
+    size = f"({module.num_parameters():,} parameters)"
+    kind, _, shapes = first.partition("  ")
+    lines = _folded("", module, STEP) if isinstance(module, ModuleList) else below
+    return "\n".join([kind + size + (f"  {shapes}" if shapes else ""), *lines])
+
+
+def _look(module: Module, indent: str) -> list[str]:
+    """Kind and shapes of a part, what it is wrapped around, and its own parts below."""
+    lines, part = [f"{type(module).__name__}{_shapes(module)}"], module
+    while part.wraps:
+        part = vars(part)["base"]
+        lines.append(f"{indent}{STEP}on {type(part).__name__}{_shapes(part)}")
+    for name, child in module.children():
+        if isinstance(child, ModuleList):
+            lines += _folded(f"{name} ", child, indent + STEP)
+        else:
+            first, *rest = _look(child, indent + STEP)
+            lines += [f"{indent}{STEP}{name}: {first}", *rest]
+    return lines
+
+
+def _folded(lead: str, modules: ModuleList, indent: str) -> list[str]:
+    """The lines of numbered parts; those that follow each other and look alike are one."""
+    looks = [(i, _look(part, indent)) for i, part in enumerate(modules)]
+    lines = []
+    for (first, *rest), run in groupby(looks, key=lambda look: look[1]):
+        alike = [i for i, _ in run]
+        span = f"{alike[0]}-{alike[-1]}" if len(alike) > 1 else f"{alike[0]}"
+        lines += [f"{indent}{lead}{span}: {first}", *rest]
+    return lines
+
+
+def _shapes(module: Module) -> str:
+    """Name and shape of a module's own arrays; of those that are no Parameters the dtype too."""
+    found = []
+    for name, value in vars(module).items():
+        array = value.data if isinstance(value, Parameter) else value
+        if is_array(array):
+            form = "x".join(map(str, array.shape)) or "1"
+            kind = "" if isinstance(value, Parameter) else f" {array.dtype}"
+            found.append(f"{name} {form}{kind}")
+    return f"  {', '.join(found)}" if found else ""
