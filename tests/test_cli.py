@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,62 +15,21 @@ import pytest
 
 from minipeft import cli, load_adapter, load_model
 from minipeft.checkpoint import save_model
-from minipeft.compare import _bench
-from minipeft.files import data_dir
 from minipeft.methods import METHODS
 from minipeft.models import GPT, GPTConfig
+from tests.clitools import QUICK, fails, small_base, tell, value  # noqa: F401
 
 COMMANDS = (
-    "doctor", "pretrain", "finetune", "compare", "generate", "inspect", "merge", "data", "params",
-    "memory", "lectures",
+    "doctor", "pretrain", "finetune", "compare", "generate", "evaluate", "inspect", "merge", "data",
+    "params", "memory", "lectures",
 )  # fmt: skip
 GPT3 = ["params", "--model", "gpt3-175b", "--method", "lora", "--set", "r=4",
         "targets=q_proj,v_proj"]  # fmt: skip
-QUICK = ["--steps", "3", "--n", "16", "--batch", "4"]
 CSV = """mr,ref
 "name[The Eagle], eatType[pub]",The Eagle is a pub.
 "name[The Crown], eatType[pub]",The Crown is a pub.
 "name[The Mill], eatType[cafe]",The Mill is a cafe.
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small_base(tmp_path_factory):
-    """A tiny untrained model in the place of the shipped one."""
-    folder, shipped = tmp_path_factory.mktemp("data"), data_dir()
-    (folder / "models").mkdir()
-    shutil.copy(shipped / "tokenizer.json", folder)
-    config = GPTConfig(vocab=2000, context=160, width=8, layers=2, heads=2)
-    save_model(GPT(config), folder / "models" / "tiny-gpt.safetensors")
-    patch = pytest.MonkeyPatch()
-    patch.setenv("MINIPEFT_DATA", str(folder))
-    _bench.cache_clear()
-    yield folder
-    patch.undo()
-    _bench.cache_clear()
-
-
-def tell(capsys, *arguments):
-    """The text of a command that must succeed."""
-    assert cli.main(list(arguments)) == 0
-    return capsys.readouterr().out
-
-
-def value(capsys, *arguments):
-    """The JSON value of a command that must succeed; stdout must hold nothing else."""
-    return json.loads(tell(capsys, *arguments, "--json"))
-
-
-def fails(capsys, code, *arguments):
-    """What stderr tells of a command that must fail: one screen, no traceback, stdout empty."""
-    try:
-        got = cli.main([*arguments, "--json"] if arguments else [])
-    except SystemExit as stop:  # argparse
-        got = stop.code
-    out, err = capsys.readouterr()
-    assert got == code and out == ""
-    assert "Traceback" not in err and 0 < len(err.splitlines()) < 30
-    return err
 
 
 # -- inspect, merge, data -------------------------------------------------------------------------
@@ -149,7 +107,7 @@ def test_params_counts_a_new_head_apart(capsys):
     assert all(got[key] == plain[key] for key in ("total", "trainable", "percent"))
 
 
-def test_params_reads_files_and_shows_every_parameter(capsys, small_base):
+def test_params_reads_files_and_shows_every_parameter(capsys, small_base):  # noqa: F811
     file = str(small_base / "models" / "tiny-gpt.safetensors")
     got = value(capsys, "params", "--model", file)
     assert got["total"] == load_model(file).num_parameters()

@@ -124,13 +124,14 @@ def _finetune(args: argparse.Namespace) -> Result:
         head, classes = "linear", len(words_of(task))
     steps = args.steps or (600 if generates else 300)
     judged = args.eval or default_n(task, "validation")
+    few = min(SHOWN, judged or task.sizes[task.splits.index("validation")])
     scored = {"split": "validation", "n": judged, "pattern": args.pattern}
     args.busy("loading the model")
     model = load_model(name, head=head, classes=classes, seed=args.seed)
     own_head = without_new_head(model, name)  # the base's, where the model was given a new one
     train = task_batches(model, task, "train", args.n, args.pattern)
     task.load(**scored)
-    examples = task.load("validation", n=min(SHOWN, judged or SHOWN), pattern=args.pattern)
+    examples = task.load("validation", n=few, pattern=args.pattern)
     with attach(model, method) as at:
         counts = at.count(), at.count_head()
     more = f", and {counts[1]:,} of a head" if counts[1] else ""
