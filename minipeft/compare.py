@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import statistics
+import threading
 import tracemalloc
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -119,7 +120,8 @@ def _results(
         ProcessPoolExecutor(workers, spawn, initializer=_die_quietly) as pool,
     ):
         try:
-            waiting = {pool.submit(run, plan, *job): job for job in jobs}
+            with _deaf():
+                waiting = {pool.submit(run, plan, *job): job for job in jobs}
             for future in as_completed(waiting):
                 yield waiting[future], future.result()
         except BaseException:
@@ -127,6 +129,19 @@ def _results(
             for child in multiprocessing.active_children():
                 child.terminate()
             raise
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Processes that are started inside hear no Ctrl-C while they load, until `_die_quietly`."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may say what is heard
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _die_quietly() -> None:
