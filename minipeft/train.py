@@ -8,7 +8,8 @@ import numbers
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -52,13 +53,34 @@ def tune_malloc() -> bool:
     It holds for the whole process. MINIPEFT_MALLOC=0 turns it off; elsewhere than on glibc it
     does nothing.
     """
-    if os.environ.get("MINIPEFT_MALLOC") == "0" or platform.libc_ver()[0] != "glibc":
-        return False
-    libc = ctypes.CDLL("libc.so.6")
+    libc = _glibc()
     mmap_threshold, trim_threshold = -3, -1  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD of malloc.h
-    return bool(
+    return libc is not None and bool(
         libc.mallopt(mmap_threshold, 1 << 30) and libc.mallopt(trim_threshold, (1 << 31) - 1)
     )
+
+
+@contextmanager
+def trimmed() -> Iterator[None]:
+    """Give freed blocks back to the system: what loading left before, and a run's own after it.
+
+    Else what is kept for speed would stand beside the next peak. It takes milliseconds.
+    """
+    libc = _glibc()
+    try:
+        if libc is not None:
+            libc.malloc_trim(0)
+        yield
+    finally:
+        if libc is not None:
+            libc.malloc_trim(0)
+
+
+def _glibc() -> Any:
+    """The C library, where it is glibc and its malloc may be tuned."""
+    if os.environ.get("MINIPEFT_MALLOC") == "0" or platform.libc_ver()[0] != "glibc":
+        return None
+    return ctypes.CDLL("libc.so.6")
 
 
 def trainable(model: Module) -> list[tuple[str, Any]]:
@@ -186,6 +208,7 @@ def fit(
 
     with (
         blas_threads(cores),
+        trimmed(),
         Guard(model, saved, best, show) as guard,
         Workers(model, params, threads, smoothing, recompute, cached) as workers,
     ):

@@ -2,6 +2,7 @@
 
 import io
 import math
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -577,6 +578,37 @@ def test_malloc_is_tuned_only_where_it_may_be(monkeypatch):
     monkeypatch.delenv("MINIPEFT_MALLOC")
     monkeypatch.setattr(train.platform, "libc_ver", lambda: ("", ""))
     assert train.tune_malloc() is False
+
+
+def resident():
+    """Bytes of this process that are in memory."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def leave_freed_blocks():
+    """Allocate 100 MB in blocks that malloc keeps when they are freed; what pins them."""
+    blocks = [np.ones(1 << 17) for _ in range(100)]
+    pin = np.ones(1 << 17)
+    del blocks
+    return pin
+
+
+def test_freed_blocks_stay_neither_during_a_run_nor_after_it():
+    if not train.tune_malloc():
+        pytest.skip("posix: only glibc's malloc is tuned")
+    start, seen = resident(), []
+    pins = [leave_freed_blocks()]
+    assert resident() - start > 90e6
+
+    def watch(done):
+        seen.append(resident() - start)
+        if done == 2:
+            pins.append(leave_freed_blocks())
+            seen.append(resident() - start)
+
+    run(2, watch=watch)
+    assert seen[0] < 30e6 and seen[-1] > 80e6 and resident() - start < 30e6
 
 
 # -- threads, the best weights, early stopping --------------------------------------------------

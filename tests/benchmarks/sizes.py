@@ -30,7 +30,9 @@ def weights(name, shape):
     if "ln_" in name:
         return np.ones(shape, np.float32)
     rng = np.random.default_rng(zlib.crc32(name.encode()))
-    return 0.02 * rng.standard_normal(shape, np.float32)
+    array = rng.standard_normal(shape, np.float32)
+    array *= np.float32(0.02)  # in place: what is drawn is not to be the peak
+    return array
 
 
 def tokens(size):

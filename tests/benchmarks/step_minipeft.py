@@ -35,8 +35,9 @@ def run(size, adapter, steps, pace=None):
     """Build the model and train it; returns the losses."""
     width, layers, heads, length, _, vocab = SIZES[size]
     config = GPTConfig(vocab=vocab, context=length, width=width, layers=layers, heads=heads)
-    model = GPT(config)
-    model.load_state_dict(ours({n: weights(n, s) for n, s in gpt2_shapes(config).items()}))
+    model = GPT(config, init="shape")
+    for name, shape in gpt2_shapes(config).items():  # one by one, as the others have it
+        model.load_state_dict(ours({name: weights(name, shape)}), strict=False)
     if adapter == "nf4":
         page_out(attach(model, Quantize()))
     handle = attach(model, METHODS[adapter])
