@@ -4,7 +4,8 @@
 
 Both train LoRA(r=8) on q_proj and v_proj. Over codes, every Linear but the head is quantized
 with double quantization, and the float weights have left memory. `SkylakeX` is with
-OPENBLAS_CORETYPE=SkylakeX, which makes products faster and look-ups not. Times and memory are as
+OPENBLAS_CORETYPE=SkylakeX, which makes products faster and look-ups not; it takes part where
+`doctor` advises it. Times and memory are as
 in bench_step.py, but the peak leaves out the making of the model; bytes of weights are what the
 ledger counts.
 """
@@ -17,11 +18,10 @@ from minipeft.ledger import predict
 from minipeft.methods import LoRA, Quantize, attach
 from minipeft.methods.quant import codes_of
 from minipeft.models import GPT, GPTConfig
-from tests.benchmarks.bench_step import Worker, cpu
+from tests.benchmarks.bench_step import Worker, cpu, wider
 from tests.benchmarks.sizes import SIZES
 
 FLOATS, CODES = "LoRA", "LoRA over NF4"
-WIDE = {"OPENBLAS_CORETYPE": "SkylakeX"}
 TIME, QUANTIZED, WHOLE = 1.2, 0.14, {"S": 0.36, "M": 0.34, "L": 0.41}  # the gates
 
 
@@ -41,10 +41,9 @@ def shares(size):
 
 def measure(size, rounds, python=sys.executable):
     """Name -> {median, minimum (CPU ms), peak (MiB)}."""
-    field = {
-        FLOATS: ("q,v", {}), CODES: ("nf4", {}),
-        f"{FLOATS}, SkylakeX": ("q,v", WIDE), f"{CODES}, SkylakeX": ("nf4", WIDE),
-    }  # fmt: skip
+    field = {FLOATS: ("q,v", {}), CODES: ("nf4", {})}
+    if wide := wider():
+        field |= {f"{name}, SkylakeX": (kind, wide) for name, (kind, _) in field.items()}
     workers = {
         name: Worker(python, "step_minipeft", size, adapter, "steps", variables)
         for name, (adapter, variables) in field.items()
