@@ -237,7 +237,7 @@ def test_the_hooks_of_a_method_are_called():
     history, _ = run(2, model)
     assert seen == ["loss", (0, 2), "loss", (1, 2)]
     assert history.loss[0] == pytest.approx(plain + 10 * size)
-    assert handle.report() is not None and len(next(iter(handle.gradients.values()))) == 2
+    assert {len(norms) for norms in handle.gradients.values()} == {2}
 
 
 # -- what is refused ------------------------------------------------------------------------------
@@ -625,10 +625,10 @@ def test_threads_give_the_gradients_of_the_whole_batch(kind):
         np.testing.assert_allclose(a[path], b[path], rtol=1e-9, atol=1e-13, err_msg=path)
 
 
-def test_threads_repeat_to_the_bit_and_draw_their_own_dropout():
+def test_threads_repeat_to_the_bit():
+    """What they draw is test_streams' matter."""
     runs = [run(3, lora(dropout=0.3)[0], batch=4, threads=2) for _ in range(2)]
     assert runs[0][0].loss == runs[1][0].loss and same(runs[0][1], runs[1][1])
-    assert run(3, lora(dropout=0.3)[0], batch=4)[0].loss != runs[0][0].loss
 
 
 def test_a_penalty_counts_once_a_step():

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from minipeft.backend import Rng
-from minipeft.engine import Tensor, fused, grad_check, no_grad, running
+from minipeft.engine import Tensor, fused, grad_check, no_grad
 from minipeft.models import BERT, BERTConfig
-from minipeft.nn import Dropout, LayerNorm, Module, Parameter
+from minipeft.nn import LayerNorm, Module, Parameter
 from minipeft.nn.transformer import ACTIVATIONS
 from tests.golden import BERT_CONFIG, IDS, MASK, SEGMENTS, bert_shapes, columns, golden_bert
 
@@ -154,14 +154,9 @@ def test_the_seed_decides_the_weights():
     assert np.array_equal(same(TOKENS).data, y) and not np.array_equal(other(TOKENS).data, y)
 
 
-def test_eps_and_dropout_reach_every_part():
-    model = BERT(dataclasses.replace(LINEAR, eps=0.125, dropout=0.2))
-    parts = [part for _, part in model.named_modules()]
-    assert [p.eps for p in parts if isinstance(p, LayerNorm)] == [0.125] * 5
-    assert {p.p for p in parts if isinstance(p, Dropout)} == {0.2}
-    with running(rng=Rng(0)):
-        assert not np.array_equal(model(TOKENS).data, model(TOKENS).data)
-    assert np.array_equal(model(TOKENS).data, model(TOKENS).data)
+def test_eps_reaches_every_norm():
+    model = BERT(dataclasses.replace(LINEAR, eps=0.125))
+    assert [m.eps for _, m in model.named_modules() if isinstance(m, LayerNorm)] == [0.125] * 5
 
 
 @pytest.mark.parametrize("config", [SMALL, LINEAR], ids=["mlm", "linear"])

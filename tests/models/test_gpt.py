@@ -8,7 +8,7 @@ import pytest
 from minipeft.backend import Rng
 from minipeft.engine import Tensor, fused, grad_check, no_grad, ops, running
 from minipeft.models import GPT, GPTConfig
-from minipeft.nn import Dropout, LayerNorm, Module, Parameter
+from minipeft.nn import LayerNorm, Module, Parameter
 from minipeft.nn.transformer import ACTIVATIONS
 from tests.golden import CONFIG, IDS, columns, fill, golden_gpt, gpt2_shapes
 
@@ -652,18 +652,3 @@ def test_dropout_needs_a_generator_and_is_seeded():
         assert np.array_equal(model(TOKENS).data, first)
     assert not np.array_equal(first, second)
     assert np.array_equal(model(TOKENS).data, plain(TOKENS).data)
-
-
-def test_dropout_falls_on_embeddings_weights_and_both_branches():
-    class Counting(Rng):
-        draws = 0
-
-        def raw(self, n):
-            self.draws += 1
-            return super().raw(n)
-
-    rng, model = Counting(0), large(dataclasses.replace(SMALL, dropout=0.2))
-    with running(rng=rng):
-        model(TOKENS)
-    assert rng.draws == 1 + 3 * SMALL.layers
-    assert {m.p for _, m in model.named_modules() if isinstance(m, Dropout)} == {0.2}

@@ -52,6 +52,19 @@ def test_totals(name):
     assert build(preset(name), init="shape").num_parameters() == TOTALS[name]
 
 
+# heads do not change a total: GPT-3's are of Table 2.1, where its XL row is as presets.py says
+HEADS = {"gpt2": 12, "gpt2-medium": 16, "gpt2-large": 20, "gpt2-xl": 25, "gpt3-small": 12,
+         "gpt3-medium": 16, "gpt3-large": 16, "gpt3-xl": 16, "gpt3-2.7b": 32, "gpt3-6.7b": 32,
+         "gpt3-13b": 40, "gpt3-175b": 96, "bert-base": 12, "bert-large": 16, "roberta-base": 12,
+         "roberta-large": 16, "vit-base": 12, "vit-large": 16}  # fmt: skip
+
+
+def test_heads_are_the_printed_ones():
+    assert {name: preset(name).heads for name in TOTALS} == HEADS
+    widths = {name: preset(name).width // preset(name).heads for name in OWN}
+    assert set(widths.values()) == {16, 32}
+
+
 def test_the_shipped_models_are_as_large_as_they_are_called():
     for name, millions in OWN.items():
         total = build(preset(name), init="shape").num_parameters()

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from minipeft.backend import Rng
-from minipeft.engine import fused, grad_check, no_grad, running
+from minipeft.engine import fused, grad_check, no_grad
 from minipeft.models import ViT, ViTConfig
-from minipeft.nn import Dropout, LayerNorm, Module
+from minipeft.nn import LayerNorm, Module
 from minipeft.nn.transformer import ACTIVATIONS
 from tests.golden import IMAGES, VIT_CONFIG, columns, golden_vit, vit_shapes
 
@@ -182,14 +182,9 @@ def test_the_model_s_precision_holds():
     assert large()(single).dtype == np.float64
 
 
-def test_eps_and_dropout_reach_every_part():
-    model = ViT(dataclasses.replace(SMALL, eps=0.125, dropout=0.2))
-    parts = [part for _, part in model.named_modules()]
-    assert [p.eps for p in parts if isinstance(p, LayerNorm)] == [0.125] * 5
-    assert {p.p for p in parts if isinstance(p, Dropout)} == {0.2}
-    with running(rng=Rng(0)):
-        assert not np.array_equal(model(PICTURES).data, model(PICTURES).data)
-    assert np.array_equal(model(PICTURES).data, model(PICTURES).data)
+def test_eps_reaches_every_norm():
+    model = ViT(dataclasses.replace(SMALL, eps=0.125))
+    assert [m.eps for _, m in model.named_modules() if isinstance(m, LayerNorm)] == [0.125] * 5
 
 
 def test_state_goes_out_and_in():

@@ -181,6 +181,16 @@ def test_no_loading_under_an_attached_method():
         model.load_state_dict(model.state_dict())
 
 
+def test_a_list_counts_from_the_end_too():
+    parts = [Linear(2, 2) for _ in range(3)]
+    several = ModuleList(parts)
+    assert [several[i] for i in (0, 1, 2, -1, -2, -3)] == [*parts, parts[2], parts[1], parts[0]]
+    assert list(several) == parts and len(several) == 3
+    for i in (3, -4):
+        with pytest.raises(IndexError, match=f"module {i} of 3"):
+            several[i]
+
+
 # -- Parameter ----------------------------------------------------------------------------------
 
 
@@ -201,6 +211,17 @@ def test_a_clone_is_a_trainable_copy_and_state_shows_the_original():
     assert not np.shares_memory(clone.data, original.data)
     clone.data += 1
     assert model.state_dict()["first.weight"] is original.data
+
+
+def test_the_original_of_a_clone_moves_with_it(backend):
+    """Else a method that is detached there would put back an array of the host."""
+    model = Pair()
+    original = model.first.weight
+    model.first.weight = original.clone().clone()
+    middle = model.first.weight.base
+    model.to("cpu" if backend is np else "cuda")
+    kind = type(backend.zeros(1))
+    assert {type(p.data) for p in (model.first.weight, middle, original)} == {kind}
 
 
 # -- summary ------------------------------------------------------------------------------------
