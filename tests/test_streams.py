@@ -12,7 +12,7 @@ from minipeft.engine import context, running
 from minipeft.methods import LoRA, attach, lora
 from minipeft.nn import layers
 from minipeft.step import Workers, loss_of
-from minipeft.train import fit, task_batches, trainable
+from minipeft.train import NonFiniteLoss, fit, task_batches, trainable
 from tests.models.plain import spied
 from tests.tiny import Rows, Sounds, gpt, tokenizer
 
@@ -138,6 +138,15 @@ def test_threads_and_accumulated_parts_give_the_step_of_the_whole():
     for settings in ({"threads": 2}, {"accumulate": 2}, {"threads": 3, "accumulate": 2}):
         size = 8 // settings.get("accumulate", 1)
         np.testing.assert_allclose(step(batch=size, **settings), whole, rtol=0, atol=1e-13)
+
+
+def test_a_loss_that_is_not_finite_is_looked_for_with_the_masks_of_its_step():
+    model = dropping()
+    model.ln_f.weight.data = model.ln_f.weight.data * np.nan
+    with spied(layers, lora) as masks, pytest.raises(NonFiniteLoss):
+        fit(model, Same(), steps=2, lr=0.1, batch=4, quiet=True)
+    first, second = masks[:MASKS], masks[MASKS:]
+    assert [m.tobytes() for m in first] == [m.tobytes() for m in second]
 
 
 # -- what reaches the loss -------------------------------------------------------------------------

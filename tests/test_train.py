@@ -187,6 +187,44 @@ def test_a_linear_head_learns():
     assert evaluate(model, Sounds())["accuracy"] == 100.0
 
 
+class Unlike(Sounds):
+    """The same task behind nothing, a word or more: prompts of unlike lengths."""
+
+    def load(self, split, n=None, seed=0, pattern=0):
+        leads = ("", "the owl hoots. ", "a fox sleeps. the dog barks. ")
+        found = super().load(split, n, seed, pattern)
+        return [replace(e, prompt=leads[i % 3] + e.prompt) for i, e in enumerate(found)]
+
+
+@pytest.mark.parametrize(
+    ("make", "fields"),
+    [(gpt, {}), (gpt, {"head": "linear", "classes": 5}), (bert, {}),
+     (bert, {"head": "linear", "classes": 5})],
+    ids=["gpt", "gpt-linear", "bert", "bert-linear"],
+)  # fmt: skip
+def test_padded_examples_are_learnt_and_judged_as_if_alone(make, fields):
+    """Every head, with prompts of unlike lengths: padding changes no loss and no verdict."""
+    model = make(3, **fields)
+    examples = Unlike().load("validation")
+    source = TaskBatches.of(model, examples)
+    data = source.collate(range(6))
+    assert not data.mask.all()
+    total = counted = 0.0
+    for i in range(6):
+        alone = source.collate([i])
+        labels = int((alone.labels != IGNORE).sum())
+        total += loss_of(model, alone).item() * labels
+        counted += labels
+    assert loss_of(model, data).item() == pytest.approx(total / counted, rel=1e-9)
+    one, several = evaluate(model, Unlike(), batch=1), evaluate(model, Unlike(), batch=6)
+    assert one == pytest.approx(several, rel=1e-9)
+    if fields:
+        with no_grad():
+            picked = [int(model(source.collate([i]).ids).data.argmax()) for i in range(6)]
+        assert len(set(picked)) > 1
+        assert several["accuracy"] == metrics.accuracy(picked, [e.label for e in examples])
+
+
 def test_the_rate_of_the_last_method_is_the_default():
     model = gpt()
     attach(model, TopK(k=1))

@@ -103,6 +103,25 @@ def test_a_resumed_run_goes_on_counting_where_it_stopped(hook, tmp_path):
         assert [e[2:] for e in found if e[:2] == (t, hook)] == [(5, 7), (6, 7)]
 
 
+def test_the_norms_of_ten_steps_are_noted_from_where_a_run_begins(tmp_path):
+    """Before clipping; a resumed run notes its own first steps."""
+
+    def noted(steps, **settings):
+        model = gpt()
+        handle = attach(model, Recorder(r=2))
+        fit(model, settings.pop("task", Rows(VOCAB)), steps=steps, lr=0.1, batch=3, quiet=True,
+            **settings)  # fmt: skip
+        return handle.gradients
+
+    assert {len(norms) for norms in noted(12, clip=1e-9).values()} == {10}
+    norms = [noted(1, clip=clip) for clip in (None, 1e-9)]
+    assert norms[0] == norms[1] and max(n[0] for n in norms[0].values()) > 1e-3
+    settings = {"checkpoint": tmp_path / "state.safetensors"}
+    with pytest.raises(Stop):
+        noted(18, task=Failing(VOCAB), **settings)
+    assert {len(norms) for norms in noted(18, **settings).values()} == {10}  # of 13
+
+
 def test_before_a_step_there_are_clipped_gradients_and_after_it_the_weights_have_moved():
     """With SGD the step is -rate times what before_step saw."""
     seen = {}
