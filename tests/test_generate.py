@@ -147,6 +147,13 @@ def test_stop_ends_the_text_and_is_left_out():
     assert generate_many(model, PROMPTS, max_tokens=9, stop=stop)[0] == text.split(stop)[0]
 
 
+def test_a_text_is_cut_before_the_first_stop_of_its_last_token():
+    ids = slowly(gpt(5), "the owl", 9)
+    text = tokenizer().decode(ids)
+    assert "lee" in [tokenizer().decode([t]) for t in ids] and text.index("ee") == text.index("e")
+    assert generate(gpt(5), "the owl", max_tokens=9, stop="e") == text.split("e")[0]
+
+
 # -- sampling -------------------------------------------------------------------------------------
 
 LOGITS = np.log(np.array([0.05, 0.4, 0.15, 0.3, 0.1]))

@@ -91,6 +91,15 @@ def test_a_batch_depends_on_step_size_and_seed_alone():
     assert np.array_equal(one.collate([2, 5]).ids, two.collate(range(2, 8, 3)).ids)
 
 
+def test_the_words_of_a_kept_batch_are_hidden_by_its_rows():
+    data = source()
+    data.rows = np.repeat(data.rows[:1], 12, axis=0)  # one text: only the numbers differ
+    hidden = {tuple(np.flatnonzero(data.collate([i]).labels[0] != IGNORE)) for i in range(12)}
+    assert len(hidden) > 4
+    first, again = data.collate([3, 7]).labels, data.collate([3, 7]).labels
+    assert np.array_equal(first, again)
+
+
 def test_an_epoch_holds_every_row_once_with_other_words_hidden_in_the_next():
     data = source()
     data.rows = data.rows[:6]

@@ -13,7 +13,15 @@ from minipeft.checkpoint import fingerprint, load_model
 from minipeft.engine import no_grad
 from minipeft.files import data_dir
 from minipeft.models import build, preset
-from minipeft.pretrain import RECIPES, Leg, MixedLengths, pretrain, rows, train_tokenizer
+from minipeft.pretrain import (
+    RECIPES,
+    Leg,
+    MixedLengths,
+    _texts,
+    pretrain,
+    rows,
+    train_tokenizer,
+)
 from minipeft.tasks.shapes import Shapes
 from minipeft.tasks.stream import texts
 from minipeft.tasks.world import World
@@ -85,6 +93,22 @@ def test_every_nth_batch_has_long_rows_and_as_many_tokens():
     assert (got[0] == short.batch(0, 4, 1).ids).all()
     assert all((got[3 * i + 2] == long.batch(i, 2, 1).ids).all() for i in range(3))
     assert mixed.batch(2, 1, seed=1).ids.shape == (1, 16)
+
+
+def test_as_many_tokens_is_the_nearest_number_of_rows():
+    for width, size, rows_ in ((13, 8, 5), (13, 4, 2), (12, 4, 3), (40, 4, 1), (80, 4, 1)):
+        usual, other = (TokenBatches(np.arange(40 * n).reshape(40, n), -1) for n in (8, width))
+        for mixed in (MixedLengths(usual, other, every=1),
+                      MixedLengths(usual, usual, every=99, first=other, until=9)):  # fmt: skip
+            assert len(mixed.batch(0, size, seed=1).ids) == rows_, (width, size)
+
+
+def test_text_ends_before_its_limit():
+    for megabytes in (0.001, 0.004):
+        taken = _texts(World(0), 0, "train", megabytes)
+        stream = texts(World(0), len(taken) + 1)
+        assert taken == stream[:-1]
+        assert sum(map(len, taken)) < megabytes * 1e6 <= sum(map(len, stream))
 
 
 def test_the_first_batches_may_have_shorter_rows_and_as_many_tokens():

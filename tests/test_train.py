@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from minipeft import metrics, progress, train
-from minipeft.batches import IGNORE, Batch, TaskBatches
+from minipeft.batches import IGNORE, Batch, TaskBatches, TokenBatches
 from minipeft.checkpoint import CheckpointError, load_arrays, save_arrays
 from minipeft.engine import no_grad
 from minipeft.generate import generate_many, score
@@ -529,6 +529,22 @@ def test_a_model_that_is_not_finite_gets_no_score(kind, value):
         evaluate(model, task, batch=4)
     assert "First operation that went bad: linear(blocks.1.mlp.fc_in.weight" in str(error.value)
     assert "NaN or infinity: blocks.1.mlp.fc_in.weight" in str(error.value)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 4, 64])
+def test_a_mean_loss_weighs_every_label_the_same(batch):
+    """Rows of 1, 2, 5 and 9 labels, in batches whose last one may be short."""
+    texts = [[4], [4, 5], [6, 7, 8, 9, 4], [9, 8, 7, 6, 5, 4, 9, 8, 7]]
+    source = TokenBatches.apart([[3, *t] for t in texts], 12, end=0, fill=0)  # no end is learnt
+    model, losses, counts = gpt(2), [], []
+    for i in range(4):
+        data = source.collate([i])
+        losses.append(loss_of(model, data).item())
+        counts.append(int((data.labels != IGNORE).sum()))
+    assert len(set(counts)) == 4 and len({round(x, 3) for x in losses}) == 4
+    wanted = np.average(losses, weights=counts)
+    assert mean_loss(model, source, batch) == pytest.approx(wanted, abs=1e-12)
+    assert abs(wanted - np.mean(losses)) > 0.01
 
 
 def test_a_linear_head_is_judged_by_its_classes():

@@ -1,5 +1,7 @@
 """A BERT's answers at its masks: what it reads there, that it learns, and what it refuses."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -107,6 +109,17 @@ def test_many_questions_score_as_each_alone(batch):
     together = score_many(model, questions, batch=batch)
     for a, b in zip(alone, together, strict=True):
         assert a == pytest.approx(b, abs=1e-11)
+
+
+def test_prompt_masks_and_end_tokens_may_fill_the_context():
+    needed = len(T.encode("the cat")) + max(len(T.encode(o)) for o in LONG) + 2
+    wanted = score(bert(context=24), "the cat", LONG)
+    model = bert(context=24)
+    model.config = dataclasses.replace(model.config, context=needed)
+    assert score(model, "the cat", LONG) == pytest.approx(wanted, abs=1e-12)
+    model.config = dataclasses.replace(model.config, context=needed - 1)
+    with pytest.raises(ValueError, match="does not fit into the context of"):
+        score(model, "the cat", LONG)
 
 
 def test_what_cannot_be_scored_is_refused():

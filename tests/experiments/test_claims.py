@@ -64,6 +64,20 @@ def test_a_margin_moves_the_verdict_and_not_the_value():
     assert compared(LEVEL, SURE, margin=2.0).value == compared(LEVEL, SURE).value
 
 
+def test_a_margin_that_is_just_met_does_not_hold():
+    even = [1.0] * 5
+    assert compared(even, [2.0] * 5, margin=1.0).verdict == ABSENT  # level, and no more
+    assert compared(even, [2.0] * 5, margin=1.01).verdict == HELD
+
+
+def test_means_and_errors_of_unlike_seeds():
+    a, b = [10.0, 20.0, 60.0, 30.0, 30.0], [9.0, 18.0, 54.0, 29.0, 30.0]  # apart 1, 2, 6, 1, 0
+    found = compared(a, b, " points", "so it is")
+    error = np.sqrt((1 + 0 + 16 + 1 + 4) / 4 / 5)
+    assert found.value == f"30 against 28 points: +2 ± {error:.2g}, 5 seeds"
+    assert found.verdict == ABSENT and found.why == "so it is"
+
+
 def test_concordance_counts_pairs_and_no_ties():
     assert concordance([1, 2, 3], [10, 20, 30]) == 1 and concordance([1, 2, 3], [3, 2, 1]) == -1
     assert concordance([1, 2, 3], [1, 3, 2]) == pytest.approx(1 / 3)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from minipeft.experiments import EXPERIMENTS, difference, results, runner
-from minipeft.experiments.runner import Experiment, Results, main, perform
+from minipeft.experiments.runner import Difference, Experiment, Results, main, perform
 
 
 @pytest.fixture(autouse=True)
@@ -93,6 +93,49 @@ def test_held_needs_five_pairs_and_two_standard_errors():
     assert difference([1.0, 2.0], [0.0, 0.0]).error == pytest.approx(0.5)
     with pytest.raises(ValueError, match="same length"):
         difference([1.0, 2.0], [1.0])
+
+
+def test_a_difference_is_paired_with_its_sample_error():
+    """Three unlike differences 1, 2, 6: deviation of n - 1, error over the root of n."""
+    found = difference([11.0, 22.0, 36.0], [10.0, 20.0, 30.0])
+    assert found.mean == pytest.approx(3.0) and found.n == 3
+    deviation = np.sqrt((2**2 + 1**2 + 3**2) / 2)
+    assert found.error == pytest.approx(deviation / np.sqrt(3))
+    assert str(found) == "+3 ± 1.5 over 3 pairs"
+
+
+def test_exactly_two_errors_are_not_enough():
+    assert not Difference(2.0, 1.0, 5).held and Difference(2.0 + 1e-9, 1.0, 5).held
+    assert not Difference(9.0, 1.0, 4).held and not Difference(0.0, 0.0, 9).held
+
+
+def several(settings):
+    return {"score": 10.0 * settings["r"] + settings["seed"]}
+
+
+def test_curves_and_means_are_over_the_runs_that_were_asked_for(tmp_path):
+    wanted = [{"seed": seed, "r": r, "on": seed > 0} for r in (1, 2, 4) for seed in (0, 1)]
+    perform(Experiment("trial", "?", lambda fast: wanted, several), tmp_path)
+    found = Results(tmp_path / "trial.json")
+    values, outcomes = found.curve("score", "r", [4, 1])
+    assert values == [4, 1] and outcomes.tolist() == [[40.0, 10.0], [41.0, 11.0]]  # a run to a row
+    assert found.mean("score", seed=1) == pytest.approx((11 + 21 + 41) / 3)
+    assert found.where("score", on=False) == [10.0, 20.0, 40.0]
+    assert found.label.startswith("2 seeds; ")
+
+
+def test_runs_are_kept_in_the_order_of_the_settings(tmp_path):
+    def perform_on(seeds):
+        settings = [{"seed": s, "r": 1} for s in seeds]
+        perform(Experiment("trial", "?", lambda fast: settings, several), tmp_path)
+        return Results(tmp_path / "trial.json")
+
+    perform_on([5, 2])
+    found = perform_on([1, 2, 5])
+    assert [r["settings"]["seed"] for r in found.runs] == found.about["seeds"] == [1, 2, 5]
+    assert found.where("score") == [11.0, 12.0, 15.0]
+    seconds = [r["seconds"] for r in found.runs]
+    assert found.about["hours"] == round(sum(seconds) / 3600, 4)
 
 
 def test_unknown_results_name_the_known(monkeypatch, tmp_path):
