@@ -40,7 +40,8 @@ def test_exact_match_takes_any_reference():
 def test_perplexity_of_a_uniform_guess_is_the_vocabulary():
     assert perplexity([math.log(1 / 50)] * 7) == pytest.approx(50)
     assert perplexity(np.array([0.0])) == 1.0
-    assert perplexity([-1000.0]) == math.inf
+    assert perplexity([-1000.0]) == perplexity([-750.0]) == math.inf
+    assert perplexity([-600.0, -700.0]) == pytest.approx(math.exp(650))
 
 
 @pytest.mark.parametrize("wrong", [[], [0.5], [math.nan]])
@@ -226,7 +227,8 @@ def test_ter_counts_edits_and_chrf_characters():
     assert ter(["the cat sat on a mat"], [references[0][:1]]) == pytest.approx(100 / 6)
     assert ter(["the cat sat on a mat", "b b b b"], references) == 0.0
     assert chrf(["the cat sat on a mat", "b b b b"], references) == pytest.approx(100)
-    assert 0 < chrf(["the cat sat on a mat"], [references[0][:1]]) < 100
+    # n-grams of one to three characters: 2 of 3, 1 of 2 and none are right, on both sides
+    assert chrf(["abc"], [["abd"]]) == pytest.approx(100 * (2 / 3 + 1 / 2 + 0) / 3)
 
 
 @pytest.mark.parametrize(

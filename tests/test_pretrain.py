@@ -17,7 +17,6 @@ from minipeft.pretrain import (
     RECIPES,
     Leg,
     MixedLengths,
-    _texts,
     pretrain,
     rows,
     train_tokenizer,
@@ -26,7 +25,7 @@ from minipeft.tasks.shapes import Shapes
 from minipeft.tasks.stream import texts
 from minipeft.tasks.world import World
 from minipeft.text import Tokenizer
-from minipeft.train import fit, mean_loss
+from minipeft.train import History, fit, mean_loss
 
 SMALL = {"megabytes": 0.03, "length": 32, "batch": 4, "steps": 4, "long_every": 3,
          "later": Leg()}  # fmt: skip
@@ -105,10 +104,34 @@ def test_as_many_tokens_is_the_nearest_number_of_rows():
 
 def test_text_ends_before_its_limit():
     for megabytes in (0.001, 0.004):
-        taken = _texts(World(0), 0, "train", megabytes)
+        taken = recipes._texts(World(0), 0, "train", megabytes)
         stream = texts(World(0), len(taken) + 1)
         assert taken == stream[:-1]
         assert sum(map(len, taken)) < megabytes * 1e6 <= sum(map(len, stream))
+
+
+def test_a_story_tells_the_mean_of_each_part_of_the_losses():
+    losses = [float(i) for i in range(83)]  # parts of two, and one that is left
+    history = History(losses, [0.1] * 83, [36.0] * 83, [{"step": 83.0, "loss": 1.23456}])
+    story = recipes._story(history, 5.0)
+    assert story["training_curve"] == [2 * i + 0.5 for i in range(41)] + [82.0]
+    assert story["hours"] == 0.83 and story["validation_curve"] == [(83, 1.2346)]
+    assert story["validation_loss"] == 1.2346 and "validation_step" not in story
+
+
+def test_pictures_are_judged_to_the_last(monkeypatch):
+    """101 of them, in parts of a hundred."""
+    monkeypatch.setattr(recipes, "HELD_OUT_PICTURES", 101)
+    model, recipe = build(preset("tiny-vit"), seed=1), RECIPES["tiny-vit"]
+    train, evaluation = recipes._on_pictures(model, replace(recipe, pictures=8))
+    held = Shapes().load("validation", 101, recipe.seed)
+    with no_grad():
+        logits = model(held.pixels).data.astype(np.float64)
+    right = logits.argmax(1) == held.labels
+    nats = np.log(np.exp(logits).sum(1)) - logits[np.arange(101), held.labels]
+    found = evaluation(model)
+    assert len(train) == 8 and found["accuracy"] == pytest.approx(100 * right.mean())
+    assert found["loss"] == pytest.approx(nats.mean(), rel=1e-5)
 
 
 def test_the_first_batches_may_have_shorter_rows_and_as_many_tokens():
