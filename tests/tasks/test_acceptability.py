@@ -6,8 +6,10 @@ from collections import Counter
 import pytest
 
 from minipeft.tasks.acceptability import Acceptability
+from minipeft.tasks.attributes import ATTRIBUTES
+from minipeft.tasks.lexicon import with_article
 from tests.tasks.baselines import baselines, parts
-from tests.tasks.reader import good_english
+from tests.tasks.reader import NAME, good_english
 
 TASK = Acceptability()
 
@@ -34,6 +36,17 @@ def test_spoilt_sentences_keep_the_words_of_right_ones():
     for form in ("is", "are", "was", "were", "does", "do", "have", "has"):
         counts = [len(re.findall(rf"\b{form}\b", told[label])) for label in (0, 1)]
         assert min(counts) > 0.6 * max(counts) > 10, (form, counts)
+
+
+def test_two_subjects_are_no_single_thing():
+    """ "The Mill and The Swan are a pub" is no English, and no example of it."""
+    one = {with_article(v) for topics in ATTRIBUTES.values() for x in topics if x.article
+           for v in x.values}  # fmt: skip
+    two = re.compile(rf"{NAME} and {NAME} ")
+    joined = [t for t in texts(TASK.load("train", 1500)) if two.match(t)]
+    ends = re.compile(f" (?:{'|'.join(map(re.escape, one))})( by trade)?\\.$")
+    assert len(joined) > 200 and not [t for t in joined if ends.search(t)]
+    assert any(ends.search(t) for t in texts(TASK.load("train", 600)) if not two.match(t))
 
 
 def test_counting_words_is_not_enough():

@@ -9,7 +9,7 @@ import pytest
 
 from minipeft.tasks import FROM_FILES, TASKS, get_task
 from minipeft.tasks import lexicon as lx
-from minipeft.tasks.base import SIZES, part_of
+from minipeft.tasks.base import SIZES, Example, Pattern, Task, majority, part_of
 from minipeft.tasks.claims import AGES
 from minipeft.tasks.grammar import a
 from minipeft.tasks.records import CATEGORIES, MEN, SURNAMES, WOMEN
@@ -195,6 +195,32 @@ def test_words_that_are_never_spelt_are_those_of_no_training_text():
     for word in spelt:  # it, or a word of the same letters, is spelt in the pretraining text
         same = [w for w in LETTER_WORDS if sorted(w) == sorted(word)]
         assert "train" in {split_of(w) for w in same}
+
+
+class Counted(Task):
+    """Shows what `load` asks for."""
+
+    name, splits, sizes, largest = "counted", ("train", "test", "shift"), (7, 3, 5), 9
+    patterns = (Pattern("{x}"), Pattern("x: {x}"))
+
+    def _draw(self, split, n, seed, pattern):
+        return [Example(pattern.template, f" {split}", label=seed)] * n
+
+
+def test_a_split_has_its_own_size_unless_told():
+    task = Counted()
+    assert [len(task.load(s)) for s in task.splits] == [7, 3, 5]
+    assert len(task.load("test", 1)) == 1 and len(task.load("test", 9)) == 9
+    assert task.load("shift", 1, 4, 1) == [Example("x: {x}", " shift", label=4)]
+    for n in (0, 10, True, 2.0):
+        with pytest.raises(ValueError, match="n must be an integer from 1 to 9, got"):
+            task.load("test", n)
+
+
+def test_the_majority_is_the_commonest_label():
+    examples = [Example("", "", label=i) for i in (2, 0, 0, 1, 0)]
+    assert majority(examples) == 60.0 and majority(examples[:1]) == 100.0
+    assert majority(examples[2:4]) == 50.0
 
 
 @pytest.mark.parametrize("n", [60, 120])

@@ -32,6 +32,13 @@ def test_pairs_turn_on_negation_wording_and_kinds():
         assert {label for k, label in kinds if k == kind} == {ENTAILED, OPEN, FALSE}
 
 
+def test_prices_that_are_claimed_exclude_each_other():
+    """A cheap place may be affordable: of such pairs nothing is asked."""
+    told = " ".join(e.prompt for e in TASK.load("train", 1500))
+    assert all(word in told for word in ("cheap", "mid-priced", "expensive"))
+    assert "affordable" not in told and "costly" not in told
+
+
 def test_the_hypothesis_alone_and_words_alone_are_not_enough():
     train, test = TASK.load("train", 1500), TASK.load("test", 600)
     scores = baselines("nli", train, test)
