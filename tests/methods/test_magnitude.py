@@ -60,6 +60,23 @@ def test_the_share_is_exact_among_equals():
     assert handle.wrappers["left"].mask.sum() == 21
 
 
+def test_a_kept_weight_of_exactly_0_is_no_pruned_one():
+    """It has a gradient, is trained, and its bit is saved, before and after it was 0 again."""
+    two, x = Two(), Rng(1).normal((5, 7))
+    two.left.weight.data = np.zeros((6, 7))
+    handle = attach(two, Magnitude(s=0.5, targets=("left",)))
+    w = handle.wrappers["left"]
+    mask = w.mask.copy()
+    two(Tensor(x)).sum().backward()
+    assert w.W.grad[mask].all() and not w.W.grad[~mask].any()
+    AdamW([("w", w.W)], lr=0.1).step()
+    assert w.W.data[mask].all() and not w.W.data[~mask].any()
+    w.W.data = w.W.data * 0.0
+    assert same(w.mask, mask) and kept(handle)["left"] == 0.5
+    bits = np.unpackbits(handle.method.state(handle)["left"])[: mask.size]
+    assert same(bits.reshape(mask.shape).astype(bool), mask)
+
+
 def test_pruned_weights_get_no_gradient_and_do_not_count():
     two = Two()
     handle = attach(two, Magnitude(s=0.5, targets=("left", "right")))
