@@ -283,7 +283,7 @@ RULES: dict[str, Rule | None] = {  # None: a view, which the operation itself ma
     "exp": _elementwise("y"),
     "log": _elementwise("a"),
     "log1p": _elementwise("a", back=1),
-    "expm1": _elementwise("y", back=1),
+    "expm1": _elementwise("a", back=1),
     "sqrt": _elementwise("y"),
     "sin": _elementwise("a", back=1),
     "cos": _elementwise("a", back=1),

@@ -666,6 +666,12 @@ def test_the_logarithm_of_sigmoid_is_right_far_out(dtype):
         assert y.item() == pytest.approx(20, rel=1e-6) and x.grad == pytest.approx(-1, rel=1e-6)
 
 
+def test_expm1_keeps_its_slope_far_below():
+    x = Tensor(np.float32([-17, -40]), requires_grad=True)
+    x.expm1().sum().backward()
+    assert np.allclose(x.grad, np.exp([-17.0, -40.0]), rtol=1e-6, atol=0)
+
+
 def test_softplus_and_silu_far_out():
     x = Tensor(np.array([-1e30, -100.0, 0.0, 100.0, 3e38], np.float32), requires_grad=True)
     y = x.softplus()
