@@ -241,7 +241,8 @@ class Guard:
             error.add_note(f"The state was not saved: {other}")
         steps = saved.saved[0]
         if steps:
-            error.add_note(f"{steps} steps are in {saved.path}: the same call goes on from there")
+            error.add_note(f"{steps} steps are in {saved.path}: the same call, or command, goes "
+                           "on from there")  # fmt: skip
 
 
 def machine() -> str:

@@ -27,7 +27,7 @@ from minipeft.finite import NonFinite, where_it_began
 from minipeft.nn import Module
 from minipeft.optim import WARMUP, clip_gradients, get_optimizer, schedule
 from minipeft.progress import Progress
-from minipeft.resume import Best, Guard, State, unbroken
+from minipeft.resume import Best, Guard, State
 from minipeft.step import Workers, label_count, loss_of
 
 WATCHED = 10  # first steps whose gradient norms an adapter's report shows
@@ -199,10 +199,9 @@ def fit(
         """What follows a step: its evaluation, and whoever watches."""
         if evaluation and due(done):
             found = _numbers(evaluation(model), done)
-            with unbroken():
-                if best:
-                    best.look(found)
-                history.evaluations.append(found)
+            if best:
+                best.look(found)
+            history.evaluations.append(found)
         if watch:
             watch(done)
 

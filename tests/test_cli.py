@@ -14,9 +14,11 @@ import time
 import pytest
 
 from minipeft import cli, load_adapter, load_model
-from minipeft.checkpoint import save_model
+from minipeft.checkpoint import load_arrays, save_model
+from minipeft.cli import main
 from minipeft.methods import METHODS
 from minipeft.models import GPT, GPTConfig
+from minipeft.optim import AdamW
 from tests.clitools import QUICK, fails, small_base, tell, value  # noqa: F401
 
 COMMANDS = (
@@ -167,6 +169,39 @@ def test_finetune_scores_saves_and_the_adapter_loads(capsys, tmp_path):
     assert load_adapter(model, file).count() == got["trainable"]
     said = value(capsys, "generate", "People say", "--adapter", file, "--max-tokens", "5")
     assert said["prompt"] == "People say" and said["adapter"] == file
+
+
+def test_finetune_goes_on_where_ctrl_c_stopped_it(capsys, tmp_path, monkeypatch):
+    def adapter(folder):
+        arrays, _ = load_arrays(folder / "lora.safetensors")
+        return {name: a.tobytes() for name, a in arrays.items()}
+
+    def command(folder):
+        return ["finetune", "--task", "sentiment", "--steps", "6", "--n", "16", "--batch", "2",
+                "--eval", "4", "--save", str(tmp_path / folder / "lora.safetensors"),
+                "--checkpoint", str(tmp_path / folder / "state")]  # fmt: skip
+
+    step, calls = AdamW.step, []
+
+    def stopped(self, *args):
+        calls.append(1)
+        if len(calls) == 4:
+            signal.raise_signal(signal.SIGINT)
+        step(self, *args)
+
+    tell(capsys, *command("whole"))
+    with monkeypatch.context() as patch:
+        patch.setattr(AdamW, "step", stopped)
+        assert main(command("parts")) == 130
+    told, state = capsys.readouterr().err, tmp_path / "parts" / "state"
+    assert f"4 steps are in {state}: the same call, or command, goes on from there" in told
+    assert not (tmp_path / "parts" / "lora.safetensors").exists()
+    text = tell(capsys, *command("parts"))
+    assert f"{state} holds the state after all 6 steps" in text
+    assert adapter(tmp_path / "parts") == adapter(tmp_path / "whole")
+    same = command("whole")
+    same[-1] = same[-3]
+    assert main(same) == 2 and "--checkpoint and --save name one file" in capsys.readouterr().err
 
 
 def test_finetune_in_text(capsys):

@@ -6,7 +6,7 @@ import pytest
 from minipeft.backend import Rng
 from minipeft.beam import beam_search
 from minipeft.engine import no_grad
-from minipeft.finite import NonFinite
+from minipeft.finite import NonFinite, check_logits
 from minipeft.generate import _pick, generate, generate_many, score, score_many
 from minipeft.methods import LoRA, attach
 from tests.tiny import gpt, tokenizer
@@ -344,6 +344,18 @@ def test_a_model_that_is_not_finite_says_nothing(value):
     ):
         with pytest.raises(NonFinite, match="logits are not finite.*layer_norm.*blocks.0.ln_2"):
             ask()
+
+
+def test_one_row_that_is_not_finite_is_enough():
+    model = gpt()
+    for value in (np.nan, np.inf):
+        logits = np.zeros((3, 5))
+        check_logits(model, logits, lambda: None)
+        logits[1, 2] = value
+        with pytest.raises(NonFinite, match="none in a second pass"):
+            check_logits(model, logits, lambda: None)
+    logits[1] = [-np.inf, 0, -np.inf, 1, 0]
+    check_logits(model, logits, lambda: None)
 
 
 def test_a_token_may_be_forbidden():

@@ -155,7 +155,8 @@ def test_what_was_done_is_saved_when_a_run_is_stopped(error, optimizer, tmp_path
     settings["checkpoint"] = file
     with pytest.raises(error) as raised:
         run(7, start(), Stopping(5, error), **settings)
-    assert raised.value.__notes__ == [f"5 steps are in {file}: the same call goes on from there"]
+    wanted_note = f"5 steps are in {file}: the same call, or command, goes on from there"
+    assert raised.value.__notes__ == [wanted_note]
     assert load_arrays(file)[1]["steps"] == "5"
     history, got = run(7, start(), **settings)
     assert history.loss == whole.loss and same(got, wanted)

@@ -50,8 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"minipeft {args.command}: {error}\nSee: minipeft {args.command} --help",
               file=sys.stderr)  # fmt: skip
         return 2
-    except KeyboardInterrupt:
-        print("\nminipeft: stopped", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        notes = getattr(stop, "__notes__", ())  # where the state of training is
+        print("\nminipeft: stopped", *notes, sep="\n", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader has seen enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

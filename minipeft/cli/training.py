@@ -105,6 +105,9 @@ def add_finetune(command: Command) -> None:
                      help="validation examples; default 100 for generation, else all")  # fmt: skip
     new.add_argument("--seed", type=number(0), default=0, help="default 0")
     new.add_argument("--save", metavar="FILE", help="write the trained adapter here")
+    new.add_argument("--checkpoint", metavar="FILE",
+                     help="save the state of training here, also on Ctrl-C; the same command "
+                     "goes on from it")  # fmt: skip
 
 
 def _finetune(args: argparse.Namespace) -> Result:
@@ -116,6 +119,10 @@ def _finetune(args: argparse.Namespace) -> Result:
     method, name = method_of(args), known(args.model)
     if args.save is not None:
         target(args.save, "--save", model=file_of(name), data=args.data)
+    if args.checkpoint is not None:
+        state = target(args.checkpoint, "--checkpoint", model=file_of(name), data=args.data)
+        if args.save and state.resolve() == Path(args.save).resolve():
+            raise UsageError(f"--checkpoint and --save name one file, {args.save}")
     args.busy("making the task's data")
     task = task_of(args, name)
     generates = task.kind == "generation"
@@ -146,8 +153,13 @@ def _finetune(args: argparse.Namespace) -> Result:
     at = attach(model, method)
     args.busy("training")
     began = time.perf_counter()
-    history = fit(model, train, steps=steps, lr=args.lr, batch=args.batch, seed=args.seed)
+    history = fit(
+        model, train, steps=steps, lr=args.lr, batch=args.batch, seed=args.seed,
+        checkpoint=args.checkpoint,
+    )  # fmt: skip
     seconds = time.perf_counter() - began
+    if args.checkpoint is not None:
+        print(f"{args.checkpoint} holds the state after all {steps} steps")
     if args.save is not None:
         at.save(args.save, card(args, task))  # before what may fail
     args.busy("scoring the tuned model")
