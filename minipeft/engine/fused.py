@@ -25,6 +25,11 @@ MASKED = -1e30  # exp gives exactly 0; finite, so that a row with nothing to see
 # -- linear -------------------------------------------------------------------------------------
 
 
+def _rows(x: Array, n: int) -> Array:
+    """(..., n) -> (N, n): all axes but the last as one. An n of 0 leaves no -1 to be found."""
+    return x.reshape(math.prod(x.shape[:-1]), n)
+
+
 @op
 def linear(x, w, b=None):
     """An affine map of the last axis.
@@ -38,14 +43,14 @@ def linear(x, w, b=None):
     if x.shape[-1:] != w.shape[1:]:
         raise ValueError(f"linear: x has shape {x.shape}, w (out, in) = {w.shape}: in must match")
     n_out, n_in = w.shape
-    rows = x.reshape(-1, n_in)  # (N, I)
+    rows = _rows(x, n_in)  # (N, I)
     y = rows @ w.T
     if b is not None:
         y += b
     return y.reshape(*x.shape[:-1], n_out), (
-        lambda g: (g.reshape(-1, n_out) @ w).reshape(*g.shape[:-1], n_in),
-        lambda g: g.reshape(-1, n_out).T @ rows,
-        lambda g: _sum_rows(g.reshape(-1, n_out)),
+        lambda g: (_rows(g, n_out) @ w).reshape(*g.shape[:-1], n_in),
+        lambda g: _rows(g, n_out).T @ rows,
+        lambda g: _sum_rows(_rows(g, n_out)),
     )
 
 
@@ -69,12 +74,12 @@ def linear_decoded(x, b=None, *, decode, shape):
     if x.shape[-1:] != (n_in,):
         raise ValueError(f"linear_decoded: x has shape {x.shape}, w (out, in) = {shape}: "
                          "in must match")  # fmt: skip
-    y = x.reshape(-1, n_in) @ decode(x).T
+    y = _rows(x, n_in) @ decode(x).T
     if b is not None:
         y += b
     return y.reshape(*x.shape[:-1], n_out), (
-        lambda g: (g.reshape(-1, n_out) @ decode(g)).reshape(*g.shape[:-1], n_in),
-        lambda g: _sum_rows(g.reshape(-1, n_out)),
+        lambda g: (_rows(g, n_out) @ decode(g)).reshape(*g.shape[:-1], n_in),
+        lambda g: _sum_rows(_rows(g, n_out)),
     )
 
 
@@ -98,14 +103,14 @@ def add_low_rank(y, x, a, b, *, scale):
     if x.shape[-1] != n_in or b.shape[1] != r or y.shape != (*x.shape[:-1], n_out):
         raise ValueError(f"add_low_rank: y {y.shape} and x {x.shape} do not chain with "
                          f"a {a.shape} and b {b.shape}")  # fmt: skip
-    rows, shape = x.reshape(-1, n_in), x.shape
+    rows, shape = _rows(x, n_in), x.shape
     down = rows @ a.T  # (N, r)
     down *= scale
     out = down @ b.T
-    out += y.reshape(-1, n_out)
+    out += _rows(y, n_out)
 
     def vjp(g: Array, needs: tuple[bool, ...]) -> tuple[Array | None, ...]:
-        flat, gx, ga = g.reshape(-1, n_out), None, None
+        flat, gx, ga = _rows(g, n_out), None, None
         if needs[1] or needs[2]:
             d = flat @ b  # (N, r)
             d *= scale
@@ -475,7 +480,7 @@ def embedding(w, ids):
 
     def vjp(g: Array) -> Array:
         gw = xp.zeros(shape, wide(g.dtype))
-        backend.scatter_add(gw, ids.reshape(-1), g.reshape(-1, shape[1]))
+        backend.scatter_add(gw, ids.reshape(-1), _rows(g, shape[1]))
         return gw
 
     return w[ids], (vjp, None)
