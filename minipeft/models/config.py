@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import math
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, ClassVar, Self
+
+import numpy as np
 
 from minipeft.backend import Array, is_array
 from minipeft.engine import Tensor
@@ -22,6 +25,9 @@ class Config:
         name = type(self).__name__
         for field in fields(self):
             value = getattr(self, field.name)
+            if isinstance(value, np.generic):  # a file holds Python's numbers alone
+                value = value.item()
+                object.__setattr__(self, field.name, value)
             if field.type == "int" and (type(value) is not int or value < 1):
                 raise ValueError(f"{name}: {field.name} must be a whole number >= 1, got {value!r}")
         width, heads = self.value("width"), self.value("heads")
@@ -46,8 +52,9 @@ class Config:
         if classes is not None and (type(classes) is not int or classes < 2):
             raise ValueError(f"{name}: classes must be >= 2, got {classes!r}")
         dropout, eps = self.value("dropout"), self.value("eps")
-        if not 0 <= dropout < 1 or not eps > 0:
-            raise ValueError(f"{name}: dropout in [0, 1) and eps > 0; got {dropout}, {eps}")
+        numbers = all(isinstance(x, (int, float)) for x in (dropout, eps))
+        if not numbers or not 0 <= dropout < 1 or not 0 < eps < math.inf:
+            raise ValueError(f"{name}: dropout in [0, 1) and eps > 0; got {dropout!r}, {eps!r}")
 
     def value(self, field: str, default: Any = None) -> Any:
         """A field that not every config has."""

@@ -52,6 +52,8 @@ class ViTConfig(Config):
         super().__post_init__()
         if self.image % self.patch:
             raise ValueError(f"ViTConfig: patch {self.patch} does not divide image {self.image}")
+        if not isinstance(self.qkv_bias, bool):
+            raise ValueError(f"ViTConfig: qkv_bias must be True or False, got {self.qkv_bias!r}")
         if self.activation not in ("gelu_erf", "gelu", "relu"):
             raise ValueError("ViTConfig: activation must be 'gelu_erf', 'gelu' or 'relu', got "
                              f"{self.activation!r}")  # fmt: skip

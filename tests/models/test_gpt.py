@@ -1,6 +1,7 @@
 """GPT: golden values, config, masks and positions, a past, virtual tokens, ties, gradients."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -329,12 +330,25 @@ SIZES = {"vocab": 11, "context": 9, "width": 8, "layers": 2, "heads": 2}
         ({"dropout": 1.0}, "dropout in"),
         ({"dropout": -0.1}, "dropout in"),
         ({"eps": 0.0}, "eps > 0"),
+        ({"eps": float("inf")}, "eps > 0; got 0.0, inf"),
+        ({"eps": float("nan")}, "eps > 0; got 0.0, nan"),
+        ({"dropout": "0.1"}, r"dropout in \[0, 1\) and eps > 0; got '0.1'"),
+        ({"width": np.float64(8)}, "width must be a whole number >= 1, got 8.0"),
+        ({"heads": np.bool_(True)}, "heads must be a whole number >= 1, got True"),
         ({"widht": 8}, "no field 'widht'; nearest is 'width'"),
     ],
 )
 def test_config_refuses(change, message):
     with pytest.raises(ValueError, match=message):
         GPTConfig.from_dict(SIZES | change)
+
+
+def test_numbers_of_numpy_become_python_s():
+    given = {k: np.int64(n) for k, n in SIZES.items()} | {"dropout": np.float32(0.25)}
+    config = GPTConfig(**given, mlp=np.int32(12), head="linear", classes=np.uint8(3))
+    assert config == GPTConfig(**SIZES, mlp=12, head="linear", classes=3, dropout=0.25)
+    assert {type(v) for v in config.to_dict().values()} == {int, float, str}
+    assert GPTConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
 def test_config_names_what_is_missing():

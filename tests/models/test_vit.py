@@ -124,6 +124,7 @@ SIZES = {"image": 6, "patch": 3, "channels": 2, "width": 8, "layers": 2, "heads"
         ({"heads": 3}, "width 8 does not divide into 3 heads; the nearest number that fits is 2"),
         ({"head_width": 0}, "head_width must be a whole number >= 1 or None, got 0"),
         ({"classes": 1}, "classes must be >= 2, got 1"),
+        ({"qkv_bias": "no"}, "qkv_bias must be True or False, got 'no'"),
         ({"activation": "tanh"}, "activation must be 'gelu_erf', 'gelu' or 'relu', got 'tanh'"),
         ({"dropout": 1.0}, "dropout in"),
         ({"chanels": 2}, "no field 'chanels'; nearest is 'channels'"),
