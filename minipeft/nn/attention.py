@@ -17,7 +17,7 @@ class Attention(Module):
     Shapes  x (B, T, C) -> (B, T, C); head_out sees (B, T, H D), before o_proj mixes the heads
     past    (k, v), each (B or 1, P, H D): keys and values before x; a prefix and the cache of
             generation are both a past
-    mask    (B, T) or (B, P + T), true where a position is real; a past is real by default
+    mask    (B, T) to (B, P + T), true where a position is real, as what it leaves out of a past
     """
 
     def __init__(
@@ -51,9 +51,13 @@ class Attention(Module):
         if cache is not None:
             cache.append((k, v))
         B, T, S = x.shape[0], x.shape[1], k.shape[1]
-        if mask is not None and mask.shape[1] < S:
-            seen = xp_of(mask).ones((B, S - mask.shape[1]), dtype=bool)
-            mask = xp_of(mask).concatenate([seen, mask != 0], axis=1)
+        if mask is not None:
+            if mask.ndim != 2 or len(mask) != B or not T <= mask.shape[1] <= S:
+                behind = "" if S == T else f", or with all of the past (B, P + T) = {(B, S)}"
+                raise ValueError(f"mask must be (B, T) = {(B, T)}{behind}; got {mask.shape}")
+            if mask.shape[1] < S:
+                seen = xp_of(mask).ones((B, S - mask.shape[1]), dtype=bool)
+                mask = xp_of(mask).concatenate([seen, mask != 0], axis=1)
         keep = self.drop.factors((B, self.heads, T, S), q.data)
         y = fused.attention(
             q, k, v, heads=self.heads, causal=self.causal, mask=mask, keep=keep

@@ -88,6 +88,20 @@ def test_a_mask_may_cover_the_past_or_leave_it_real():
     assert np.allclose(hidden, layer(X, mask=new).data, rtol=0, atol=1e-13)
 
 
+@pytest.mark.parametrize("shape", [(2, 4), (2, 9), (1, 5), (3, 5), (5,), (2, 5, 1)])
+def test_a_mask_of_another_length_is_refused(shape):
+    """Four are not five of which the first is seen; of a past the mask may leave out the first."""
+    layer, mask = attention(), np.ones(shape, bool)
+    with pytest.raises(ValueError, match=r"mask must be \(B, T\) = \(2, 5\); got"):
+        layer(X, mask=mask)
+    past = [0.3 * Rng(i).normal((2, 3, 12)) for i in (3, 4)]
+    with pytest.raises(ValueError, match=r"\(2, 5\), or with all of the past .* = \(2, 8\); got"):
+        layer(X, past=past, mask=mask)
+    whole = np.array([[True] * 2 + [False] + [True] * 5] * 2)
+    late = layer(X, past=past, mask=whole[:, 2:]).data
+    assert np.array_equal(late, layer(X, past=past, mask=whole).data)
+
+
 def test_head_out_reads_the_heads_before_they_are_mixed():
     class Lesion(Module):
         def forward(self, x):  # (B, T, H D)
