@@ -13,6 +13,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from io import BufferedReader
@@ -21,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from minipeft.backend import to_numpy
+from minipeft.backend import is_array, to_numpy
+from minipeft.engine import Tensor
 from minipeft.files import data_dir, write_atomic
 from minipeft.nn import Module, Parameter
 from minipeft.nn.init import is_shape_only
@@ -35,18 +37,35 @@ DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8",
           "BOOL": "u1"}  # fmt: skip
 
 
+SAVED = [np.dtype(t) for t in ("f8", "f4", "f2", "?", *(k + n for k in "iu" for n in "1248"))]
+
+
 class CheckpointError(ValueError):
     """A file that is not what it says, or not what was asked for."""
 
 
-def save_arrays(path: str | Path, arrays: Mapping[str, Any], metadata: dict[str, str]) -> None:
-    """Write named arrays and string metadata to one file, whole or not at all."""
+def save_arrays(
+    path: str | Path,
+    arrays: Mapping[str, Any],
+    metadata: dict[str, str],
+    allow_nonfinite: bool = False,
+) -> None:
+    """Write named arrays and string metadata to one file, whole or not at all.
+
+    Raises  CheckpointError for what `load_arrays` would refuse: NaN, infinity, other types
+    """
     from safetensors.numpy import save_file
 
     for key, value in metadata.items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise TypeError(f"metadata must map str to str, got {key!r}: {value!r}")
     held = {name: _held(name, array) for name, array in arrays.items()}
+    for name, array in held.items():
+        if array.dtype.newbyteorder("=") not in SAVED:
+            raise CheckpointError(f"{name} cannot be saved: it holds {array.dtype}, wanted one of "
+                                  f"{', '.join(map(str, SAVED))}")  # fmt: skip
+        if not allow_nonfinite:
+            _check_finite(f"{name} cannot be saved: it", array)
     facts = metadata | {"digest": _digest(held, metadata)}
     write_atomic(path, lambda temporary: save_file(held, temporary, facts))
 
@@ -71,22 +90,55 @@ def load_arrays(path: str | Path, allow_nonfinite: bool = False) -> tuple[Arrays
         size = int.from_bytes(file.read(8), "little")
         try:
             header = json.loads(file.read(size), object_pairs_hook=_once)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CheckpointError(f"{path} has a wrong header: {error}") from error
         metadata = header.pop("__metadata__", None) or {}
         arrays = {}
         for name, entry in header.items():
             array = _read(file, 8 + size, f"{path}: {name}", entry)
-            if not allow_nonfinite and (bad := _not_finite(array)):
-                raise CheckpointError(
-                    f"{path}: {name} must be finite, but {bad} of its {array.size} values are "
-                    "NaN or infinite"
-                )
+            if not allow_nonfinite:
+                _check_finite(f"{path}: {name}", array)
             arrays[name] = array
     digest = metadata.pop("digest", None)  # files of others have none
     if digest is not None and digest != _digest(arrays, metadata):
         raise CheckpointError(f"{path} was damaged: what it holds is not what was written")
     return arrays, metadata
+
+
+def _check_finite(what: str, array: np.ndarray) -> None:
+    if bad := _not_finite(array):
+        raise CheckpointError(
+            f"{what} must be finite, but {bad} of its {array.size} values are NaN or infinite"
+        )
+
+
+def told(path: str | Path, metadata: Mapping[str, str], key: str, kind: type) -> Any:
+    """A value that metadata hold as JSON.
+
+    Raises  CheckpointError if it is missing, no JSON, nested too deeply, or not of that kind
+    """
+    if key not in metadata:
+        raise CheckpointError(f"{path} lacks the metadata {key}")
+    try:
+        value = json.loads(metadata[key])
+    except RecursionError as error:
+        raise CheckpointError(f"{path}: {key} is nested too deeply to be read") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {key} is no JSON: {error}") from error
+    if not isinstance(value, kind):
+        name = "an object" if kind is dict else "a list"
+        raise CheckpointError(f"{path}: {key} must be {name}, got {value!r:.80}")
+    return value
+
+
+def version_of(path: str | Path, metadata: Mapping[str, str], newest: int) -> int:
+    """The version of a file's format, which must be one that is read here."""
+    version = metadata.get("version", "")
+    if version not in map(str, range(1, newest + 1)):
+        reads = "1" if newest == 1 else f"1 to {newest}"
+        raise CheckpointError(f"{path} has format version {version!r:.40}, this minipeft reads "
+                              f"{reads}")  # fmt: skip
+    return int(version)
 
 
 def _digest(arrays: Arrays, metadata: dict[str, str]) -> str:
@@ -119,10 +171,17 @@ def save_model(
     """Write a model: its arrays (a tied one once), its config, and a card that tells its story.
 
     dtype  "float16" halves the file; None keeps the arrays' own
+    Raises  CheckpointError if the file would give another model than this one: something is
+            attached to it, or it is no longer what its class and config make
     """
     kind = type(model).__name__.lower()
-    _classes(kind)
-    arrays = model.state_dict()
+    if type(model) is not _classes(kind)[0]:
+        name = type(model).__name__
+        raise CheckpointError(f"{type(model)} is not minipeft's own {name}, which a file of that "
+                              "name would give back")  # fmt: skip
+    _refuse_attached(model)
+    _refuse_changed(model)
+    arrays = model.base_arrays()
     if dtype is not None:
         arrays = {name: _cast(name, _held(name, a), dtype) for name, a in arrays.items()}
     metadata = {
@@ -165,20 +224,87 @@ def load_model(
         config = replace(stored, head=head, classes=classes)
     elif classes not in (None, stored.classes):
         config = replace(stored, classes=classes)
-    same = config == stored
-    # what the file holds needs not be drawn
-    model = model_class(config, seed=seed, init="shape" if same else "head", dtype=dtype)
-    if not same:
+    model = _of_shapes(path, model_class, stored, arrays, dtype)
+    if config != stored:  # what the file holds needs not be drawn
+        model = model_class(config, seed=seed, init="head", dtype=dtype)
         arrays = _with_new_head(model, arrays)
-    _untie(model, arrays)
+        _untie(model, arrays)
     try:
         model.adopt_state_dict(arrays)
     except ValueError as error:
         raise CheckpointError(f"{path} does not fit its own config: {error}") from error
     if hasattr(config, "vocab"):
         model.tokenizer = Tokenizer(data_dir() / "tokenizer.json")
-    model.card = json.loads(metadata.get("card", "{}"))
+    model.card = told(path, {"card": "{}"} | metadata, "card", dict)
+    told(path, {"ties": "{}"} | metadata, "ties", dict)  # for readers: which array stands where
     return model
+
+
+def _of_shapes(path: Path, model_class: Any, config: Any, arrays: Arrays, dtype: Any) -> Any:
+    """The model of a file's config without values, which the file's arrays are known to fit.
+
+    A lying config is found out before anything is allocated by it.
+    """
+    try:
+        if config.layers > len(arrays):
+            raise ValueError(f"{config.layers} layers, but {len(arrays)} arrays")
+        model = model_class(config, init="shape", dtype=dtype)
+        _untie(model, arrays)
+        model.fitting(arrays)
+    except (ValueError, OverflowError, MemoryError) as error:
+        raise CheckpointError(f"{path} does not fit its own config: {error}") from error
+    return model
+
+
+def _refuse_attached(model: Module) -> None:
+    handles = model.attached()
+    if handles:
+        names = ", ".join(repr(h.method.name) for h in handles)
+        only = all(h.method.compose == "input" for h in handles)
+        merge = "" if only else "merge() it, and the model can be saved as it computes now; "
+        raise CheckpointError(
+            f"this {type(model).__name__} has {names} attached, and a file of the model would hold "
+            f"its base alone, without what was trained: {merge}adapter.save(path) keeps the "
+            "adapter, adapter.detach() gives the base back"
+        )
+
+
+OUTSIDE = {"config", "handles", "card", "tokenizer", "new"}  # attributes that no file has to keep
+
+
+def _refuse_changed(model: Any) -> None:
+    """Refuse a model in which something stands that its class and config would not put there."""
+    twin = type(model)(model.config, init="shape")
+    parts, wanted = dict(model.named_modules()), dict(twin.named_modules())
+    for path in wanted | parts:
+        part, right = parts.get(path), wanted.get(path)
+        if type(part) is not type(right):
+            _odd(path, "a new part" if right is None else type(part).__name__)
+        for name in vars(right) | vars(part):
+            if name in OUTSIDE or isinstance(vars(right).get(name), Module):
+                continue
+            have, want = vars(part).get(name, OUTSIDE), vars(right).get(name, OUTSIDE)
+            where = f"{path}.{name}" if path else name
+            if isinstance(want, Parameter):
+                if type(have) is not Parameter or have.shape != want.shape:
+                    _odd(where, type(have).__name__)
+                elif have.base is not None or have.dtype.kind != "f":
+                    _odd(where, "a clone" if have.base is not None else f"of {have.dtype}")
+            elif want is OUTSIDE and (callable(have) or isinstance(have, Tensor) or is_array(have)):
+                _odd(where, f"a new {type(have).__name__}")
+            elif want is not OUTSIDE and (type(have) is not type(want) or have != want):
+                _odd(where, repr(have))
+    untold = _ties(model).items() - _ties(twin).items()
+    for path, first in sorted(untold):
+        raise CheckpointError(f"{path} is shared with {first}, which the file of a "
+                              f"{type(model).__name__} cannot tell: give it a copy")  # fmt: skip
+
+
+def _odd(where: str, what: str) -> None:
+    raise CheckpointError(
+        f"{where} is {what:.80}, not what the model's class and config put there: the file would "
+        "give another model"
+    )
 
 
 def shipped_models() -> list[str]:
@@ -197,6 +323,12 @@ def model_file(name_or_path: str | Path) -> Path:
     names = shipped_models()
     if path.name in names:
         return data_dir() / "models" / f"{path.name}.safetensors"
+    if not names:
+        named = "which MINIPEFT_DATA names, " if os.environ.get("MINIPEFT_DATA") else ""
+        raise FileNotFoundError(
+            f"no model {str(name_or_path)!r}: it is no file, and the folder {data_dir()}, {named}"
+            "has no models/ with models in it"
+        )
     near = difflib.get_close_matches(path.name, names, 1)
     raise FileNotFoundError(
         f"no model {str(name_or_path)!r}: it is neither a file nor one of the shipped models "
@@ -211,16 +343,17 @@ def _stored(path: Path, metadata: dict[str, str]) -> tuple[Any, Any]:
             f"{path} is no model of minipeft: wanted metadata format={FORMAT!r} and a config, got "
             f"format={metadata.get('format')!r}. An adapter is read with load_adapter"
         )
-    version = metadata.get("version", "")
-    if not version.isdigit() or int(version) > VERSION:
-        raise CheckpointError(
-            f"{path} has format version {version!r}, this minipeft reads up to {VERSION}"
-        )
-    model_class, config_class = _classes(metadata.get("kind", ""))
+    version_of(path, metadata, VERSION)
     try:
-        return model_class, config_class.from_dict(json.loads(metadata["config"]))
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} has a wrong config: {error}") from error
+        model_class, config_class = _classes(metadata.get("kind", ""))
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    try:
+        return model_class, config_class.from_dict(told(path, metadata, "config", dict))
+    except (TypeError, ValueError, OverflowError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{path} has a wrong config: {error!s:.400}") from error
 
 
 def _classes(kind: str) -> tuple[Any, Any]:
@@ -228,7 +361,7 @@ def _classes(kind: str) -> tuple[Any, Any]:
     from minipeft.models import MODELS
 
     if kind not in MODELS:
-        raise CheckpointError(f"model kind must be one of {list(MODELS)}, got {kind!r}")
+        raise CheckpointError(f"model kind must be one of {list(MODELS)}, got {kind[:40]!r}")
     return MODELS[kind]
 
 

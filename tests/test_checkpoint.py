@@ -18,9 +18,12 @@ from minipeft.checkpoint import (
     save_arrays,
     save_model,
 )
+from minipeft.engine import Tensor
+from minipeft.methods import BitFit, Full, LoRA, Quantize, Subspace, TopK, attach
 from minipeft.models import BERT, GPT, BERTConfig, GPTConfig, ViT, ViTConfig
-from minipeft.nn import Parameter
+from minipeft.nn import Linear, Parameter
 from minipeft.text import Tokenizer
+from tests.fuzz import in_time
 
 F32 = np.arange(12, dtype=np.float32)
 
@@ -95,7 +98,13 @@ def test_the_good_file_of_these_tests_is_read(tmp_path):
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
 def test_non_finite_values_are_refused_unless_allowed(bad, dtype, tmp_path):
     path = tmp_path / "a"
-    save_arrays(path, {"fine": F32, "layer.w": np.array([1, bad, 2], dtype)}, {})
+    arrays = {"fine": F32, "layer.w": np.array([1, bad, 2], dtype)}
+    with pytest.raises(
+        CheckpointError, match=r"layer\.w cannot be saved: it must be finite, but 1"
+    ):
+        save_arrays(path, arrays, {})
+    assert not path.exists()
+    save_arrays(path, arrays, {}, allow_nonfinite=True)
     with pytest.raises(CheckpointError, match=r"layer\.w must be finite, but 1 of its 3 values"):
         load_arrays(path)
     loaded, _ = load_arrays(path, allow_nonfinite=True)
@@ -472,12 +481,12 @@ def test_a_body_that_lacks_an_array_is_refused_with_a_new_head_too(tmp_path):
     ("change", "message"),
     [
         ({"format": "other"}, "is no model of minipeft.*got format='other'"),
-        ({"version": "2"}, "format version '2', this minipeft reads up to 1"),
+        ({"version": "2"}, "format version .2., this minipeft reads 1"),
         ({"kind": "gtp"}, r"kind must be one of \['gpt', 'bert', 'vit'\], got 'gtp'"),
         ({"kind": "bert"}, "wrong config: BERTConfig: head must be 'mlm' or 'linear', got 'lm'"),
         ({"kind": "vit"}, "wrong config: ViTConfig has no field 'vocab'"),
-        ({"config": "{"}, "has a wrong config"),
-        ({"config": "3"}, "has a wrong config"),
+        ({"config": "{"}, "config is no JSON"),
+        ({"config": "3"}, "config must be an object, got 3"),
         ({"config": json.dumps(CONFIG | {"depth": 3})}, "no field 'depth'"),
         ({"config": json.dumps(CONFIG | {"layers": 3})}, r"missing +blocks\.2"),
         ({"config": json.dumps(CONFIG | {"layers": 1})}, r"unexpected +blocks\.1"),
@@ -510,3 +519,215 @@ def test_one_flipped_bit_shows(tmp_path, bit):
         assert all((found[k] == a).all() and found[k].dtype == a.dtype for k, a in arrays.items())
         assert facts.items() >= {"method": "lora", "alpha": "16"}.items()
     assert loaded < 6
+
+
+# --- a model that is not what its file would give back ---------------------------------------
+
+
+@pytest.mark.parametrize("method", [Full(), LoRA(r=2), TopK(k=1), BitFit(), Quantize(), Subspace()])
+def test_a_tuned_model_is_not_saved_as_its_untrained_base(method, tmp_path):
+    model = GPT(GPTConfig(**CONFIG))
+    at = attach(model, method)
+    for _, p in at.trainable():
+        p.data = p.data + 0.1
+    message = rf"GPT has '{method.name}' attached.*merge\(\) it.*adapter.save\(path\)"
+    with pytest.raises(CheckpointError, match=message):
+        save_model(model, tmp_path / "m.safetensors", {"x": 1})
+    assert not list(tmp_path.iterdir())
+    with pytest.warns(UserWarning, match=rf"holds the base alone, without '{method.name}'.*merge"):
+        state = model.state_dict()
+    assert all(np.array_equal(a, model.base_arrays()[n]) for n, a in state.items())
+    wanted = model(IDS).data
+    at.merge()
+    save_model(model, tmp_path / "m.safetensors")
+    again = load_model(tmp_path / "m.safetensors")
+    np.testing.assert_allclose(again(IDS).data, wanted, atol=1e-5)
+    assert np.array_equal(again(IDS).data, model(IDS).data)
+
+
+def test_a_new_head_is_attached_too_and_what_was_merged_or_detached_is_saved(tmp_path):
+    model, path = GPT(GPTConfig(**CONFIG, head="linear", classes=3)), tmp_path / "m.safetensors"
+    base = model(IDS).data
+    at = attach(model, Quantize())  # its only Parameter that trains is the head
+    at.whole["head.weight"].data += 1
+    with pytest.raises(CheckpointError, match="has 'quant' attached"):
+        save_model(model, path)
+    at.merge(keep=True)
+    save_model(model, path)  # what is seen
+    assert np.array_equal(load_model(path)(IDS).data, model(IDS).data)
+    at.detach()
+    save_model(model, path)
+    assert np.array_equal(load_model(path)(IDS).data, base)
+
+
+def test_a_part_has_no_file_and_a_handle_of_a_part_is_seen(tmp_path):
+    model = GPT(GPTConfig(**CONFIG))
+    with pytest.raises(CheckpointError, match="model kind must be one of .*, got 'block'"):
+        save_model(model.blocks[0], tmp_path / "m")
+    attach(model.blocks[1], BitFit())
+    with pytest.raises(CheckpointError, match="this GPT has 'bitfit' attached"):
+        save_model(model, tmp_path / "m")
+
+
+class Doubled(Linear):
+    def forward(self, x):
+        return super().forward(x) * 2.0
+
+
+def _own_linear(model):
+    part = model.blocks[0].mlp.fc_in
+    model.set("blocks.0.mlp.fc_in", Doubled.of(part.weight, part.bias))
+
+
+def _put(path, name, value):
+    """A change that sets an attribute of a part, to a value or to what a function of it gives."""
+
+    def change(model):
+        part = model.get(path)
+        setattr(part, name, value(model) if callable(value) else value)
+
+    return change
+
+
+CHANGES = {
+    "own linear": (_own_linear, "blocks.0.mlp.fc_in is Doubled, not what"),
+    "own class": (_put("", "__class__", lambda m: type("GPT", (GPT,), {})), "not minipeft's own"),
+    "own forward": (_put("blocks.0", "forward", lambda m: print), "forward is a new builtin_func"),
+    "no bias": (_put("blocks.1.mlp.fc_in", "bias", None), "blocks.1.mlp.fc_in.bias is NoneType"),
+    "an array": (_put("ln_f", "bias", np.zeros(8)), "ln_f.bias is ndarray"),
+    "a Tensor": (_put("ln_f", "bias", Tensor(np.zeros(8))), "ln_f.bias is Tensor"),
+    "a shape": (_put("ln_f", "bias", Parameter(np.zeros(9))), "ln_f.bias is Parameter"),
+    "a clone": (_put("ln_f", "bias", lambda m: m.ln_f.bias.clone()), "ln_f.bias is a clone"),
+    "a new part": (
+        _put("blocks.0", "more", lambda m: Linear(8, 8)),
+        "blocks.0.more is a new Linear",
+    ),
+    "a parameter": (_put("", "gate", Parameter(np.ones(2))), "gate is a new Parameter"),
+    "a new array": (_put("emb", "mask", np.ones(2)), "emb.mask is a new ndarray"),
+    "another block": (_put("blocks", "2", lambda m: m.blocks[1]), "blocks.2 is a new Block"),
+    "a block less": (lambda m: delattr(m.blocks, "1"), "blocks.1 is NoneType"),
+    "a block twice": (_put("blocks", "1", lambda m: m.blocks[0]), r"blocks\.1.*is shared with bl"),
+    "heads": (_put("blocks.0.attn", "heads", 1), "blocks.0.attn.heads is 1, not what"),
+    "activation": (_put("blocks.0.mlp", "activation", "relu"), "blocks.0.mlp.activation is 'relu'"),
+    "dropout": (_put("blocks.0.drop", "p", 0.5), "blocks.0.drop.p is 0.5"),
+    "eps": (_put("ln_f", "eps", 1e-3), "ln_f.eps is 0.001"),
+    "config": (_put("", "config", lambda m: replace(m.config, context=6)), "emb.pos.weight is Par"),
+    "a tie": (
+        _put("blocks.1.mlp.fc_in", "weight", lambda m: m.blocks[0].mlp.fc_in.weight),
+        "blocks.1.mlp.fc_in.weight is shared with blocks.0.mlp.fc_in.weight",
+    ),
+    "nan": (
+        _put("ln_f", "bias", Parameter(np.full(8, np.nan))),
+        "ln_f.bias cannot be saved: it must be finite, but 8 of its 8",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_a_file_would_not_give_back_is_refused_by_name(name, tmp_path):
+    model = GPT(GPTConfig(**CONFIG))
+    change, message = CHANGES[name]
+    change(model)
+    with pytest.raises(CheckpointError, match=message):
+        save_model(model, tmp_path / "m.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_no_file_has_to_keep_is_no_hindrance(tmp_path):
+    model = GPT(GPTConfig(**CONFIG))
+    model.note, model.card, model.ln_f.seen = "mine", {}, 3
+    save_model(model, tmp_path / "m.safetensors")
+    load_model(tmp_path / "m.safetensors")
+
+
+def test_a_state_that_was_kept_does_not_change_as_the_model_trains():
+    model = GPT(GPTConfig(**CONFIG))
+    best, base = model.state_dict(), model(IDS).data
+    for p in model.parameters():
+        p.data -= 1.0  # in place, and as an optimizer does
+        p.data = p.data * 2
+    assert not np.array_equal(model(IDS).data, base)
+    model.load_state_dict(best)
+    assert np.array_equal(model(IDS).data, base)
+    for p in model.parameters():
+        p.data += 1.0
+    model.load_state_dict(best)  # nor does loading hand it over
+    assert np.array_equal(model(IDS).data, base)
+
+
+@pytest.mark.parametrize("wrong", ["transposed", "text", "complex"])
+def test_a_state_with_a_wrong_later_entry_changes_nothing(wrong):
+    model = GPT(GPTConfig(**CONFIG))
+    state = {n: a + 1 for n, a in model.state_dict().items()}
+    name = list(state)[-4]
+    state[name] = {"transposed": state[name].T[..., None], "text": state[name].astype(str),
+                   "complex": state[name].astype(complex)}[wrong]  # fmt: skip
+    before = {n: a.tobytes() for n, a in model.base_arrays().items()}
+    with pytest.raises(ValueError, match=rf"wrong (shape|type) +{name}"):
+        model.load_state_dict(state)
+    assert {n: a.tobytes() for n, a in model.base_arrays().items()} == before
+
+
+# --- hostile files -----------------------------------------------------------------------------
+
+DEEP = "[" * 100_000 + "]" * 100_000
+HOSTILE = {
+    "config nested": {"config": '{"vocab":' + DEEP + "}"},
+    "config cut": {"config": DEEP[:100_000]},
+    "card nested": {"card": DEEP},
+    "card no object": {"card": "[1]"},
+    "card no JSON": {"card": "{x"},
+    "ties": {"ties": "7"},
+    "ties nested": {"ties": DEEP},
+    "width": {"config": json.dumps(CONFIG | {"width": 10**9})},
+    "width and heads": {"config": json.dumps(CONFIG | {"width": 10**9 + 7, "heads": 3})},
+    "width of 400 digits": {"config": json.dumps(CONFIG | {"width": 10**400})},
+    "layers": {"config": json.dumps(CONFIG | {"layers": 10**7})},
+    "vocab": {"config": json.dumps(CONFIG | {"vocab": 2**31 - 1, "width": 2**30})},
+    "context": {"config": json.dumps(CONFIG | {"context": 2**31})},
+    "mlp": {"config": json.dumps(CONFIG | {"mlp": 10**12})},
+    "a long name": {"config": json.dumps(CONFIG | {"x" * 100_000: 1})},
+    "a long value": {"config": json.dumps(CONFIG | {"vocab": "x" * 100_000})},
+    "kind": {"kind": "x" * 100_000},
+    "version of digits": {"version": "²"},
+    "version": {"version": "1" * 5000},
+    "version none": {"version": ""},
+}
+
+
+@pytest.mark.parametrize("head", [None, "linear"])
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_hostile_file_is_refused_at_once(case, head, tmp_path):
+    path = tmp_path / "m.safetensors"
+    save_model(GPT(GPTConfig(**CONFIG)), path)
+    arrays, metadata = load_arrays(path)
+    save_arrays(path, arrays, metadata | HOSTILE[case])
+    tracemalloc.start()
+    try:
+        with in_time(10), pytest.raises(CheckpointError) as caught:
+            load_model(path, head, 3 if head else None)
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
+    assert len(str(caught.value)) < 2000 and str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["format", "version", "kind", "config", "ties", "card"])
+def test_a_model_that_lacks_a_key_is_refused_or_whole(key, tmp_path):
+    path = tmp_path / "m.safetensors"
+    save_model(GPT(GPTConfig(**CONFIG)), path)
+    arrays, metadata = load_arrays(path)
+    assert set(metadata) == {"format", "version", "kind", "config", "ties", "card"}
+    del metadata[key]
+    save_arrays(path, arrays, metadata)
+    if key in ("ties", "card"):  # no word that the model is made of
+        assert load_model(path).card == {}
+        return
+    with pytest.raises(CheckpointError, match=str(path)):
+        load_model(path)
+
+
+def test_a_data_folder_without_models_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINIPEFT_DATA", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path}, which MINIPEFT_DATA names, has no"):
+        load_model("tiny-gpt")

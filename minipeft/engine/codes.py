@@ -48,12 +48,15 @@ def _dynamic() -> list[float]:
     return sorted(values)
 
 
-_FP4 = [v / 12 for v in (0, 0.0625, 8, 12, 4, 6, 2, 3)]  # sign, 2 bits exponent, 1 mantissa
+# both have a bit of sign, two of exponent and one of fraction
+_FP4 = [v / 6 for v in (0, 0.5, 1, 1.5, 2, 3, 4, 6)]  # E2M1: 0.5 has no leading one
+_FP4_BNB = [v / 12 for v in (0, 0.0625, 8, 12, 4, 6, 2, 3)]  # bitsandbytes: 0.0625 for 1
 BOOKS: dict[str, tuple[int, list[float]]] = {  # name -> bits, values by code
     "nf4": (4, _normal_float(4)),
     "nf3": (3, _normal_float(3)),
     "nf2": (2, _normal_float(2)),
     "fp4": (4, [*_FP4, *(-v for v in _FP4)]),
+    "fp4-bnb": (4, [*_FP4_BNB, *(-v for v in _FP4_BNB)]),
     "int8": (8, _integers(8)),
     "int4": (4, _integers(4)),
     "int3": (3, _integers(3)),
@@ -81,6 +84,7 @@ def quantize(x: Array, name: str, block: int) -> tuple[Array, Array]:
     with np.errstate(over="ignore"):  # told below
         flat = xp.asarray(x.reshape(-1), dtype=np.float32)
     n, values = flat.size, book(name)
+    block = max(1, min(block, n))  # a larger one holds all of them, and is not padded to its size
     rows = xp.pad(flat, (0, -n % block)).reshape(-1, block)
     absmax = xp.abs(rows).max(axis=1)
     if not bool(xp.isfinite(absmax).all()):
@@ -98,7 +102,7 @@ def quantize(x: Array, name: str, block: int) -> tuple[Array, Array]:
 def dequantize(q: Array, absmax: Array, name: str, block: int) -> Array:
     """Back to float32, code by code: the plain twin of `decode`.  (n,) -> (n,)"""
     xp = xp_of(q)
-    return xp.asarray(book(name))[q] * xp.repeat(absmax, block)[: q.size]
+    return xp.asarray(book(name))[q] * xp.repeat(absmax, min(block, q.size))[: q.size]
 
 
 def double_quantize(absmax: Array) -> tuple[Array, Array, float]:

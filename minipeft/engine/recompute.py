@@ -21,7 +21,8 @@ def recompute(f: Callable[..., Tensor], *args: Any, **settings: Any) -> Tensor:
     if not ctx.recording:
         return f(*args, **settings)
     rng, values = copy.deepcopy(ctx.rng), ctx.values
-    same = {"off": ctx.off, "rows": ctx.rows, "hidden": ctx.hidden, "inside": ctx.inside}
+    same = {"off": ctx.off, "rows": ctx.rows, "hidden": ctx.hidden, "inside": ctx.inside,
+            "opened": ctx.opened}  # fmt: skip
     outside: dict[int, Tensor] = {}  # what f meets and needs a gradient; f's own results do not
 
     def meet(inputs: tuple[Any, ...]) -> None:

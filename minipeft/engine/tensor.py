@@ -34,10 +34,11 @@ class Context(NamedTuple):
     recompute: bool = False  # keep no activations of a block: backward makes them again
     check: bool = False  # notice element writes between an operation and its backward?
     hidden: Any = None  # stored states of this batch (minipeft/hidden.py): lower blocks are skipped
-    inside: bool = False  # inside the outermost Module call?
+    inside: Any = None  # the Module that was called first, inside its forward pass
     trace: Callable[[str, Array, tuple[Any, ...]], None] | None = None  # sees every operation
     shapes: Any = None  # a Meter, which runs operations on shapes alone (meter.py)
     values: dict[int, Tensor] | None = None  # id(Parameter) -> what stands for it in this pass
+    opened: tuple[Any, ...] = ()  # the lists of handles that have computed what stands in `values`
     outer: Context | None = None  # what holds again where this one ends
 
 
@@ -305,7 +306,7 @@ class Tensor(Operators):
         return self._data.size
 
     def numpy(self) -> np.ndarray:
-        """The array on the host."""
+        """The array on the host; on the CPU it is the Tensor's own, no copy, as in PyTorch."""
         return to_numpy(self._data)
 
     def __repr__(self) -> str:

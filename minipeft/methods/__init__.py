@@ -64,11 +64,16 @@ def load_adapter(
     arrays, metadata = adapter_file.read(path)
     name = metadata["method"]
     if name not in methods:
-        raise CheckpointError(f"{path} holds a {name!r} adapter; known are {', '.join(methods)}")
+        raise CheckpointError(
+            f"{path} holds a {name[:40]!r} adapter; known are {', '.join(methods)}"
+        )
     method = adapter_file.method_of(path, methods[name], metadata["fields"])
-    over = [h.method.name for h in model.handles]
-    adapter_file.check_base(model, method, over, path, metadata)
-    handle = attach(model, method)
+    adapter_file.check_base(model, method, model.attached(), path, metadata)
+    adapter_file.check_sizes(model, method, path, arrays)
+    try:
+        handle = Attached(model, method)
+    except (ValueError, TypeError, OverflowError, MemoryError) as error:
+        raise CheckpointError(f"{path} cannot be attached: {error!s:.800}") from error
     try:
         adapter_file.put(handle, adapter_file.checked(handle, path, arrays))
     except BaseException:

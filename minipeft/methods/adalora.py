@@ -26,7 +26,14 @@ import numpy as np
 from minipeft.backend import to_numpy, xp_of
 from minipeft.engine import Tensor, fused, ops
 from minipeft.methods.base import Method, Where
-from minipeft.methods.lora import DenseWrapper, check_settings, check_shared, group_of, weight_of
+from minipeft.methods.lora import (
+    DenseWrapper,
+    check_settings,
+    check_shared,
+    group_of,
+    root,
+    weight_of,
+)
 from minipeft.nn import Module, Parameter, init
 
 NAMES, MOMENTS = ("P", "Lambda", "Q"), ("mean", "spread")
@@ -76,7 +83,7 @@ class AdaLoRA(Method):
             ("target", self.rank, self.r),
             ("delta_t", self.delta_t, 1 << 31),
         ):
-            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= high:
+            if not 1 <= value <= high:
                 raise ValueError(f"AdaLoRA: {name} must be a whole number from 1 to {high}, "
                                  f"got {value!r}")  # fmt: skip
         for name in ("beta1", "beta2", "t_i", "t_f"):
@@ -115,7 +122,7 @@ class AdaLoRA(Method):
             for gram in grams:
                 off = gram - xp_of(Q.data).eye(self.r, dtype=Q.dtype)
                 square = ops.sum(off * off)
-                total = total + (square if self.squared else ops.sqrt(square))
+                total = total + (square if self.squared else root(square))
         return total * (self.gamma if self.squared else self.gamma / (2 * len(modules)))
 
     # -- importance and budget --------------------------------------------------------------------
@@ -168,14 +175,14 @@ class AdaLoRA(Method):
             state |= {f"{path}.mean": to_numpy(mean), f"{path}.spread": to_numpy(spread)}
             if name == "Lambda":
                 state[f"{path}.mask"] = to_numpy(w.mask)
-        return state
+        return {key: array.copy() for key, array in state.items()}
 
     def load_state(self, at: Any, state: dict[str, np.ndarray]) -> None:
         for path, w, name in arrays(at):
             xp, dtype = xp_of(w.P.data), w.P.dtype
-            w.keep(name, *(xp.asarray(state[f"{path}.{k}"], dtype=dtype) for k in MOMENTS))
+            w.keep(name, *(xp.array(state[f"{path}.{k}"], dtype=dtype) for k in MOMENTS))
             if name == "Lambda":
-                w.mask = xp.asarray(state[f"{path}.mask"], dtype=bool)
+                w.mask = xp.array(state[f"{path}.mask"], dtype=bool)
 
 
 class AdaLoRALinear(DenseWrapper):

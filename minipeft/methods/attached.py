@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 from minipeft.backend import Array, Rng, xp_of
 from minipeft.engine import Tensor, context, explain_grad
@@ -18,18 +20,20 @@ from minipeft.methods.merge import MergeReport, merge
 from minipeft.methods.report import AdapterReport
 from minipeft.methods.targets import layer_of, match
 from minipeft.nn import Module, Parameter, Place, init
-from minipeft.nn.module import original
+from minipeft.nn.module import original, standings
 
 MISSING = object()
 KEPT = "merged, with its base kept"
 _NUMBERS = count()
+_LIVE: WeakSet[Attached] = WeakSet()  # handles of all models, as two may share a part
 
 
 def attach(model: Module, method: Method) -> Attached:
     """Freeze a model and put a method on it; `with attach(…) as a:` detaches at the end.
 
     Everything that trained before is frozen, an earlier method's parameters too, until this one
-    is detached or merged.
+    is detached or merged. That the earlier ones stay is told by a warning, unless they train
+    nothing, as codes do.
     Raises  TypeError for a path (load_adapter loads) or a class; ValueError if nothing matches,
             with the names that exist, or if the same method is attached already
     """
@@ -42,10 +46,15 @@ def attach(model: Module, method: Method) -> Attached:
                         "a class needs its brackets")  # fmt: skip
     if not isinstance(model, Module):
         raise TypeError(f"attach takes a model, got {type(model).__name__}")
-    if any(h.method == method for h in model.handles):
-        raise ValueError(f"{method} is attached to this model already: detach() it first")
     handle = Attached(model, method)
-    model.handles.append(handle)  # type: ignore[attr-defined]
+    stay = [repr(h.method.name) for h in handle.over() if h.count()]
+    if stay:
+        warnings.warn(
+            f"{method.name!r} goes on top of {', '.join(stay)}: what was attached before stays on "
+            "the model, frozen. Unless they are to act together, detach() it first; "
+            "`with attach(…)` does so at its end",
+            stacklevel=2,
+        )
     return handle
 
 
@@ -80,15 +89,24 @@ class Attached:
     """
 
     def __init__(self, model: Module, method: Method) -> None:
+        if any(h.method == method for h in model.attached()):
+            raise ValueError(f"{method} is attached to this model already: detach() it first")
         self.model, self.method = model, method
         self.number = next(_NUMBERS)  # later handles have larger ones
         self.ended = ""  # why the handle can do no more
-        self.flags = [(p, p.requires_grad) for p in model.parameters()]
+        self.flags = [(p, p.requires_grad) for p in model.parameters()]  # before it froze them
         base = [original(place.parameter) for place in model.places() if not place.added]
         self.total = sum({id(p): p.size for p in base}.values())  # of the base, ties once
-        if not isinstance(model.handles, list):
-            model.handles = []
-        self.build()
+        before = model.handles
+        model.handles = handles = _one_list(model)
+        try:
+            self.build()
+        except BaseException:
+            self.release()
+            model.handles = before
+            raise
+        handles.append(self)
+        _LIVE.add(self)
 
     # -- building and undoing ---------------------------------------------------------------------
 
@@ -127,8 +145,17 @@ class Attached:
         """Put back whatever was swapped, last first: the very objects, no arithmetic."""
         for change in reversed(self.changes):
             change.put(change.old)
+
+    def release(self) -> None:
+        """What trained before trains again; what another model's handle froze since, at its end."""
+        later = sorted((h for h in _LIVE if h.number > self.number), key=lambda h: h.number)
+        held = [{id(p) for p, _ in h.flags} for h in later]
         for p, trained in self.flags:
-            p.requires_grad = trained
+            heir = next((h for h, mine in zip(later, held, strict=True) if id(p) in mine), None)
+            if heir is None:
+                p.requires_grad = trained
+            else:
+                heir.flags = [(q, trained if q is p else flag) for q, flag in heir.flags]
 
     def redo(self) -> None:
         """Take an undo back."""
@@ -143,19 +170,29 @@ class Attached:
 
     def _spread(self) -> None:
         """Every part knows the handles, so that it may be called alone."""
+        part: Module
         for _, part in self.model.named_modules():
             part.handles = self.model.handles
+            while isinstance(part, Wrapper):
+                part = part.base
+                part.handles = self.model.handles
 
     def _wrap(self) -> None:
         if not self.method.uses("wrap"):
             return
-        parts = dict(self.model.named_modules())
+        parts, places = dict(self.model.named_modules()), standings(self.model)
+        seen: set[int] = set()
         for path in match(self.model, getattr(self.method, "targets", ())):
-            wrapper = self.method.wrap(path, parts[path], self._where(path))
+            part = parts[path]
+            if id(part) in seen:  # it stands at two places, and is wrapped at both
+                continue
+            seen.add(id(part))
+            wrapper = self.method.wrap(path, part, self._where(path))
             if wrapper is not None:
                 for layer in list(wrapper.layers()):
                     layer.owner = self
-                self.swap(*self.model.locate(path), wrapper)
+                for owner, name in places[id(part)]:
+                    self.swap(owner, name, wrapper)
                 self.wrappers[path] = wrapper
 
     def _choose(self) -> None:
@@ -207,8 +244,8 @@ class Attached:
                 raise ValueError(f"{self.method.name!r} would train {path}, which {other!r} "
                                  f"computes: merge or detach {other!r} first")  # fmt: skip
         clone = p.clone()
-        for place in places:
-            self.swap(place.owner, place.name, clone)
+        for owner, name in {(id(q.owner), q.name): (q.owner, q.name) for q in places}.values():
+            self.swap(owner, name, clone)
         return clone
 
     def _where(self, path: str) -> Where:
@@ -319,11 +356,9 @@ class Attached:
         """Trainable numbers of what is trained whole: a freshly made head."""
         return sum(p.size for p in self.whole.values())
 
-    def over(self) -> list[str]:
-        """Names of the methods that were attached before this one."""
-        handles = list(self.model.handles)
-        before = handles[: handles.index(self)] if self in handles else handles
-        return [h.method.name for h in before]
+    def over(self) -> list[Attached]:
+        """The handles that were attached before this one, and still are."""
+        return [h for h in self.model.handles if h.number < self.number]
 
     def explain_grad(self, loss: Tensor, path: str) -> str:
         """How the gradient of a loss comes down to a trained array, or where it ends.
@@ -419,6 +454,7 @@ class Attached:
                                    "to something else since; a merge of a later adapter is "
                                    "undone first")  # fmt: skip
         self.undo()
+        self.release()
         self._end("detached")
 
     def _need_live(self, verb: str) -> None:
@@ -430,6 +466,7 @@ class Attached:
 
     def _end(self, why: str) -> None:
         self.ended = why
+        _LIVE.discard(self)
         if self in self.model.handles:
             self.model.handles.remove(self)  # type: ignore[attr-defined]
         self._spread()
@@ -444,6 +481,15 @@ class Attached:
     def __repr__(self) -> str:
         head = f" + {self.count_head():,} of a new head" if self.whole else ""
         share = 100 * self.count() / self.total
-        end = f", {self.ended}" if self.ended else ""
+        under = ", ".join(h.method.name for h in self.over())
+        end = f", {self.ended}" if self.ended else f", over {under}" if under else ""
         return (f"Attached({self.method}: {self.count():,}{head} of {self.total:,} train, "
                 f"{share:.3f} %{end})")  # fmt: skip
+
+
+def _one_list(model: Module) -> list[Attached]:
+    """The handles of a model and its parts in one list, which all of them are to share."""
+    below = model.attached()
+    lists = {id(part.handles): part.handles for _, part in model.named_modules()}
+    own = [found for found in lists.values() if any(h in below for h in found)]
+    return own[0] if len(own) == 1 and isinstance(own[0], list) else below

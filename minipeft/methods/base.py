@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from minipeft.backend import Array, Rng, xp_of
+from minipeft.backend import Array, Rng, is_whole, xp_of
 from minipeft.engine import Tensor, context, ops, running
 from minipeft.nn import Module, Parameter, Place
 
@@ -40,7 +40,8 @@ class Method:
     """Hyperparameters, in the paper's letters, and the hooks that change a model.
 
     A subclass overrides `wrap` (for the parts that its `targets` name), `select` or `reparam`,
-    and what else it needs. `at` is the handle that attach() made: it holds the wrappers.
+    and what else it needs. `at` is the handle that attach() made: it holds the wrappers. Fields
+    are numbers, text, None, or tuples of such: a file keeps them, and NumPy's are made plain.
     """
 
     name: ClassVar[str]
@@ -51,9 +52,9 @@ class Method:
     lr: ClassVar[float] = 1e-3  # the default of fit, chosen by a sweep on validation data
 
     def __post_init__(self) -> None:
-        for f in dataclasses.fields(self):  # a list would not equal the tuple that is loaded
-            if isinstance(getattr(self, f.name), list):
-                object.__setattr__(self, f.name, tuple(getattr(self, f.name)))
+        """Bring each field to the type that it declares, or refuse it by name."""
+        for f in dataclasses.fields(self):
+            object.__setattr__(self, f.name, _typed(type(self), f, getattr(self, f.name)))
 
     def wrap(self, path: str, module: Module, where: Where) -> Wrapper | None:
         """The Wrapper to put around a part that `targets` names, or None."""
@@ -110,17 +111,54 @@ class Method:
         known = {f.name: f for f in dataclasses.fields(cls)}
         for key in values:
             if key not in known:
-                near = difflib.get_close_matches(key, known, 1, 0)
+                near = difflib.get_close_matches(key[:80], known, 1, 0)
                 hint = f"; nearest is {near[0]!r}, all: {', '.join(known)}" if known else ""
-                raise ValueError(f"{cls.__name__} has no setting {key!r}{hint}")
+                raise ValueError(f"{cls.__name__} has no setting {key[:80]!r}{hint}")
         return cls(**{k: _coerce(cls, known[k], v) for k, v in values.items()})
+
+
+def _declared(field: dataclasses.Field[Any]) -> tuple[str, list[str]]:
+    """A field's type in words, and the kinds that it allows."""
+    # the type is text in a file that postpones annotations, as ours do, else an object
+    declared = field.type.__name__ if isinstance(field.type, type) else str(field.type)
+    return declared, [kind.partition("[")[0].strip() for kind in declared.split("|")]
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers and text as Python's, lists as tuples; they equal what a file gives back."""
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_plain, value))
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _typed(cls: type, field: dataclasses.Field[Any], value: Any) -> Any:
+    """A plain value of a field's declared type."""
+    (declared, kinds), value = _declared(field), _plain(value)
+    if "float" in kinds and is_whole(value):
+        return float(value)
+    inner = declared.partition("tuple[")[2].partition(",")[0]  # what a tuple holds
+    right = any(
+        kind == "None" if value is None else type(value).__name__ == kind for kind in kinds
+    )  # by name and exactly: True is no int, and what a file gives back is no subclass
+    if right and isinstance(value, tuple) and inner:
+        right = all(type(v).__name__ == inner for v in value)
+    if right:
+        return value
+    got = _short(value)
+    if isinstance(value, (set, frozenset)):
+        got = f"a set, which has no order: write {_short(tuple(sorted(map(str, value))))}"
+    raise ValueError(f"{cls.__name__}: {field.name} must be {declared}, got {got}")
+
+
+def _short(value: Any) -> str:
+    """A value in an error, which is to fit a line."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:79]}…"
 
 
 def _coerce(cls: type, field: dataclasses.Field[Any], value: Any) -> Any:
     """A value of a field's declared type, from text where needed."""
-    # the type is text in a file that postpones annotations, as ours do, else an object
-    declared = field.type.__name__ if isinstance(field.type, type) else str(field.type)
-    kinds = [kind.partition("[")[0].strip() for kind in declared.split("|")]
+    declared, kinds = _declared(field)
     text, flag = isinstance(value, str), isinstance(value, bool)
     words = str(value).lower()
     several = isinstance(value, (list, tuple)) or (text and ("," in value or "str" not in kinds))
@@ -140,7 +178,7 @@ def _coerce(cls: type, field: dataclasses.Field[Any], value: Any) -> Any:
             return value
     except (TypeError, ValueError, OverflowError):
         pass
-    raise ValueError(f"{cls.__name__}: {field.name} must be {declared}, got {value!r}")
+    raise ValueError(f"{cls.__name__}: {field.name} must be {declared}, got {_short(value)}")
 
 
 class Wrapper(Module):

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 
 from minipeft.engine import Tensor, fused, no_grad, ops
 from minipeft.methods.base import Where
-from minipeft.methods.lora import LoRA, LoRALinear, weight_of
+from minipeft.methods.lora import LoRA, LoRALinear, root, weight_of
 from minipeft.nn import Module, Parameter, init
 
 
@@ -77,15 +77,16 @@ class DoRALinear(LoRALinear):
     def norm(self) -> Tensor:
         """n, as long as m"""
         weight = self.base.weight + self.scale * (self.B @ self.A)
-        return ops.sqrt(ops.sum(weight * weight, axis=self.axis))
+        return root(ops.sum(weight * weight, axis=self.axis))
 
     def ratio(self) -> Tensor:
-        """m/n; but for `exact` nothing flows back into n."""
+        """m/n; but for `exact` nothing flows back into n. What has no length is left as it is."""
         if self.exact:
-            return self.m / self.norm()
-        with no_grad():
             n = self.norm()
-        return self.m / n
+        else:
+            with no_grad():
+                n = self.norm()
+        return self.m / (n + (n.data == 0))
 
     def forward(self, x: Tensor) -> Tensor:
         ratio, inner = self.ratio(), self.dropped(x)

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from minipeft.backend import xp_of
 from minipeft.methods.base import Method, Where
 from minipeft.methods.lora import (
     LoRALinear,
@@ -36,6 +37,8 @@ from minipeft.methods.quant import (
 )
 from minipeft.nn import Linear, Module, Parameter, init
 
+NAMES = ("A0", "B0")
+
 
 @dataclass(frozen=True)
 class LoftQ(Method):
@@ -46,7 +49,7 @@ class LoftQ(Method):
     T        how often codes and low rank take turns
     targets  which Linear parts
     dropout  of the branch's input
-    code     code book of the weights
+    code     code book of the weights, as in Quantize: "nf4", "fp4", "fp4-bnb", "int4", …
     block    how many weights share one constant; 0 for the whole weight
     double   quantize the constants too
     bf16     round the decoded weights to bfloat16
@@ -72,8 +75,8 @@ class LoftQ(Method):
         super().__post_init__()
         check_settings(self)
         check_code(self)
-        if isinstance(self.T, bool) or not isinstance(self.T, int) or self.T < 1:
-            raise ValueError(f"LoftQ: T must be a whole number >= 1, got {self.T!r}")
+        if not 1 <= self.T <= 100:  # each takes a singular value decomposition of every weight
+            raise ValueError(f"LoftQ: T must be a whole number from 1 to 100, got {self.T}")
         if not self.alpha > 0:
             raise ValueError(f"LoftQ: alpha must be > 0 (its root is taken), got {self.alpha}")
 
@@ -103,13 +106,16 @@ class LoftQ(Method):
 
     def state(self, at: Any) -> dict[str, np.ndarray]:
         """Another machine's singular vectors, and so its codes, may be others."""
-        return arrays_of(at, "A0", "B0")
+        return arrays_of(at, *NAMES)
 
     def load_state(self, at: Any, state: dict[str, np.ndarray]) -> None:
-        put_arrays(at, state)
-        for w in at.wrappers.values():
-            w.base = self.codes(w.base.base, w.scale * (w.B0.data @ w.A0.data))
-            w.base.owner = at
+        made = {}
+        for path, w in at.wrappers.items():
+            A0, B0 = (xp_of(w.A.data).array(state[f"{path}.{x}"], dtype=w.A.dtype) for x in NAMES)
+            made[path] = self.codes(w.base.base, w.scale * (B0 @ A0))
+        put_arrays(at, state)  # nothing is refused from here on
+        for path, w in at.wrappers.items():
+            w.base, made[path].owner = made[path], at
 
 
 class LoftQLinear(LoRALinear):

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from minipeft.backend import Rng, dropout_factors, to_numpy, xp_of
-from minipeft.engine import Tensor, context, fused
+from minipeft.engine import Tensor, context, fused, ops
 from minipeft.methods.base import Method, NotMergeable, Where, Wrapper
 from minipeft.methods.targets import is_linear
 from minipeft.nn import Linear, Module, Parameter, init
@@ -129,16 +129,14 @@ class LoRALinear(DenseWrapper):
 
 
 def check_settings(method: Any) -> None:
-    """Refuse an r, alpha, dropout or fused that cannot be; a method may lack some."""
+    """Refuse an r, alpha or dropout that cannot be; a method may lack some."""
     kind, r = type(method).__name__, method.r
-    if isinstance(r, bool) or not isinstance(r, int) or r < 1:
+    if r < 1:
         raise ValueError(f"{kind}: r must be a whole number >= 1, got {r!r}")
     if not math.isfinite(getattr(method, "alpha", 0)):
         raise ValueError(f"{kind}: alpha must be finite, got {method.alpha!r}")
     if not 0 <= getattr(method, "dropout", 0) < 1:
         raise ValueError(f"{kind}: dropout must be in [0, 1), got {method.dropout}")
-    if not isinstance(getattr(method, "fused", ()), tuple):
-        raise ValueError(f"{kind}: fused must be a tuple of leaf names, got {method.fused!r}")
 
 
 def weight_of(method: Method, path: str, module: Module, r: int, plain: bool = False) -> Any:
@@ -171,9 +169,15 @@ def principal(weight: Any, r: int, scale: float) -> tuple[Any, Any]:
     return root[:, None] * V[:r], U[:, :r] * root
 
 
+def root(square: Tensor) -> Tensor:
+    """The square root of a sum of squares; where it is 0, so is its derivative, and not NaN."""
+    zero = xp_of(square.data).asarray(square.data == 0, dtype=square.dtype)
+    return ops.sqrt(square + zero) - zero
+
+
 def arrays_of(at: Any, *names: str) -> dict[str, np.ndarray]:
-    """Frozen arrays of a handle's wrappers, to be saved as state."""
-    return {f"{path}.{name}": to_numpy(getattr(w, name).data)
+    """Copies of frozen arrays of a handle's wrappers, to be saved as state."""
+    return {f"{path}.{name}": to_numpy(getattr(w, name).data).copy()
             for path, w in at.wrappers.items() for name in names}  # fmt: skip
 
 
@@ -182,7 +186,7 @@ def put_arrays(at: Any, state: dict[str, np.ndarray]) -> None:
     for key, array in state.items():
         path, _, name = key.rpartition(".")
         held = getattr(at.wrappers[path], name)
-        held.data = xp_of(held.data).asarray(array, dtype=held.dtype)
+        held.data = xp_of(held.data).array(array, dtype=held.dtype)
 
 
 def group_of(path: str, fused: tuple[str, ...]) -> str:

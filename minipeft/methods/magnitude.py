@@ -65,7 +65,7 @@ class Magnitude(Masking):
         self.check_share("s")
         self.check_share("s_i", high=max(self.s, 1e-9))
         self.check_share("t0")
-        if isinstance(self.n, bool) or not isinstance(self.n, int) or self.n < 0:
+        if self.n < 0:
             raise ValueError(f"Magnitude: n must be a whole number >= 0, got {self.n!r}")
         if not self.t0 < self.t1 <= 1:
             raise ValueError(f"Magnitude: t1 must be in (t0, 1] = ({self.t0}, 1], got {self.t1}")

@@ -76,7 +76,7 @@ class Masking(Method):
     def check_share(self, name: str, low: float = 0.0, high: float = 1.0) -> None:
         """Refuse a field that is no number in [low, high)."""
         value = getattr(self, name)
-        if isinstance(value, bool) or not low <= value < high:
+        if not low <= value < high:
             raise ValueError(f"{type(self).__name__}: {name} must be in [{low:g}, {high:g}), got "
                              f"{value!r}")  # fmt: skip
 

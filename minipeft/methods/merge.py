@@ -127,8 +127,10 @@ def _pass_flags_on(at: Attached, pairs: list[tuple[Parameter, Parameter]]) -> No
         mine = {id(p): flag for p, flag in at.flags}
         rest = [(p, flag) for p, flag in later[0].flags if id(p) not in mine]
         later[0].flags = [*at.flags, *rest]
-    for p, flag in at.flags:
-        p.requires_grad = flag and not later
+        for p, _ in at.flags:
+            p.requires_grad = False
+    else:
+        at.release()
 
 
 def _plain(at: Attached, path: str, wrapper: Wrapper, untie: bool) -> Module:
@@ -152,10 +154,18 @@ def _check_finite(path: str, p: Parameter) -> None:
 
 
 def tied_with(model: Module, path: str, wrapper: Wrapper) -> str:
-    """The path of another place of one of the wrapped part's Parameters, or ""."""
+    """The path of another place of one of the wrapped part's Parameters, or "".
+
+    Where the part itself stands at two places, its wrapper stands at both: that is no tie.
+    """
     own = {id(p) for p in wrapper.base.parameters()}
+    inside: set[int] = set()
+    part: Module = wrapper
+    while isinstance(part, Wrapper):
+        part = part.base
+        inside |= {id(below) for _, below in part.named_modules()}
     for place in model.places():
-        if id(place.parameter) in own and place.path.rpartition(".")[0] != path:
+        if id(place.parameter) in own and id(place.owner) not in inside:
             return place.path
     return ""
 

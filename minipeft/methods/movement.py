@@ -74,9 +74,9 @@ class Movement(Masking):
         super().__post_init__()
         if self.mode not in ("hard", "soft"):
             raise ValueError(f"Movement: mode must be 'hard' or 'soft', got {self.mode!r}")
-        if isinstance(self.v, bool) or not 0 < self.v <= 1:
+        if not 0 < self.v <= 1:
             raise ValueError(f"Movement: v must be in (0, 1], got {self.v!r}")
-        if isinstance(self.tau, bool) or not 0 < self.tau < 0.5:
+        if not 0 < self.tau < 0.5:
             raise ValueError("Movement: tau must be in (0, 0.5), as scores begin where sigmoid is "
                              f"0.5; got {self.tau!r}")  # fmt: skip
         for name in ("lam", "c"):

@@ -37,7 +37,7 @@ class QLoRA(LoRA):
     rslora   scale by alpha / sqrt(r) instead
     dropout  of the branch's input
     init     of A, as in LoRA
-    code     code book of the weights
+    code     code book of the weights, as in Quantize: "nf4", "fp4", "fp4-bnb", "int4", …
     block    how many weights share one constant; 0 for the whole weight
     double   quantize the constants too
     bf16     round the decoded weights to bfloat16

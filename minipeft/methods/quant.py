@@ -32,7 +32,8 @@ from minipeft.paged import Scratch
 class Quantize(Method):
     """Weights of Linear parts as codes.
 
-    code     "nf4", "nf3", "nf2" (NormalFloat), "fp4", "int8", "int4", "int3", "int2", "dynamic8"
+    code     "nf4", "nf3", "nf2" (NormalFloat), "fp4" (E2M1), "fp4-bnb" (bitsandbytes' table of that
+             name, whose smallest value is 1/192), "int8", "int4", "int3", "int2", "dynamic8"
     block    how many weights share one constant, along the rows; 0 for the whole weight
     double   quantize the constants too, to 8 bits
     bf16     round the decoded weights to bfloat16
@@ -85,7 +86,7 @@ class QuantLinear(Wrapper):
         weight = base.weight.data  # type: ignore[attr-defined]
         self.shape = weight.shape
         n, bits = weight.size, codes.BOOKS[code][0]
-        self.block = block or n
+        self.block = min(block or n, n)  # a larger one is the whole weight too
         self.nested: Array | None = None
         self.offset = 0.0
         blocks = -(-n // self.block)
@@ -174,7 +175,7 @@ def check_code(method: Any) -> None:
     if method.code not in codes.BOOKS:
         known = ", ".join(codes.BOOKS)
         raise ValueError(f"{kind}: code must be one of {known}, got {method.code!r}")
-    if isinstance(block, bool) or not isinstance(block, int) or block < 0:
+    if block < 0:
         raise ValueError(f"{kind}: block must be a whole number >= 1, or 0 for the whole weight, "
                          f"got {block!r}")  # fmt: skip
 

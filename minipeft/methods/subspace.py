@@ -66,7 +66,7 @@ class Subspace(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.d, bool) or not isinstance(self.d, int) or self.d < 1:
+        if self.d < 1:
             raise ValueError(f"Subspace: d must be a whole number >= 1, got {self.d!r}")
         if self.projection not in KINDS:
             raise ValueError(f"Subspace: projection must be one of {', '.join(KINDS)}; got "

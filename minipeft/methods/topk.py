@@ -38,7 +38,7 @@ class TopK(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
+        if self.k < 1:
             raise ValueError(f"TopK: k must be a whole number >= 1, got {self.k!r}")
 
     def select(self, path: str, parameter: Parameter, where: Where) -> bool:

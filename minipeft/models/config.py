@@ -12,6 +12,8 @@ import numpy as np
 from minipeft.backend import Array, is_array
 from minipeft.engine import Tensor
 
+LARGEST = 2**31  # that a size may not reach
+
 
 @dataclass(frozen=True)
 class Config:
@@ -30,6 +32,8 @@ class Config:
                 object.__setattr__(self, field.name, value)
             if field.type == "int" and (type(value) is not int or value < 1):
                 raise ValueError(f"{name}: {field.name} must be a whole number >= 1, got {value!r}")
+            if type(value) is int and value >= LARGEST:
+                raise ValueError(f"{name}: {field.name} must be below 2^31, got {value!s:.40}")
         width, heads = self.value("width"), self.value("heads")
         for part in ("mlp", "head_width"):
             size = self.value(part)
@@ -38,8 +42,8 @@ class Config:
                     f"{name}: {part} must be a whole number >= 1 or None, got {size!r}"
                 )
         if width % heads and self.value("head_width") is None:
-            near = [h for h in range(1, width + 1) if width % h == 0]
-            best = min(near, key=lambda h: abs(h - heads))
+            small = [h for h in range(1, math.isqrt(width) + 1) if width % h == 0]
+            best = min([*small, *(width // h for h in small)], key=lambda h: abs(h - heads))
             raise ValueError(f"{name}: width {width} does not divide into {heads} heads; the "
                              f"nearest number that fits is {best}")  # fmt: skip
         head, classes = self.value("head", "linear"), self.value("classes")

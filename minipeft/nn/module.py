@@ -8,6 +8,7 @@ no component to the path: the part keeps its name, attached or not.
 from __future__ import annotations
 
 import html
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -58,7 +59,9 @@ class Module:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         ctx = context()
-        if ctx.inside:
+        if ctx.inside is not None and (
+            not self.handles or self.handles in ctx.opened or not _entered(self, ctx)
+        ):
             return self.forward(*args, **kwargs)
         with _forward_scope(self):
             return self.forward(*args, **kwargs)
@@ -110,7 +113,10 @@ class Module:
         return [p for _, p in self.named_parameters()]
 
     def arrays(self) -> Iterator[tuple[Module, str, Array]]:
-        """(owner, name, array) of arrays that are no Parameters: masks, codes of weights."""
+        """(owner, name, array) of arrays that are no Parameters: masks, codes of weights.
+
+        The arrays themselves, no copies, as those of Parameters are.
+        """
         for name, value in vars(self).items():
             if isinstance(value, Module):
                 yield from value.arrays()
@@ -151,7 +157,26 @@ class Module:
     # -- state -----------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """The base model's arrays by path, shared ones once; what a method attached is left out."""
+        """Copies of the base model's arrays by path, shared ones once.
+
+        What a method attached is left out. So with something attached they are not what the model
+        computes with, and a warning says so.
+        """
+        names = dict.fromkeys(h.method.name for h in self.attached())
+        if names:
+            warnings.warn(
+                f"state_dict() holds the base alone, without {', '.join(map(repr, names))}, which "
+                f"is attached to this {type(self).__name__}: merge() it first, or keep it with the "
+                "adapter's save(). base_arrays() gives the same without a warning",
+                stacklevel=2,
+            )
+        return {path: array.copy() for path, array in self.base_arrays().items()}
+
+    def base_arrays(self) -> dict[str, np.ndarray]:
+        """The base model's own arrays by path, shared ones once, whatever is attached.
+
+        No copies: they change as the model trains.
+        """
         state: dict[str, np.ndarray] = {}
         seen: set[int] = set()
         for place in self.places():
@@ -164,13 +189,23 @@ class Module:
             state[place.path] = to_numpy(base.data)
         return state
 
+    def attached(self) -> list[Any]:
+        """The handles of this part, of those below it and of what it is part of, oldest first."""
+        parts = {id(part): part for _, part in self.named_modules()}
+        found = {h.number: h for part in parts.values() for h in part.handles}
+        return [  # a part that two models share may have those of the other
+            h
+            for _, h in sorted(found.items())
+            if id(h.model) in parts or any(part is self for _, part in h.model.named_modules())
+        ]
+
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
         """Copy arrays into the Parameters of the same paths, all or none.
 
-        Raises  ValueError with a table of missing, unexpected and misshapen names;
-                with strict=False only misshapen ones are an error
+        Raises  ValueError with a table of missing, unexpected and misshapen names, and of those
+                that hold no real numbers; with strict=False missing and unexpected ones are none
         """
-        for name, p in self._fitting(state, strict).items():
+        for name, p in self.fitting(state, strict).items():
             p.data = xp_of(p.data).array(state[name], dtype=p.dtype, order="C")
 
     def adopt_state_dict(self, state: dict[str, Any]) -> None:
@@ -179,19 +214,20 @@ class Module:
         They leave `state` one by one and become the Parameters' own, uncopied where dtype and
         order are right.
         """
-        for name, p in self._fitting(state, True).items():
+        for name, p in self.fitting(state, True).items():
             p.data = xp_of(p.data).asarray(state.pop(name), dtype=p.dtype, order="C")
 
-    def _fitting(self, state: Mapping[str, Any], strict: bool) -> dict[str, Parameter]:
+    def fitting(self, state: Mapping[str, Any], strict: bool = True) -> dict[str, Parameter]:
         """The Parameters that a state has arrays for, after a look at every one of them."""
-        if self.handles:
+        if self.attached():
             raise RuntimeError("load_state_dict on a model with a method attached: detach it first")
         own = dict(self.named_parameters())
-        trouble = [
-            f"  wrong shape  {n}: wanted {own[n].shape}, got {state[n].shape}"
-            for n in own
-            if n in state and own[n].shape != tuple(state[n].shape)
-        ]
+        trouble = []
+        for n in [n for n in own if n in state]:
+            if own[n].shape != tuple(state[n].shape):
+                trouble.append(f"  wrong shape  {n}: wanted {own[n].shape}, got {state[n].shape}")
+            elif state[n].dtype.kind not in "fiu":
+                trouble.append(f"  wrong type   {n}: wanted real numbers, got {state[n].dtype}")
         if strict:
             trouble += [f"  missing      {n}" for n in own if n not in state]
             trouble += [f"  unexpected   {n}" for n in state if n not in own]
@@ -238,20 +274,43 @@ def original(parameter: Parameter) -> Parameter:
     return parameter
 
 
-def standing(module: Module, thing: Module | Parameter) -> list[tuple[Module, str]]:
-    """Every (owner, name) at which a part or a Parameter stands, in wrappers too."""
-    found: list[tuple[Module, str]] = []
-    for name, value in vars(module).items():
-        if value is thing:
-            found.append((module, name))
-        elif isinstance(value, Module):
-            found += standing(value, thing)
+def standings(module: Module) -> dict[int, list[tuple[Module, str]]]:
+    """id of a part or a Parameter -> every (owner, name) at which it stands, in wrappers too."""
+    found: dict[int, list[tuple[Module, str]]] = {}
+    seen: set[int] = set()  # a part may stand at two places: what is in it does not stand twice
+
+    def look(part: Module) -> None:
+        seen.add(id(part))
+        for name, value in vars(part).items():
+            if isinstance(value, (Parameter, Module)):
+                found.setdefault(id(value), []).append((part, name))
+            if isinstance(value, Module) and id(value) not in seen:
+                look(value)
+
+    look(module)
     return found
+
+
+def standing(module: Module, thing: Module | Parameter) -> list[tuple[Module, str]]:
+    """Every (owner, name) at which a part or a Parameter stands."""
+    return standings(module).get(id(thing), [])
+
+
+def _entered(module: Module, ctx: Any) -> bool:
+    """Whether a call inside another begins a pass of a model to which something is attached.
+
+    It does if that model is part of what was called first. It does not for a part that is shared
+    with another model, which is not being run.
+    """
+    outermost = {id(part) for _, part in ctx.inside.named_modules()}
+    return any(id(h.model) in outermost for h in module.handles)
 
 
 @contextmanager
 def _forward_scope(module: Module) -> Iterator[None]:
-    """The outermost call: attached methods compute what stands for Parameters in this pass."""
+    """The outermost call, or one of a model inside another Module, to which methods are attached:
+    they compute what stands for Parameters in this pass.
+    """
     first = next((p.parameter for p in module.places()), None)
     if first is not None and init.is_shape_only(first.data) and context().shapes is None:
         raise RuntimeError(
@@ -259,10 +318,13 @@ def _forward_scope(module: Module) -> Iterator[None]:
             "not run. Build it with init='normal' or load weights"
         )
     values = dict(context().values or {})  # recompute() of a whole model sets some
-    with changed(inside=True, values=values):
+    opened = (*context().opened, module.handles)
+    outer = context().inside
+    with changed(inside=module if outer is None else outer, values=values, opened=opened):
         computed = dict(values)
         for handle in module.handles:
-            handle.open_forward(computed)
+            if not any(handle in handles for handles in opened[:-1]):
+                handle.open_forward(computed)
         values |= computed
         yield
 

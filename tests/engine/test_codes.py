@@ -13,7 +13,8 @@ NF4 = [-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453,
        -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0,
        0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
        0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0]  # fmt: skip
-FP4 = [0, 0.0052083333, 0.6666667, 1, 0.3333333, 0.5, 0.1666667, 0.25]
+E2M1 = [0, 0.5, 1, 1.5, 2, 3, 4, 6]
+FP4_BNB = [0, 0.0052083333, 0.6666667, 1, 0.3333333, 0.5, 0.1666667, 0.25]
 I = np.arange(160)  # noqa: E741
 GOLDEN = (np.sin(0.37 * I) * np.exp(0.01 * I)).astype(np.float32)
 
@@ -33,7 +34,8 @@ def there_and_back(x, name, block):
 
 def test_the_books_are_the_published_ones():
     np.testing.assert_allclose(codes.book("nf4"), NF4, atol=2e-7)
-    np.testing.assert_allclose(codes.book("fp4"), [*FP4, *(-v for v in FP4)], atol=1e-7)
+    np.testing.assert_allclose(codes.book("fp4-bnb"), [*FP4_BNB, *(-v for v in FP4_BNB)], atol=1e-7)
+    np.testing.assert_allclose(6 * codes.book("fp4"), [*E2M1, *(-v for v in E2M1)], atol=1e-6)
     assert sum(v < 0 for v in NF4) == 7
     dynamic = codes.book("dynamic8")
     assert len(dynamic) == 256 and (np.diff(dynamic) > 0).all()
@@ -49,7 +51,7 @@ def test_the_books_are_the_published_ones():
     [
         ("nf4", "79bdddcb8642212357acdeedb9532111", "48cefffe",
          [0, 0.292625, 0.614443, 1.023025], 14.10298, 0.170975),
-        ("fp4", "064555546ecdaaddf175222546ecaaaa", "f1423332",
+        ("fp4-bnb", "064555546ecdaaddf175222546ecaaaa", "f1423332",
          [0, 0.303056, 0.606111, 0.909167], 11.67115, 0.220606),
     ],
 )  # fmt: skip
@@ -103,7 +105,16 @@ def test_halfway_goes_down_and_zero_is_plus_zero():
     x = np.asarray([1, 0.5, -0.5, 0, -0.0], np.float32)
     assert codes.quantize(x, "int2", 5)[0].tolist() == [2, 1, 0, 1, 1]
     x = np.asarray([1, 0, -0.0, 1e-9, -1e-9], np.float32)
-    assert codes.quantize(x, "fp4", 5)[0].tolist() == [3, 0, 0, 0, 0]
+    assert codes.quantize(x, "fp4", 5)[0].tolist() == [7, 0, 0, 0, 0]
+    assert codes.quantize(x, "fp4-bnb", 5)[0].tolist() == [3, 0, 0, 0, 0]
+
+
+def test_fp4_is_the_float_of_its_bits():
+    """Sign, two bits of exponent with bias 1, one of fraction; without exponent no leading one."""
+    for code, value in enumerate(codes.book("fp4")):
+        sign, exponent, fraction = code >> 3, (code >> 1) & 3, code & 1
+        size = (1 + fraction / 2) * 2.0 ** (exponent - 1) if exponent else fraction / 2
+        assert 6 * value == pytest.approx(-size if sign else size)
 
 
 def test_a_block_of_zeros_and_a_short_block():
@@ -146,18 +157,20 @@ def test_blocks_run_along_the_rows():
     assert absmax.tolist() == [100, 10]
 
 
+TOLD = {("nf4", 64): 0.0920, ("nf4", 128): 0.0956, ("nf4", 256): 0.0988, ("fp4-bnb", 64): 0.1219,
+        ("int4", 64): 0.1077, ("int8", 64): 0.0059, ("dynamic8", 256): 0.0108}  # fmt: skip
+
+
 def test_errors_by_code_and_block():
     x = np.asarray(Rng(0, "x").normal((1024, 1024)), np.float32)
-    rows = {
-        (r["code"], r["block"]): r
-        for r in codes.errors(x, ["nf4", "fp4", "int4", "int8", "dynamic8"], [64, 128, 256])
-    }
-    told = {("nf4", 64): 0.0920, ("nf4", 128): 0.0956, ("nf4", 256): 0.0988, ("fp4", 64): 0.1219,
-            ("int4", 64): 0.1077, ("int8", 64): 0.0059, ("dynamic8", 256): 0.0108}  # fmt: skip
-    for key, rmse in told.items():
+    names = [*dict.fromkeys(name for name, _ in TOLD), "fp4"]
+    rows = {(r["code"], r["block"]): r for r in codes.errors(x, names, [64, 128, 256])}
+    for key, rmse in TOLD.items():
         assert rows[key]["rmse"] == pytest.approx(rmse, abs=3e-4), key
     assert rows["nf4", 64]["mae"] == pytest.approx(0.0728, abs=3e-4)
-    assert rows["fp4", 64]["mae"] == pytest.approx(0.0966, abs=3e-4)
+    assert rows["fp4", 64]["rmse"] == pytest.approx(0.1057, abs=3e-4)
+    assert rows["fp4", 64]["mae"] == pytest.approx(0.0802, abs=3e-4)
+    assert rows["fp4-bnb", 64]["mae"] == pytest.approx(0.0966, abs=3e-4)
     assert rows["nf4", 64]["bits"] == 4.5
     (row,) = codes.errors(x, ["nf4"], [64], double=True)  # the constants' rounding costs nothing
     assert row["bits"] == 4.126953125 and row["rmse"] == pytest.approx(0.0920, abs=3e-4)

@@ -5,15 +5,29 @@ import json
 import pickle
 import subprocess
 import sys
+import tracemalloc
+import warnings
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from minipeft.checkpoint import CheckpointError, load_arrays, save_arrays, save_model
-from minipeft.methods import BitFit, Full, LoRA, adapter_file, attach, load_adapter
+from minipeft.methods import (
+    BitFit,
+    Full,
+    LoftQ,
+    LoRA,
+    QLoRA,
+    Quantize,
+    TopK,
+    adapter_file,
+    attach,
+    load_adapter,
+)
 from minipeft.models import GPT
-from minipeft.nn import init
+from minipeft.nn import Parameter, init
+from tests import fuzz
 from tests.methods.contract import CASES, CONFIG, assert_restored, randomize, run, same, snapshot
 from tests.methods.throwaway import THROWAWAY, Masked, Subspace
 
@@ -34,7 +48,7 @@ def rewritten(file, change):
     arrays, metadata = load_arrays(file)
     change(arrays, metadata)
     bad = file.with_name("bad")
-    save_arrays(bad, arrays, metadata)
+    save_arrays(bad, arrays, metadata, allow_nonfinite=True)  # a foe may do so
     return bad
 
 
@@ -189,7 +203,7 @@ def edit(kind):
             case "format":
                 metadata["format"] = "minipeft"
             case "version":
-                metadata["version"] = "2"
+                metadata["version"] = "3"
             case "lacks":
                 del metadata["fields"], metadata["base"]
             case "json":
@@ -222,11 +236,11 @@ EDITS = {
     "integers": "q_proj.A must hold floats, has int64",
     "base": "was trained on another base model",
     "format": "is no adapter of minipeft: format='minipeft'. A model is read with load_model",
-    "version": "has adapter version '2', wanted '1'",
+    "version": "has format version '3', this minipeft reads 1 to 2",
     "lacks": "lacks the metadata fields, base",
-    "json": "has metadata that is no JSON",
-    "list": "fields and card must be objects",
-    "card": "fields and card must be objects",
+    "json": "fields is no JSON",
+    "list": r"fields must be an object, got \[2\]",
+    "card": "card must be an object",
     "method": "holds a 'lorra' adapter",
     "field": "settings that LoRA refuses: LoRA has no setting 'rank'; nearest is 'r",
     "value": "settings that LoRA refuses: LoRA: r must be a whole number >= 1, got -1",
@@ -393,3 +407,263 @@ def test_saving_is_whole_or_not_at_all(file):
     with pytest.raises(CheckpointError, match="has a shape but no values"):
         handle.save(file)
     assert file.read_bytes() == raw and [f.name for f in file.parent.iterdir()] == ["whole"]
+
+
+# --- what is saved can be loaded ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_value_that_is_not_finite_is_not_saved(file, value):
+    _, handle = CASE.attached()
+    raw = file.read_bytes()
+    (path, p), *_ = handle.trainable()
+    p.data[0, 0] = value
+    with pytest.raises(CheckpointError, match=f"{path} cannot be saved: it must be finite, but 1"):
+        handle.save(file)
+    assert file.read_bytes() == raw
+
+
+def replace_by_hand(model, handle):
+    handle.wrappers["blocks.0.attn.q_proj"].A = np.ones((2, 8))
+    return "blocks.0.attn.q_proj.A was replaced by something that is not the adapter's"
+
+
+def take_out(model, handle):
+    model.set("blocks.1.attn.v_proj", model.blocks[0].attn.v_proj.base)
+    return "blocks.1.attn.v_proj.A was replaced by something"
+
+
+def unfreeze(model, handle):
+    model.blocks[0].mlp.fc_in.weight.requires_grad = True
+    return "blocks.0.mlp.fc_in.weight trains but is not part of the adapter"
+
+
+def add_a_parameter(model, handle):
+    model.blocks[1].gate = Parameter(np.ones(3))
+    return "blocks.1.gate trains but is not part of the adapter"
+
+
+@pytest.mark.parametrize("change", [replace_by_hand, take_out, unfreeze, add_a_parameter])
+def test_what_a_file_would_not_give_back_is_refused_by_name(change, tmp_path):
+    model, handle = CASE.attached()
+    message = change(model, handle)
+    with pytest.raises(CheckpointError, match=message):
+        handle.save(tmp_path / "a")
+    assert not list(tmp_path.iterdir())
+
+
+def test_settings_that_would_not_come_back_are_refused(tmp_path):
+    @dataclasses.dataclass(frozen=True)
+    class Own(LoRA):
+        name = "own"
+
+        def __post_init__(self):
+            """Forgets what all methods do."""
+
+    handle = attach(CASE.model(), Own(r=2, alpha=np.float32(3)))
+    with pytest.raises(CheckpointError, match=r"settings of .*Own\(r=2.* cannot be saved: .*super"):
+        handle.save(tmp_path / "a")
+
+
+@pytest.mark.parametrize("upper", [Full(), TopK(k=1), LoRA(r=1, seed=3)])
+def test_a_lower_handle_is_saved_below_a_later_one(upper, tmp_path):
+    model, handle = CASES["bitfit"].attached()
+    wanted = run(model, IDS)
+    later = attach(model, upper)
+    handle.save(tmp_path / "a")
+    later.save(tmp_path / "b")
+    fresh = CASE.model()
+    load_adapter(fresh, tmp_path / "a")
+    assert same(run(fresh, IDS), wanted)
+
+
+# --- what lies underneath ----------------------------------------------------------------------
+
+
+def over(*methods, seed=1):
+    """A model with methods attached, the last of them to be saved."""
+    model = CASE.model()
+    handles = [attach(model, method) for method in methods]
+    for i, handle in enumerate(handles):
+        randomize(handle, seed=seed + i)
+    return model, handles
+
+
+def test_what_lies_underneath_is_told_with_its_settings_and_compared(tmp_path):
+    model, (lower, upper) = over(LoRA(r=2), LoRA(r=1, targets="fc_in"))
+    upper.save(tmp_path / "upper")
+    lower.save(tmp_path / "lower")
+    told = json.loads(load_arrays(tmp_path / "upper")[1]["over"])
+    assert [entry["method"] for entry in told] == ["lora"] and told[0]["fields"]["r"] == 2
+
+    for other, message in (
+        (LoRA(r=3, alpha=64), "over another 'lora': r is 3 here, 2 there; alpha is 64.0 here, 16"),
+        (LoRA(r=2), "over a 'lora' with other weights than those"),  # not trained
+    ):
+        fresh, (here,) = over(other, seed=7)
+        with pytest.raises(CheckpointError, match=message):
+            load_adapter(fresh, tmp_path / "upper")
+        assert fresh.handles == [here]
+        second = attach(fresh, LoRA(r=1, targets="fc_in", seed=5))
+        with pytest.raises(CheckpointError, match=message):
+            second.load(tmp_path / "upper")
+    fresh, (here,) = over(LoRA(r=2, seed=4), seed=7)  # another seed is none of its business
+    here.load(tmp_path / "lower")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # to stack what was stacked is no mistake
+        load_adapter(fresh, tmp_path / "upper")
+    assert same(run(fresh, IDS), run(model, IDS))
+
+
+def test_other_codes_underneath_are_refused(tmp_path):
+    _, (_, upper) = over(Quantize("nf4"), LoRA(r=2, targets="all-linear"))
+    upper.save(tmp_path / "a")
+    fresh, _ = over(Quantize("int2"))
+    with pytest.raises(CheckpointError, match="another 'quant': code is 'int2' here, 'nf4' there"):
+        load_adapter(fresh, tmp_path / "a")
+    fresh, _ = over(Quantize("nf4"))
+    load_adapter(fresh, tmp_path / "a")
+
+
+def version_1(file):
+    """The file as it was written before version 2."""
+
+    def change(arrays, metadata):
+        names = [entry["method"] for entry in json.loads(metadata["over"])]
+        fields = json.loads(metadata["fields"])
+        if "code" in fields:
+            fields["code"] = fields["code"].removesuffix("-bnb")
+        del metadata["card"]
+        metadata |= {"version": "1", "over": json.dumps(names), "fields": json.dumps(fields)}
+        return arrays, metadata
+
+    return rewritten(file, change)
+
+
+def test_an_older_file_loads_with_a_warning_of_what_it_does_not_tell(tmp_path):
+    model, (_, upper) = over(LoRA(r=2), BitFit())
+    upper.save(tmp_path / "a")
+    old = version_1(tmp_path / "a")
+    fresh, _ = over(LoRA(r=2))
+    with pytest.warns(UserWarning, match=r"older version, which does not tell .* over \(lora\)"):
+        load_adapter(fresh, old)
+    assert same(run(fresh, IDS), run(model, IDS))
+    with pytest.raises(CheckpointError, match=r"over the methods \['lora'\], here they are \[\]"):
+        load_adapter(CASE.model(), old)
+    _, (alone,) = over(BitFit())
+    alone.save(tmp_path / "a")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_adapter(CASE.model(), version_1(tmp_path / "a"))
+
+
+@pytest.mark.parametrize("method", [Quantize("fp4-bnb"), QLoRA(r=2, code="fp4-bnb"),
+                                    LoftQ(r=2, code="fp4-bnb")])  # fmt: skip
+def test_fp4_of_an_older_file_is_the_table_that_it_was(method, tmp_path):
+    model, (handle,) = over(method)
+    handle.save(tmp_path / "a")
+    old = version_1(tmp_path / "a")
+    assert json.loads(load_arrays(old)[1]["fields"])["code"] == "fp4"
+    fresh = CASE.model()
+    again = load_adapter(fresh, old)
+    assert again.method.code == "fp4-bnb" and same(run(fresh, IDS), run(model, IDS))
+    handle.save(tmp_path / "b")
+    new = rewritten(tmp_path / "b", lambda arrays, metadata: metadata.update(
+        fields=metadata["fields"].replace("fp4-bnb", "fp4")))  # fmt: skip
+    assert load_adapter(CASE.model(), new).method.code == "fp4"
+
+
+# --- hostile files -----------------------------------------------------------------------------
+
+DEEP = "[" * 100_000 + "]" * 100_000
+HOSTILE = {
+    "fields nested": {"fields": '{"r":' + DEEP + "}"},
+    "over nested": {"over": DEEP},
+    "card nested": {"card": '{"x":' + DEEP + "}"},
+    "fields cut": {"fields": DEEP[:100_000]},
+    "targets no strings": {"fields": '{"targets": [1, 2]}'},
+    "targets a list of lists": {"fields": '{"targets": [["q_proj"]]}'},
+    "targets an object": {"fields": '{"targets": {"q_proj": 1}}'},
+    "rank": {"fields": '{"r": 1000000000}'},
+    "rank as a float": {"fields": '{"r": 1e300}'},
+    "rank of vera": {"method": "vera", "fields": '{"r": 1000000000}'},
+    "subspace": {"method": "subspace", "fields": '{"d": 1000000000}'},
+    "dense subspace": {"method": "subspace", "fields": '{"d": 4000, "projection": "dense"}'},
+    "turns of loftq": {"method": "loftq", "fields": '{"T": 1000000000}'},
+    "block": {"method": "quant", "fields": '{"block": 1000000000000}'},
+    "a long name": {"fields": json.dumps({"r" * 100_000: 1})},
+    "a long value": {"fields": json.dumps({"init": "x" * 100_000})},
+    "a long method": {"method": "x" * 100_000},
+    "over of numbers": {"over": "[1]"},
+    "over of objects": {"over": '[{"method": "lora"}]'},
+    "over is a number": {"over": "7"},
+    "version": {"version": "²"},
+    "version none": {"version": ""},
+    "version large": {"version": "1" * 5000},
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_hostile_file_is_refused_at_once(case, file):
+    def change(arrays, metadata):
+        metadata |= HOSTILE[case]
+        return arrays, metadata
+
+    bad, model = rewritten(file, change), CASE.model()
+    before = snapshot(model)
+    tracemalloc.start()
+    try:
+        with fuzz.in_time(10), pytest.raises(CheckpointError) as caught:
+            load_adapter(model, bad)
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
+    assert len(str(caught.value)) < 2000 and str(bad) in str(caught.value)
+    assert_restored(model, before)
+    assert not model.attached()
+
+
+@pytest.mark.parametrize("key", ["format", "version", "method", "fields", "over", "base", "card"])
+def test_a_file_that_lacks_a_key_is_refused_by_name(file, key):
+    def change(arrays, metadata):
+        del metadata[key]
+        return arrays, metadata
+
+    bad = rewritten(file, change)
+    assert set(load_arrays(file)[1]) == {
+        "format", "version", "method", "fields", "over", "base", "card"}  # fmt: skip
+    if key == "card":
+        load_adapter(CASE.model(), bad)  # what it was for may be left out
+        return
+    with pytest.raises(CheckpointError, match=f"{bad}.*({key}|format)"):
+        load_adapter(CASE.model(), bad)
+
+
+def test_a_load_that_fails_at_a_later_entry_changes_nothing(file):
+    names = sorted(load_arrays(file)[0])
+    for name in (names[0], names[-1]):
+
+        def change(arrays, metadata, name=name):
+            arrays[name] = arrays[name].T.copy()
+            return arrays, metadata
+
+        assert_refused(rewritten(file, change), f"{name} must have shape")
+
+
+def test_a_state_that_does_not_fit_the_dtype_changes_nothing(tmp_path):
+    _, handle = CASES["loftq"].attached(np.float64)
+    handle.save(tmp_path / "a")
+
+    def change(arrays, metadata):
+        name = next(n for n in reversed(arrays) if n.startswith("state:"))
+        arrays[name][0, 0] = 1e300
+        return arrays, metadata
+
+    model = narrow(CASES["loftq"].model(np.float64))
+    handle = attach(model, CASES["loftq"].method)
+    randomize(handle)
+    before, y = snapshot(model), run(model, IDS)
+    with pytest.raises(CheckpointError, match="state .* does not fit into float32"):
+        handle.load(rewritten(tmp_path / "a", change))
+    assert_restored(model, before)
+    assert same(run(model, IDS), y)

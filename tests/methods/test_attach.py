@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 
 from minipeft.backend import Rng
+from minipeft.checkpoint import CheckpointError, save_model
 from minipeft.engine import no_grad, running
-from minipeft.methods import METHODS, BitFit, Full, LoRA, Method, TopK, attach
+from minipeft.methods import METHODS, BitFit, Full, LoRA, Method, Quantize, TopK, attach
 from minipeft.models import GPT
 from minipeft.nn import Linear, Module
 from minipeft.train import fit, loss_of
@@ -290,7 +292,7 @@ def test_a_shared_vector_stands_at_the_root_and_counts_once(model):
     ((path, v),) = handle.trainable()
     assert path == "throwaway_subspace.v" and v.shape == (5,)
     assert dict(model.named_parameters())[path] is v
-    assert "throwaway_subspace.v" not in model.state_dict()
+    assert "throwaway_subspace.v" not in model.base_arrays()
     again = attach(model, Subspace(n=4))
     assert [name for name, _ in again.trainable()] == ["throwaway_subspace_.v"]
 
@@ -426,3 +428,169 @@ def test_a_model_is_any_module():
 
     handle = attach(Two(), LoRA(r=1, targets="left"))
     assert handle.count() == 6 and list(handle.wrappers) == ["left"]
+
+
+# --- stacks by mistake, models in models, parts at two places -----------------------------------
+
+
+def test_a_cell_that_is_run_again_is_told_what_stays(model):
+    attach(model, LoRA(r=1))
+    with pytest.warns(UserWarning, match="'lora' goes on top of 'lora': what was attached before"):
+        second = attach(model, LoRA(r=2))
+    with pytest.warns(UserWarning, match="'bitfit' goes on top of 'lora', 'lora': "):
+        third = attach(model, BitFit())
+    assert ", over lora)" in repr(second) and repr(third).endswith(", over lora, lora)")
+    third.detach()
+    assert repr(third).endswith(", detached)")
+
+
+@pytest.mark.parametrize("below", [None, Quantize()])
+def test_what_trains_nothing_is_stood_on_without_a_word(below):
+    model = GPT(replace(CONFIG, head="linear", classes=3))  # its head is trained by both
+    if below is not None:
+        attach(model, below)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        handle = attach(model, LoRA(r=2))
+    assert repr(handle).endswith(", over quant)") == (below is not None)
+
+
+class Around(Module):
+    """A user's own Module around a model."""
+
+    def __init__(self, gpt, second=None):
+        self.scale, self.gpt, self.second = 2.0, gpt, second
+
+    def forward(self, ids):
+        y = self.gpt(ids) * self.scale
+        return y if self.second is None else y + self.second(ids)
+
+
+@pytest.mark.parametrize("name", ["lora", "subspace", "movement", "full", "throwaway_subspace"])
+def test_a_model_inside_a_users_own_module_keeps_its_hooks(name):
+    case = CASES[name]
+    model, handle = case.attached()
+    wanted = output(model, IDS)
+    assert not same(wanted, output(case.model(), IDS))
+    outer = Around(model)
+    assert same(outer(IDS).data, 2 * wanted)
+    with running(off=[handle]):
+        assert same(outer(IDS).data, 2 * output(case.model(), IDS))
+    model(IDS).sum().backward()
+    alone = {path: p.grad.copy() for path, p in handle.trainable()}
+    for _, p in handle.trainable():
+        p.grad = None
+    for ways in ({}, {"recompute": True}):
+        with running(**ways):
+            outer(IDS).sum().backward()
+        for path, p in handle.trainable():
+            assert abs(p.grad - 2 * alone[path]).max() <= 1e-12 * abs(alone[path]).max(), path
+            p.grad = None
+
+
+def test_two_models_in_one_module_have_their_own_hooks():
+    (one, a), (two, b) = (CASES["subspace"].attached() for _ in range(2))
+    randomize(b, seed=5)
+    y = output(one, IDS), output(two, IDS)
+    assert not same(*y)
+    outer = Around(one, two)
+    assert same(outer(IDS).data, 2 * y[0] + y[1])
+    z = attach(outer, LoRA(r=2, targets="re:gpt.*q_proj"))  # now all three stand in one list
+    assert same(outer(IDS).data, 2 * y[0] + y[1]) and same(output(one, IDS), y[0])
+    randomize(z)
+    assert not same(output(one, IDS), y[0]) and same(output(two, IDS), y[1])
+    with pytest.raises(RuntimeError, match="'subspace' was attached before 'lora'"):
+        a.detach()
+    for handle in (z, b, a):
+        handle.detach()
+    assert not outer.attached()
+
+
+def test_a_handle_of_a_part_is_seen_from_the_whole(model, tmp_path):
+    handle = attach(model.blocks[0], CASES["subspace"].method)  # without any wrapper
+    randomize(handle)
+    y = output(model, IDS)
+    assert not model.handles and model.attached() == [handle]
+    assert not same(y, output(CASES["lora"].model(), IDS))
+    with pytest.raises(CheckpointError, match="this GPT has 'subspace' attached"):
+        save_model(model, tmp_path / "m")
+    handle.detach()
+    assert same(output(model, IDS), output(CASES["lora"].model(), IDS))
+
+
+def test_a_failed_attach_leaves_the_lists_of_parts_alone(model):
+    handle = attach(model.blocks[0], LoRA(r=2))
+    with pytest.raises(ValueError, match="matches no part"):
+        attach(model, LoRA(r=2, targets="nothing"))
+    handle.detach()
+    assert not model.attached()
+
+
+def twice(dtype=np.float64):
+    """A model whose two blocks are one."""
+    model = CASES["lora"].model()
+    setattr(model.blocks, "1", model.blocks[0])
+    return model
+
+
+@pytest.mark.parametrize("method", [LoRA(r=2), Full(), BitFit(), Quantize(), Masked(), Subspace()])
+def test_a_block_at_two_places_is_changed_once_at_both(method):
+    model = twice()
+    before, base = snapshot(model), output(model, IDS)
+    handle = attach(model, method)
+    if method == LoRA(r=2):
+        assert handle.count() == 2 * 2 * 16 and list(handle.wrappers) == [
+            "blocks.0.attn.q_proj", "blocks.0.attn.v_proj"]  # fmt: skip
+    assert handle.total == sum(p.size for p in twice().parameters())
+    assert len({path for path, _ in handle.trainable()}) == len(list(handle.trainable()))
+    randomize(handle)
+    y = output(model, IDS)
+    assert not same(y, base)
+    for path, part in model.named_modules():
+        if path.startswith("blocks.1"):
+            assert part is model.get(path.replace("blocks.1", "blocks.0"))
+    handle.detach()
+    assert_restored(model, before)
+    assert same(output(model, IDS), base)
+    again = attach(model, method)
+    randomize(again)
+    assert same(output(model, IDS), y)
+    again.merge()
+    assert abs(output(model, IDS) - y).max() < 1e-12 * abs(y).max()
+    assert not any(part.wraps for _, part in model.named_modules())
+
+
+def test_a_linear_at_two_places_of_one_part_is_wrapped_at_both(model):
+    attn = model.blocks[0].attn
+    attn.k_proj = attn.q_proj
+    handle = attach(model, LoRA(r=2, targets=("q_proj", "k_proj")))
+    assert attn.k_proj is attn.q_proj and attn.q_proj.wraps
+    assert len(handle.wrappers) == 3
+    handle.detach()
+    assert attn.k_proj is attn.q_proj and not attn.q_proj.wraps
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_shared_embedding_trains_again_when_the_last_model_lets_go(first):
+    one, two = (CASES["lora"].model() for _ in range(2))
+    two.emb.tok = one.emb.tok
+    two.head.weight = one.emb.tok.weight
+    shared = one.emb.tok.weight
+    handles = [attach(one, LoRA(r=2)), attach(two, LoRA(r=2))]
+    handles[first].detach()
+    assert not shared.requires_grad
+    (one, two)[1 - first](IDS).sum().backward()
+    assert shared.grad is None
+    handles[1 - first].detach()
+    assert shared.requires_grad
+    assert all(p.requires_grad for m in (one, two) for p in m.parameters())
+
+
+def test_merging_in_one_model_leaves_what_another_froze(model):
+    other = CASES["lora"].model()
+    other.emb.tok, other.head.weight = model.emb.tok, model.emb.tok.weight
+    first, second = attach(model, LoRA(r=2)), attach(other, LoRA(r=2))
+    first.merge()
+    assert not model.emb.tok.weight.requires_grad and model.emb.pos.weight.requires_grad
+    second.detach()
+    assert model.emb.tok.weight.requires_grad

@@ -139,8 +139,9 @@ def test_refusals():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"T": 0}, "LoftQ: T must be a whole number >= 1, got 0"),
-        ({"T": 2.0}, "LoftQ: T must be a whole number"),
+        ({"T": 0}, "LoftQ: T must be a whole number from 1 to 100, got 0"),
+        ({"T": 101}, "LoftQ: T must be a whole number from 1 to 100, got 101"),
+        ({"T": 2.0}, "LoftQ: T must be int, got 2.0"),
         ({"alpha": 0.0}, "LoftQ: alpha must be > 0"),
         ({"r": 0}, "LoftQ: r must be"),
         ({"code": "nf5"}, "LoftQ: code must be one of nf4"),

@@ -293,7 +293,8 @@ def test_smaller_blocks_err_less_and_outliers_cost_their_block():
 
     errors = [rmse(x, "nf4", block) for block in (16, 64, 256, 0)]
     assert errors == sorted(errors)
-    assert rmse(x, "nf4", 64) < rmse(x, "int4", 64) < rmse(x, "fp4", 64)
+    assert rmse(x, "nf4", 64) < rmse(x, "fp4", 64) < rmse(x, "int4", 64)
+    assert rmse(x, "int4", 64) < rmse(x, "fp4-bnb", 64)
     assert rmse(x, "int8", 64) < rmse(x, "nf4", 64) < rmse(x, "nf3", 64)
     spoilt = x.copy()
     spoilt[0, 0] = 50

@@ -107,7 +107,7 @@ def test_other_random_matrices_are_refused(tmp_path, monkeypatch):
         ({"r": 0}, "VeRA: r must be a whole number"),
         ({"d_initial": 0.0}, "VeRA: d_initial must be finite and not 0"),
         ({"d_initial": float("nan")}, "VeRA: d_initial must be finite"),
-        ({"fused": "q_proj"}, "VeRA: fused must be a tuple"),
+        ({"fused": "q_proj"}, "VeRA: fused must be tuple"),
     ],
 )
 def test_wrong_settings(changes, message):

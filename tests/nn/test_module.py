@@ -1,5 +1,7 @@
 """Module: paths, ties, strict state, summary, wrappers."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -83,7 +85,7 @@ def test_a_wrapper_adds_nothing_to_paths_or_state():
     assert model.get("first").wraps
     assert {"first.weight", "first.gain"} <= {path for path, _ in model.named_parameters()}
     assert [p.added for p in model.places() if p.path == "first.gain"] == [True]
-    state = model.state_dict()
+    state = model.base_arrays()
     assert list(state) == list(before) and state["first.weight"] is weight.data
 
 
@@ -176,9 +178,11 @@ def test_without_strict_only_shapes_matter():
 
 def test_no_loading_under_an_attached_method():
     model = Pair()
-    model.handles = [object()]
-    with pytest.raises(RuntimeError, match="detach it first"):
-        model.load_state_dict(model.state_dict())
+    for part in (model, model.first):  # to a part of it too
+        part.handles = [SimpleNamespace(number=0, model=part)]
+        with pytest.raises(RuntimeError, match="detach it first"):
+            model.load_state_dict(model.base_arrays())
+        part.handles = []
 
 
 def test_a_list_counts_from_the_end_too():
@@ -210,7 +214,7 @@ def test_a_clone_is_a_trainable_copy_and_state_shows_the_original():
     assert clone.requires_grad and clone.base is original
     assert not np.shares_memory(clone.data, original.data)
     clone.data += 1
-    assert model.state_dict()["first.weight"] is original.data
+    assert model.base_arrays()["first.weight"] is original.data
 
 
 def test_the_original_of_a_clone_moves_with_it(backend):
