@@ -37,7 +37,8 @@ class Context(NamedTuple):
     inside: Any = None  # the Module that was called first, inside its forward pass
     trace: Callable[[str, Array, tuple[Any, ...]], None] | None = None  # sees every operation
     shapes: Any = None  # a Meter, which runs operations on shapes alone (meter.py)
-    values: dict[int, Tensor] | None = None  # id(Parameter) -> what stands for it in this pass
+    # in this pass: id(Parameter) -> what stands for it, handle -> the generator of its dropout
+    values: dict[Any, Any] | None = None
     opened: tuple[Any, ...] = ()  # the lists of handles that have computed what stands in `values`
     outer: Context | None = None  # what holds again where this one ends
 

@@ -112,8 +112,7 @@ class LoRALinear(DenseWrapper):
         ctx = context()
         if ctx.rng is None or not self.dropout:
             return x
-        drawn: dict[Any, Any] = ctx.values or {}
-        rng = drawn.get(self.owner, ctx.rng)  # the handle's, of this pass
+        rng = (ctx.values or {}).get(self.owner, ctx.rng)  # the handle's, of this pass
         like = x.data if isinstance(x, Tensor) else x  # images come as arrays
         return x * dropout_factors(rng.spawn(self.group), x.shape, self.dropout, like)
 
