@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from minipeft.backend import Rng, dropout_factors
-from minipeft.batches import IGNORE
+from minipeft.batches import IGNORE, Batch
 from minipeft.engine import context, running
 from minipeft.methods import LoRA, attach, lora
 from minipeft.nn import layers
@@ -147,6 +147,31 @@ def test_a_loss_that_is_not_finite_is_looked_for_with_the_masks_of_its_step():
         fit(model, Same(), steps=2, lr=0.1, batch=4, quiet=True)
     first, second = masks[:MASKS], masks[MASKS:]
     assert [m.tobytes() for m in first] == [m.tobytes() for m in second]
+
+
+@pytest.mark.parametrize("kept", [slice(0, 2), slice(2, 4), slice(3, 5), slice(7, 8)], ids=str)
+def test_parts_in_which_no_label_counts_are_left_out(kept):
+    """Threads, and batches of a step, that get rows with nothing to learn."""
+    data = Rows(VOCAB).batch(0, 8, 0)
+    labels = np.full_like(data.labels, IGNORE)
+    labels[kept] = data.labels[kept]
+
+    class Source:
+        def batch(self, step, size, seed):
+            rows = slice(step * size, (step + 1) * size)
+            return Batch(data.ids[rows], labels[rows], data.mask[rows])
+
+    def step(**settings):
+        model = gpt()
+        attach(model, LoRA(r=2))
+        loss = fit(model, Source(), steps=1, lr=0.5, optimizer="sgd", warmup=0.0, clip=None,
+                   quiet=True, **settings).loss  # fmt: skip
+        return np.concatenate([loss, *(p.data.ravel() for _, p in trainable(model))])
+
+    whole = step(batch=8)
+    for settings in ({"batch": 8, "threads": 4}, {"batch": 2, "accumulate": 4},
+                     {"batch": 4, "threads": 3, "accumulate": 2}):  # fmt: skip
+        np.testing.assert_allclose(step(**settings), whole, rtol=1e-12, atol=1e-13)
 
 
 # -- what reaches the loss -------------------------------------------------------------------------
