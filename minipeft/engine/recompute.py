@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from minipeft.backend import Array, xp_of
-from minipeft.engine.tensor import Node, Tensor, changed, context
+from minipeft.engine.tensor import Changes, Node, Tensor, changed, context
 
 
 def recompute(f: Callable[..., Tensor], *args: Any, **settings: Any) -> Tensor:
@@ -18,18 +18,18 @@ def recompute(f: Callable[..., Tensor], *args: Any, **settings: Any) -> Tensor:
     attached methods computed for Parameters. Dropout is drawn again from where it stood.
     """
     ctx = context()
-    if not ctx.recording:
+    if not ctx.recording or ctx.check:  # to check is to keep what was there
         return f(*args, **settings)
     rng, values = copy.deepcopy(ctx.rng), ctx.values
     same = {"off": ctx.off, "rows": ctx.rows, "hidden": ctx.hidden, "inside": ctx.inside,
             "opened": ctx.opened}  # fmt: skip
     outside: dict[int, Tensor] = {}  # what f meets and needs a gradient; f's own results do not
-
-    def meet(inputs: tuple[Any, ...]) -> None:
-        outside.update((id(t), t) for t in inputs if isinstance(t, Tensor) and t.requires_grad)
+    met: dict[int, tuple[Changes, int]] = {}  # frozen or not: f will read it again
 
     def watch(name: str, y: Array, inputs: tuple[Any, ...]) -> None:
-        meet(inputs)
+        tensors = [t for t in inputs if isinstance(t, Tensor)]
+        outside.update((id(t), t) for t in tensors if t.requires_grad)
+        met.update((id(t.changes), (t.changes, t.changes.now)) for t in tensors)
         if ctx.trace is not None:  # who watched before sees all of it
             ctx.trace(name, y, inputs)
 
@@ -52,6 +52,6 @@ def recompute(f: Callable[..., Tensor], *args: Any, **settings: Any) -> Tensor:
         return [found.get(id(t), zero) for t, zero in zip(leaves, zeros, strict=True)]
 
     node = Node("recompute", inputs, (True,) * len(inputs), out.data)
-    node.vjps = vjp
+    node.vjps, node.watch = vjp, tuple(met.values())
     out._node, out.requires_grad, out.made_by = node, True, "recompute"
     return out

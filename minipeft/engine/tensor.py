@@ -322,15 +322,17 @@ def grad(y: Tensor, wanted: Sequence[Tensor], g: Array | None = None) -> list[Ar
 
     Keeps the graph. Raises RuntimeError if y does not depend on one of them.
     """
+    made = [t._node or t for t in wanted]
+    keys = [id(m) for m in made]
     found: dict[int, Array] = {}
-    for key, total, owned in _walk(y, g, True, [t._node or t for t in wanted]):
+    for key, total, owned in _walk(y, g, True, made):
         found[id(key)] = total if owned else total.copy()
     for i, t in enumerate(wanted):
-        if id(t._node or t) not in found:
+        if keys[i] not in found:
             raise RuntimeError(
                 f"y does not depend on wanted[{i}], shape {t.shape}, or it is frozen"
             )
-    return [found[id(t._node or t)] for t in wanted]
+    return [found[k].copy() if k in keys[:i] else found[k] for i, k in enumerate(keys)]
 
 
 def _raw(x: Any) -> Any:

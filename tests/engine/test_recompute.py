@@ -106,6 +106,21 @@ def test_a_whole_model_is_recomputed_with_what_stands_for_its_parameters(method)
         np.testing.assert_allclose(again[path], g, rtol=1e-12, atol=1e-15, err_msg=path)
 
 
+@pytest.mark.parametrize("which", ["frozen", "trained", "inner"])
+@pytest.mark.parametrize("check", [False, True])
+def test_what_f_will_read_again_must_not_change(which, check):
+    x, w = Tensor(np.ones(2), requires_grad=True), Tensor(np.full(2, 3.0))
+    h = x * 2
+    with running(check=check):
+        y = recompute(lambda h: (h * w).tanh() * x, h)
+    if check:
+        {"frozen": w, "trained": x, "inner": h}[which].data[0] = 5.0
+    else:
+        {"frozen": w, "trained": x, "inner": h}[which].data -= 1.0
+    with pytest.raises(RuntimeError, match="changed between the forward pass and backward"):
+        y.backward(np.ones(2))
+
+
 SETTINGS = {"rng": Rng(0), "off": ("a",), "rows": ("b", None), "hidden": "h"}
 
 

@@ -272,6 +272,15 @@ def test_grad_gives_arrays_of_its_own():
         assert not any(np.shares_memory(x, other) for other in others)
 
 
+def test_grad_gives_an_array_for_each_that_is_wanted():
+    a = leaf(1.0, 2.0)
+    h = a * 3
+    found = grad((h * h).sum(), [a, h, a, h])
+    assert [f.tolist() for f in found] == [[18, 36], [6, 12]] * 2
+    assert not any(np.may_share_memory(f, g) for f in found for g in found if f is not g)
+    assert len({id(f) for f in found}) == 4
+
+
 def test_retain_keeps_the_graph_and_a_freed_one_says_so():
     a = leaf(2.0, 3.0)
     y = (a * a).tanh().sum()
