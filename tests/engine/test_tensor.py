@@ -1,6 +1,7 @@
 """Tensors and the walk: what backward adds up, keeps, frees and refuses."""
 
 import gc
+import itertools
 import weakref
 
 import numpy as np
@@ -220,12 +221,14 @@ def test_one_array_for_two_inputs_is_added_to_for_each():
         return 2 * (a + b), vjp
 
     for view in (lambda a: a, lambda a: np.broadcast_to(a, a.shape)):
-        a, b = leaf(1.0, 2.0), leaf(3.0, 4.0)
-        u, v = a * 1.0, b * 1.0
-        (u.sum() + both(u, v, view=view).sum() + 10 * v.sum() + 100 * u.sum()).backward()
-        np.testing.assert_array_equal(a.grad, [103, 103])
-        np.testing.assert_array_equal(b.grad, [12, 12])
-        assert not np.may_share_memory(a.grad, b.grad)
+        for order in itertools.permutations(range(4)):  # in which the parts are added up
+            a, b = leaf(1.0, 2.0), leaf(3.0, 4.0)
+            u, v = a * 1.0, b * 1.0
+            parts = [u.sum(), both(u, v, view=view).sum(), 10 * v.sum(), 100 * u.sum()]
+            sum(parts[i] for i in order).backward()
+            np.testing.assert_array_equal(a.grad, [103, 103])
+            np.testing.assert_array_equal(b.grad, [12, 12])
+            assert not np.may_share_memory(a.grad, b.grad)
 
 
 def test_gradients_add_up_over_calls():
@@ -515,6 +518,14 @@ def test_element_writes_are_found_where_they_are_looked_for(make, inner):
         y = run()
     with pytest.raises(RuntimeError, match=r"an element of .*, shape \(2,\), was changed"):
         y.backward()
+
+
+def test_a_result_that_was_overwritten_is_found():
+    with running(check=True):
+        y = leaf(1.0, 2.0).tanh()
+    written(y)
+    with pytest.raises(RuntimeError, match=r"an element of the result, shape \(2,\), was changed"):
+        y.backward(np.ones(2))
 
 
 def test_the_check_finds_nothing_where_nothing_was_written():
