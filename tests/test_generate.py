@@ -95,7 +95,7 @@ def test_the_context_is_filled_and_not_left():
     assert generate(model, "the cat", max_tokens=99) == tokenizer().decode(ids)
 
 
-@pytest.mark.parametrize("tokens", range(1, 8))
+@pytest.mark.parametrize("tokens", range(1, 12))
 def test_prompts_about_the_length_that_may_be_padded(tokens):
     """Padding takes room: a prompt that would then be cut goes alone; an exact fit is used."""
     model, prompts = (
