@@ -15,6 +15,7 @@ from minipeft.checkpoint import save_model
 from minipeft.compare import (
     BASE,
     DEFAULT,
+    HELD_OUT,
     Plan,
     _bench,
     _environment,
@@ -27,7 +28,10 @@ from minipeft.compare import (
 from minipeft.files import data_dir
 from minipeft.methods import Full, TopK
 from minipeft.models import GPT, GPTConfig
+from minipeft.pretrain import RECIPES
+from minipeft.pretrain import rows as pretraining_rows
 from minipeft.tasks import get_task
+from minipeft.tasks.world import World
 from minipeft.train import History, loss_of, mean_loss
 
 KEYS = {"method", "trainable", "percent", "score_mean", "score_std", "step_seconds", "peak_bytes",
@@ -100,6 +104,18 @@ def test_a_row_holds_the_statistics_of_its_seeds():
     assert row["forgetting"] == pytest.approx(3.0 - 2.75)
     assert (row["trainable"], row["percent"]) == (50, 12.5)
     assert row["peak_bytes"] == 700  # of the seed that measured it
+    assert row["step_seconds"] == pytest.approx(3.0)
+
+
+def test_forgetting_is_measured_on_text_that_pretraining_never_saw():
+    model, _, held = _bench(SMALL)
+    recipe = RECIPES["tiny-gpt"]
+    world = World(recipe.world)
+    wanted, seen = (
+        pretraining_rows(model.tokenizer, world, recipe.seed, split, *HELD_OUT).rows.tolist()
+        for split in ("validation", "train")
+    )
+    assert held.rows.tolist() == wanted and not any(row in seen for row in wanted)
 
 
 def test_a_step_s_time_is_the_median(monkeypatch):

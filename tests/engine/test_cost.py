@@ -155,31 +155,33 @@ LARGE = [  # operations that models spend their memory on
      {"size": 60_000}),
     ("scatter_signs", [(200,), np.zeros((200, 500), int), np.ones((200, 500))], {"size": 70_000}),
 ]  # fmt: skip
+ROW = 8 * 128 + SLACK  # that layer norm keeps
 BUFFERS = 150_000  # bytes that NumPy's loops and the interpreter take; no array is as small
 
 
 def peaks(fn, given, settings):
-    """(forward, backward) peaks in bytes of a real call, inputs and g left out; and its g."""
+    """Bytes of a real call: peaks of (forward, backward) without inputs and g; g; what it keeps."""
     real = inputs(given)
     g = np.ones_like(fn(*real, **settings).data)
     tracemalloc.start()
     y = fn(*real, **settings)
-    forward = tracemalloc.get_traced_memory()[1]
+    forward, kept = tracemalloc.get_traced_memory()[1], held(y._node)
     tracemalloc.reset_peak()
     y.backward(g)
     backward = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    return (forward, backward), g
+    return (forward, backward), g, kept
 
 
 @pytest.mark.parametrize(("name", "given", "settings"), LARGE)
 def test_what_an_operation_holds_while_it_runs_is_foretold(name, given, settings):
     fn, real = operations()[name], inputs(given)
-    measured, g = peaks(fn, given, settings)
+    measured, g, kept = peaks(fn, given, settings)
     arrays = [x.data if isinstance(x, Tensor) else x for x in real]
     known = [a for a in (*arrays, *settings.values(), g) if isinstance(a, np.ndarray)]
     with metered(known) as meter:
         z = fn(*real, **settings)
+        assert held(z._node) == pytest.approx(kept, abs=ROW)
         forward, meter.peak = meter.peak, meter.live
         z.backward(g)
         assert forward == pytest.approx(measured[0], abs=BUFFERS)

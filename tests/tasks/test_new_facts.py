@@ -53,6 +53,18 @@ def test_neighbours_keep_their_fact():
     assert same > 40, "many neighbours had the same value as a changed fact"
 
 
+def test_neighbours_are_other_facts_of_the_same_or_others_that_had_the_same_value():
+    own = 0
+    for e in TASK.load("neighbouring"):
+        (name, of), _ = fact_of(e)
+        if any(changed == name for changed, _ in WORLD.changed):
+            own += 1
+            continue
+        beside = [n for n, other in WORLD.changed if other == of]
+        assert WORLD.facts[name, of] in {WORLD.facts[n, of] for n in beside}
+    assert 30 < own < 120
+
+
 def test_wordings_are_not_shared():
     taught, checked, asked = (
         {e.prompt for e in TASK.load(*s)} for s in (("train",), ("validation",), ("test", 400))

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from minipeft.tasks.claims import TOPICS
 from minipeft.tasks.nli import ENTAILED, FALSE, NLI, OPEN, NLIShift
 from minipeft.tasks.world import World
 from tests.tasks.baselines import bag_of_words, baselines, parts
@@ -30,6 +31,13 @@ def test_pairs_turn_on_negation_wording_and_kinds():
         assert sum(k == kind for k, _ in kinds) > 40, kind
     for kind in ("kind", "some"):
         assert {label for k, label in kinds if k == kind} == {ENTAILED, OPEN, FALSE}
+
+
+def test_what_may_be_true_beside_another_value_excludes_none():
+    """Who serves Thai food may serve Greek; but nobody lives in two places."""
+    several = {(kind, t.attribute.name) for kind, ts in TOPICS.items() for t in ts if not t.single}
+    assert several == {("place", "food"), ("place", "landmark"), ("person", "pet"),
+                       ("person", "likes"), ("animal", "diet")}  # fmt: skip
 
 
 def test_prices_that_are_claimed_exclude_each_other():
