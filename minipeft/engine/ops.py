@@ -496,7 +496,8 @@ def roll(x, *, shift, axis=None):
     """Move elements along an axis, or with None along all of them in C order; what is pushed out
     at the end comes in at the start."""
     xp, axes = xp_of(x), None if axis is None else axes_of(x.shape, axis)
-    back = tuple(-s for s in shift) if isinstance(shift, (tuple, list)) else -shift
+    several = isinstance(shift, (tuple, list))
+    shift, back = (tuple(shift), tuple(-s for s in shift)) if several else (shift, -shift)
     return xp.roll(x, shift, axes), (lambda g: xp.roll(g, back, axes),)
 
 

@@ -469,6 +469,16 @@ def test_a_query_that_sees_nothing_gives_zero_in_half_precision_too(f):
             assert np.isfinite(t.grad).all() and (t.grad[1] == 0).all()
 
 
+def test_half_and_single_precision_together_are_single():
+    w, b = Tensor(np.ones(4, np.float32), requires_grad=True), Tensor(np.zeros(4, np.float32))
+    x = Tensor(np.float16([[300, -300, 300, -300]]), requires_grad=True)
+    for f in (fused.layer_norm, fused.layer_norm_slow):
+        y = f(x, w, b)
+        y.sum().backward()
+        assert y.dtype == w.grad.dtype == np.float32 and x.grad.dtype == np.float16
+        assert np.allclose(y.data, [[1, -1, 1, -1]])
+
+
 @pytest.mark.parametrize("f", [fused.layer_norm, fused.layer_norm_slow])
 def test_layer_norm_of_far_numbers_in_half_precision(f):
     for size in (300, 20000):
