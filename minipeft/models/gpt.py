@@ -119,6 +119,9 @@ class GPT(Module):
                              f"{self.config.context}: shorten the text")  # fmt: skip
         if positions is None:
             positions = xp.arange(before, before + T)[None]
+        elif positions.shape not in ((len(ids), given), (1, given)):
+            raise ValueError(f"positions must be (B, T) = {(len(ids), given)}, one for each id; "
+                             f"got {positions.shape}")  # fmt: skip
         elif fresh and before + T > given:
             first = before + T - given  # position of the text's first token
             ahead = xp.broadcast_to(xp.arange(before, first), (len(positions), first - before))

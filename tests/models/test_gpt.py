@@ -490,6 +490,18 @@ def test_padding_on_the_left_changes_nothing_with_positions(filler):
     assert np.abs(shifted - model(TOKENS).data).max() > 1e-3  # positions are not guessed
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (3, 1), (2, 6), (3, 5), (6,)])
+def test_positions_are_one_for_each_id(shape):
+    """One position for all of a row's ids is a mistake that broadcasting would hide."""
+    model = large()
+    with pytest.raises(ValueError, match=r"positions must be \(B, T\) = \(3, 6\)"):
+        model(TOKENS, positions=np.zeros(shape, int))
+    shown = np.arange(6)[None] + np.array([[0], [1], [2]])
+    y = model(TOKENS, positions=shown).data
+    for row in range(3):
+        close(y[row], model(TOKENS[row : row + 1], positions=shown[row : row + 1]).data[0])
+
+
 def test_rows_do_not_see_each_other():
     model = large()
     whole = model(TOKENS).data
