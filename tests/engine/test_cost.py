@@ -265,6 +265,15 @@ def test_blanks_are_counted_while_they_live():
         assert meter.live == 0 and meter.peak == 800
 
 
+def test_a_cast_to_the_same_dtype_makes_nothing():
+    with metered([]) as meter:
+        x = Tensor(meter.new(B, dtype=np.dtype(np.float64)), requires_grad=True)
+        y = ops.astype(x, dtype=np.float64)
+        assert meter.live == 8 * 24
+        z = ops.astype(x, dtype=np.float32)
+        assert meter.live == 12 * 24 and (y.dtype, z.dtype) == (np.float64, np.float32)
+
+
 def test_the_walk_adds_gradients_without_values():
     w = Tensor(np.ones(A), requires_grad=True)
     with metered([w.data]) as meter:
