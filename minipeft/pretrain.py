@@ -15,6 +15,7 @@ import numpy as np
 from minipeft.backend import to_numpy
 from minipeft.batches import Batch, ImageBatches, TokenBatches
 from minipeft.checkpoint import save_model
+from minipeft.checks import takes, whole
 from minipeft.engine import no_grad
 from minipeft.files import data_dir
 from minipeft.masking import MaskedBatches
@@ -186,6 +187,7 @@ class MixedLengths:
         return other.batch(step, max(1, round(size / ratio)), seed)
 
 
+@takes(steps=whole(1))
 def pretrain(
     name: str,
     path: str | Path | None = None,

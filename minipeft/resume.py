@@ -111,17 +111,13 @@ class State:
         check_writable(self.path)
 
     def save(self) -> None:
-        """Write the state after a step, whole or not at all; a Ctrl-C waits for it.
+        """Write the state after a step, whole or not at all, if the file does not hold it yet.
 
         Raises  NonFinite if it holds NaN or infinity; the file is as it was
         """
         done = self.opt.steps, len(self.history.evaluations)
-        if done != self.saved:
-            with unbroken():
-                self._write()
-                self.saved = done
-
-    def _write(self) -> None:
+        if done == self.saved:
+            return
         arrays = self.opt.arrays() | {f"w:{name}": to_numpy(p.data) for name, p in self.opt.params}
         for i, handle in enumerate(self.handles):
             state = handle.method.state(handle)
@@ -142,6 +138,7 @@ class State:
             "history": json.dumps(vars(self.history)),
         }
         save_arrays(self.path, arrays, facts)
+        self.saved = done
 
     def resume(self) -> int:
         """Go back to a saved state, if there is one; returns the steps done.

@@ -38,9 +38,10 @@ def test_gradients_left_by_others_do_not_count(settings):
     whole, wanted = run(**settings)
     model, _ = lora()
     leave_gradients(model)
-    history, got = run(model=model, **settings)
+    seen = []
+    history, got = run(model=model, watch=lambda done: seen.append(gradients(model)), **settings)
     assert history.loss == whole.loss and same(got, wanted)
-    assert not gradients(model)
+    assert seen == [[]] * 5 and not gradients(model)
 
 
 def test_gradients_of_another_model_do_not_count():
@@ -285,6 +286,7 @@ def test_the_best_weights_are_put_back_when_a_run_is_stopped(tmp_path):
         assert len(seen) == 4 and same(values(model), seen[1])
     history, got = run(7, start(), checkpoint=file, **settings)  # it goes on from the last ones
     assert history.loss == whole.loss and same(got, wanted)
+    assert history.evaluations == whole.evaluations and len(seen) == 7
 
 
 def test_a_state_that_is_not_finite_replaces_no_good_one(tmp_path):

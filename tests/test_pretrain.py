@@ -336,3 +336,5 @@ def test_a_stopped_run_goes_on_to_the_same_model(small, tmp_path, monkeypatch):
 def test_an_unknown_recipe_names_the_known():
     with pytest.raises(ValueError, match="no recipe 'tiny-gtp'; there are tiny-gpt"):
         pretrain("tiny-gtp")
+    with pytest.raises(ValueError, match="steps must be a whole number >= 1, got 0"):
+        pretrain("tiny-gpt", steps=0)

@@ -45,7 +45,8 @@ LAYERS = {  # a part -> the parts of minipeft that it may import, besides itself
     "resume": "backend blas checkpoint files finite optim progress",
     "train": "backend batches blas checks engine finite nn optim checkpoint generate metrics "
     "progress resume step tasks",
-    "pretrain": "backend batches engine masking files text checkpoint models progress tasks train",
+    "pretrain": "backend batches checks engine masking files text checkpoint models progress tasks "
+    "train",
     "doctor": "backend files text checkpoint",
     "lectures": "progress",
     "compare": "backend batches engine methods checkpoint doctor pretrain progress tasks train",
