@@ -84,14 +84,14 @@ def load_arrays(path: str | Path, allow_nonfinite: bool = False) -> tuple[Arrays
         with safe_open(path, "np"):  # the library's own checks of header and ranges
             pass
     except SafetensorError as error:
-        raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from error
+        raise CheckpointError(f"{path} is not a whole safetensors file: {error!s:.400}") from error
 
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         try:
             header = json.loads(file.read(size), object_pairs_hook=_once)
         except (ValueError, RecursionError) as error:
-            raise CheckpointError(f"{path} has a wrong header: {error}") from error
+            raise CheckpointError(f"{path} has a wrong header: {error!s:.400}") from error
         metadata = header.pop("__metadata__", None) or {}
         arrays = {}
         for name, entry in header.items():
@@ -232,7 +232,7 @@ def load_model(
     try:
         model.adopt_state_dict(arrays)
     except ValueError as error:
-        raise CheckpointError(f"{path} does not fit its own config: {error}") from error
+        raise CheckpointError(f"{path} does not fit its own config: {error!s:.1200}") from error
     if hasattr(config, "vocab"):
         model.tokenizer = Tokenizer(data_dir() / "tokenizer.json")
     model.card = told(path, {"card": "{}"} | metadata, "card", dict)
@@ -252,7 +252,7 @@ def _of_shapes(path: Path, model_class: Any, config: Any, arrays: Arrays, dtype:
         _untie(model, arrays)
         model.fitting(arrays)
     except (ValueError, OverflowError, MemoryError) as error:
-        raise CheckpointError(f"{path} does not fit its own config: {error}") from error
+        raise CheckpointError(f"{path} does not fit its own config: {error!s:.1200}") from error
     return model
 
 

@@ -21,11 +21,13 @@ import numpy as np
 
 from minipeft.backend import Array, to_numpy, xp_of
 from minipeft.blas import in_force
-from minipeft.checkpoint import CheckpointError, load_arrays, save_arrays
+from minipeft.checkpoint import CheckpointError, load_arrays, save_arrays, told, version_of
 from minipeft.files import check_writable, sweep
 from minipeft.finite import NonFinite, is_finite
 from minipeft.optim import Optimizer
 from minipeft.progress import Progress
+
+VERSION = 1  # of the format of a training state
 
 
 @contextmanager
@@ -132,6 +134,7 @@ class State:
             )
         facts = {
             "format": "minipeft-training",
+            "version": str(VERSION),
             "settings": json.dumps(self.settings),
             "machine": machine(),
             "steps": str(self.opt.steps),
@@ -149,48 +152,100 @@ class State:
         if not self.path.is_file():
             return 0
         arrays, facts = load_arrays(self.path)
-        self._check(arrays, facts)
-        for name, p in self.opt.params:
+        history = self._check(arrays, facts)
+        self._load_states([_under(arrays, f"state:{i}:") for i in range(len(self.handles))])
+        for name, p in self.opt.params:  # nothing is refused from here on
             p.data = xp_of(p.data).asarray(arrays.pop(f"w:{name}"))
         self.opt.load_arrays(arrays, int(facts["steps"]))
-        for i, handle in enumerate(self.handles):
-            lead = f"state:{i}:"
-            state = {k.removeprefix(lead): a for k, a in arrays.items() if k.startswith(lead)}
-            if state:
-                handle.method.load_state(handle, state)
-        for key, values in json.loads(facts["history"]).items():
+        for key, values in history.items():
             setattr(self.history, key, values)
         if self.best:
-            held = {k.removeprefix("best:"): a for k, a in arrays.items() if k.startswith("best:")}
-            self.best.load(held, self.history)
+            self.best.load(_under(arrays, "best:"), self.history)
         self.saved = self.opt.steps, len(self.history.evaluations)
         return self.opt.steps
 
-    def _check(self, arrays: dict[str, Any], facts: dict[str, str]) -> None:
+    def _load_states(self, states: list[dict[str, Any]]) -> None:
+        """Give each method its state; if one refuses, those before it get theirs back."""
+        before: list[tuple[Any, dict[str, Any]]] = []
+        for handle, state in zip(self.handles, states, strict=True):
+            own = handle.method.state(handle)
+            try:
+                if state:
+                    handle.method.load_state(handle, state)
+            except BaseException:
+                for other, was in before:
+                    other.method.load_state(other, was)
+                raise
+            before += [(handle, own)] if state else []
+
+    def _check(self, arrays: dict[str, Any], facts: dict[str, str]) -> dict[str, Any]:
+        """The history, after a look at everything that the file tells."""
         if facts.get("format") != "minipeft-training":
             raise CheckpointError(
-                f"{self.path} is no training state: format={facts.get('format')!r}"
+                f"{self.path} is no training state: format={facts.get('format')!r:.40}"
             )
-        there, wanted = json.loads(facts["settings"]), json.loads(json.dumps(self.settings))
+        there, history = (told(self.path, facts, key, dict) for key in ("settings", "history"))
+        steps, own = facts.get("steps", ""), vars(self.history)
+        if not (steps.isascii() and steps.isdigit() and len(steps) < 12) or "machine" not in facts:
+            raise CheckpointError(f"{self.path} does not tell its steps and its machine")
+        lists = {key: type(values) for key, values in history.items()}
+        if (
+            lists != dict.fromkeys(own, list)
+            or len(history["loss"]) != int(steps)
+            or not all(type(v) in (int, float) for k in own for v in _numbers(history[k]))
+        ):
+            raise CheckpointError(f"{self.path} must hold the history of {steps:.20} steps, as "
+                                  f"lists of {', '.join(own)}")  # fmt: skip
+        looks = history["evaluations"]
+        if self.best and not all(isinstance(e, dict) and self.best.key in e for e in looks):
+            raise CheckpointError(f"{self.path} has evaluations without {self.best.key!r}, by "
+                                  "which this run keeps its best weights")  # fmt: skip
+        if "version" in facts:
+            version_of(self.path, facts, VERSION)
+        elif isinstance(there.get("methods"), list):  # when fp4-bnb was called fp4
+            there["methods"] = [str(m).replace("'fp4'", "'fp4-bnb'") for m in there["methods"]]
+        wanted = json.loads(json.dumps(self.settings))
         other = [k for k in wanted if there.get(k) != wanted[k]]
         if other:
-            told = "; ".join(f"{k}: {there.get(k)!r} there, {wanted[k]!r} here" for k in other)
-            raise CheckpointError(
-                f"{self.path} belongs to another run ({told}). Give another file, or delete it"
+            odd = "; ".join(
+                f"{k}: {there.get(k)!r:.200} there, {wanted[k]!r:.200} here" for k in other
             )
-        shapes = {f"w:{name}": p.shape for name, p in self.opt.params}
-        shapes |= {name: array.shape for name, array in self.opt.arrays().items()}
-        found = {k: a.shape for k, a in arrays.items() if not k.startswith(("state:", "best:"))}
-        if found != shapes:
-            odd = sorted(k for k in found.keys() | shapes if found.get(k) != shapes.get(k))[:4]
-            raise CheckpointError(f"{self.path} holds the state of other parameters: "
-                                  f"{', '.join(odd)}")  # fmt: skip
+            raise CheckpointError(
+                f"{self.path} belongs to another run ({odd:.1200}). Give another file, or delete it"
+            )
+        self._check_arrays(arrays)
         if facts["machine"] != machine():
             warnings.warn(
-                f"{self.path} was written with {facts['machine']}, this is {machine()}: the run "
-                "goes on, but its last bits may differ",
+                f"{self.path} was written with {facts['machine']:.200}, this is {machine()}: the "
+                "run goes on, but its last bits may differ",
                 stacklevel=4,
             )
+        return history
+
+    def _check_arrays(self, arrays: dict[str, Any]) -> None:
+        """Refuse arrays of other names, shapes or types than this run's own."""
+        own = {f"w:{name}": p.data for name, p in self.opt.params} | self.opt.arrays()
+        for i, handle in enumerate(self.handles):
+            state = handle.method.state(handle)
+            own |= {f"state:{i}:{name}": a for name, a in state.items()}
+        if any(name.startswith("best:") for name in arrays):
+            own |= {f"best:{name}": p.data for name, p in self.opt.params}
+        wanted = {name: (a.shape, str(a.dtype)) for name, a in own.items()}
+        found = {name: (a.shape, str(a.dtype)) for name, a in arrays.items()}
+        odd = sorted(k for k in found.keys() | wanted if found.get(k) != wanted.get(k))[:4]
+        if odd:
+            raise CheckpointError(f"{self.path} holds the state of other parameters: "
+                                  f"{', '.join(odd):.400}")  # fmt: skip
+
+
+def _numbers(values: list[Any]) -> list[Any]:
+    """The numbers of a list, or those in the objects of a list."""
+    return [n for v in values for n in (v.values() if isinstance(v, dict) else (v,))]
+
+
+def _under(arrays: dict[str, Any], lead: str) -> dict[str, Any]:
+    """The arrays whose names begin so, without that beginning."""
+    return {k.removeprefix(lead): a for k, a in arrays.items() if k.startswith(lead)}
 
 
 class Guard:

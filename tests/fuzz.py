@@ -13,9 +13,11 @@ import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 
 from minipeft.backend import Rng
 from minipeft.checkpoint import load_arrays, load_model, save_arrays, save_model
@@ -33,7 +35,8 @@ REFUSALS = (ValueError, FileNotFoundError)  # CheckpointError is a ValueError
 SECONDS = 10
 VALUES = (-1, 0, 1, 2, 7, 1e30, -1e-30, 2**63, 10**40, 0.5, True, False, None, "", "x", "lm", "\0",
           "linear", "q_proj", "re:(", "../..", [], {}, [1, 2], ["q_proj"], [[]], {"r": 1},
-          [10**9, 10**9], "é\ud800", float("nan"), float("inf"))  # fmt: skip
+          [10**9, 10**9], "é\ud800", float("nan"), float("inf"), 10**7, 10**9, "9" * 5000,
+          "fp4", "[" * 100_000, {"method": "lora", "fields": {}, "arrays": ""})  # fmt: skip
 
 
 @contextmanager
@@ -96,6 +99,25 @@ def header(rng, data):
     told = json.loads(data[8 : 8 + size])
     text = json.dumps(twist(rng, told)).encode("utf-8", "replace")
     return len(text).to_bytes(8, "little") + text + data[8 + size :]
+
+
+def sealed(rng, data):
+    """A safetensors file that a foe wrote: metadata that say something else, under a digest."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "sealed")
+        path.write_bytes(data)
+        arrays, facts = load_arrays(path)
+        for _ in range(1 + rng.integers(0, 2)):
+            told = twist(rng, facts)
+            facts = {str(k): v if isinstance(v, str) else json.dumps(v) for k, v in told.items()}
+        if rng.uniform() < 0.2:
+            name = rng.choice(sorted(arrays))
+            arrays[name] = rng.choice((arrays[name].T, arrays[name][:1], arrays[name].astype(int)))
+        try:
+            save_arrays(path, arrays, facts)
+        except (UnicodeEncodeError, SafetensorError):  # half a letter cannot be written
+            return b""
+        return path.read_bytes()
 
 
 def words(rng, data):
@@ -260,6 +282,11 @@ def targets(folder: Path):
                model_of, tensors),
         Target("adapter", ".safetensors", adapter, adapter_of, tensors),
         Target("training state", ".safetensors", state.read_bytes(), run_of, tensors),
+        Target("sealed model", ".safetensors",
+               made(folder / "m2.safetensors", lambda p: save_model(gpt(), p, {"n": 1})),
+               model_of, (sealed,), exact=False),
+        Target("sealed adapter", ".safetensors", adapter, adapter_of, (sealed,), exact=False),
+        Target("sealed state", ".safetensors", state.read_bytes(), run_of, (sealed,), exact=False),
         Target("report of an adapter", ".safetensors", adapter, report_of, tensors, exact=False),
         Target("report of a state", ".safetensors", state.read_bytes(), report_of, tensors,
                exact=False),

@@ -9,6 +9,7 @@ from tests import fuzz
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="posix: there is no SIGALRM here")
 KINDS = ("arrays", "arrays of others", "model", "adapter", "training state",
+         "sealed model", "sealed adapter", "sealed state",
          "report of an adapter", "report of a state", "tokenizer", "e2e", "pictures",
          "packed pictures", "results", "config", "method")  # fmt: skip
 

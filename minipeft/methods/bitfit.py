@@ -35,7 +35,7 @@ class BitFit(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.terms not in ("all", "qm"):
-            raise ValueError(f"BitFit: terms must be 'all' or 'qm', got {self.terms!r}")
+            raise ValueError(f"BitFit: terms must be 'all' or 'qm', got {self.terms!r:.80}")
 
     def select(self, path: str, parameter: Parameter, where: Where) -> bool:
         *_, part, name = ["", *path.split(".")]

@@ -58,7 +58,7 @@ class LoRA(Method):
         check_settings(self)
         if self.init not in ("normal", "peft", "gaussian"):
             raise ValueError(f"{type(self).__name__}: init must be 'normal', 'peft' or 'gaussian', "
-                             f"got {self.init!r}")  # fmt: skip
+                             f"got {self.init!r:.80}")  # fmt: skip
 
     @property
     def scale(self) -> float:

@@ -71,7 +71,7 @@ class Masking(Method):
         super().__post_init__()
         if self.scope not in ("layer", "global"):
             raise ValueError(f"{type(self).__name__}: scope must be 'layer' or 'global', got "
-                             f"{self.scope!r}")  # fmt: skip
+                             f"{self.scope!r:.80}")  # fmt: skip
 
     def check_share(self, name: str, low: float = 0.0, high: float = 1.0) -> None:
         """Refuse a field that is no number in [low, high)."""

@@ -73,7 +73,7 @@ class Movement(Masking):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.mode not in ("hard", "soft"):
-            raise ValueError(f"Movement: mode must be 'hard' or 'soft', got {self.mode!r}")
+            raise ValueError(f"Movement: mode must be 'hard' or 'soft', got {self.mode!r:.80}")
         if not 0 < self.v <= 1:
             raise ValueError(f"Movement: v must be in (0, 1], got {self.v!r}")
         if not 0 < self.tau < 0.5:

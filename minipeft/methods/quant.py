@@ -174,7 +174,7 @@ def check_code(method: Any) -> None:
     kind, block = type(method).__name__, method.block
     if method.code not in codes.BOOKS:
         known = ", ".join(codes.BOOKS)
-        raise ValueError(f"{kind}: code must be one of {known}, got {method.code!r}")
+        raise ValueError(f"{kind}: code must be one of {known}, got {method.code!r:.80}")
     if block < 0:
         raise ValueError(f"{kind}: block must be a whole number >= 1, or 0 for the whole weight, "
                          f"got {block!r}")  # fmt: skip

@@ -5,7 +5,9 @@ from __future__ import annotations
 import html
 from typing import TYPE_CHECKING, Any
 
-from minipeft.backend import xp_of
+import numpy as np
+
+from minipeft.backend import to_numpy
 
 if TYPE_CHECKING:
     from minipeft.methods.attached import Attached
@@ -28,7 +30,8 @@ class AdapterReport:
         for path, p in at.trainable():
             seen = at.gradients.get(path, [])
             before = at.start[path] if p.base is None else p.base.data
-            moved = float(xp_of(p.data).linalg.norm((p.data - before).reshape(-1)))
+            change = to_numpy(p.data) - to_numpy(before)  # the model may have moved since
+            moved = float(np.linalg.norm(change.reshape(-1)))
             self.rows.append(
                 {
                     "path": path,

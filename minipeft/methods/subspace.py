@@ -70,9 +70,11 @@ class Subspace(Method):
             raise ValueError(f"Subspace: d must be a whole number >= 1, got {self.d!r}")
         if self.projection not in KINDS:
             raise ValueError(f"Subspace: projection must be one of {', '.join(KINDS)}; got "
-                             f"{self.projection!r}")  # fmt: skip
+                             f"{self.projection!r:.80}")  # fmt: skip
         if self.said not in ("", "layer", "tensor"):
-            raise ValueError(f"Subspace: said must be '', 'layer' or 'tensor', got {self.said!r}")
+            raise ValueError(
+                f"Subspace: said must be '', 'layer' or 'tensor', got {self.said!r:.80}"
+            )
 
     def reparam(self, path: str, parameter: Parameter, where: Where) -> Moved:
         if parameter.dtype.kind != "f":
@@ -88,7 +90,7 @@ class Subspace(Method):
                              f"at most {D}")  # fmt: skip
         if self.d <= m:
             raise ValueError(f"Subspace: d = {self.d} leaves no direction beside the {m} factors "
-                             f"of said={self.said!r}: at least {m + 1}")  # fmt: skip
+                             f"of said={self.said!r:.80}: at least {m + 1}")  # fmt: skip
         like, rng = at.reparams[0][1].data, Rng(self.seed, self.name)
         z = at.shared["z"] = Parameter(init.zeros((self.d - m,), like))
         if m:

@@ -31,7 +31,9 @@ class Config:
                 value = value.item()
                 object.__setattr__(self, field.name, value)
             if field.type == "int" and (type(value) is not int or value < 1):
-                raise ValueError(f"{name}: {field.name} must be a whole number >= 1, got {value!r}")
+                raise ValueError(
+                    f"{name}: {field.name} must be a whole number >= 1, got {value!r:.80}"
+                )
             if type(value) is int and value >= LARGEST:
                 raise ValueError(f"{name}: {field.name} must be below 2^31, got {value!s:.40}")
         width, heads = self.value("width"), self.value("heads")
@@ -39,7 +41,7 @@ class Config:
             size = self.value(part)
             if size is not None and (type(size) is not int or size < 1):
                 raise ValueError(
-                    f"{name}: {part} must be a whole number >= 1 or None, got {size!r}"
+                    f"{name}: {part} must be a whole number >= 1 or None, got {size!r:.80}"
                 )
         if width % heads and self.value("head_width") is None:
             small = [h for h in range(1, math.isqrt(width) + 1) if width % h == 0]
@@ -49,12 +51,12 @@ class Config:
         head, classes = self.value("head", "linear"), self.value("classes")
         if head not in self.head_kinds:
             kinds = " or ".join(repr(k) for k in self.head_kinds)
-            raise ValueError(f"{name}: head must be {kinds}, got {head!r}")
+            raise ValueError(f"{name}: head must be {kinds}, got {head!r:.80}")
         if (head == "linear") != (classes is not None):
             raise ValueError(f"{name}: classes goes with head='linear', and only with it; "
-                             f"got head={head!r}, classes={classes!r}")  # fmt: skip
+                             f"got head={head!r:.80}, classes={classes!r:.80}")  # fmt: skip
         if classes is not None and (type(classes) is not int or classes < 2):
-            raise ValueError(f"{name}: classes must be >= 2, got {classes!r}")
+            raise ValueError(f"{name}: classes must be >= 2, got {classes!r:.80}")
         dropout, eps = self.value("dropout"), self.value("eps")
         numbers = all(isinstance(x, (int, float)) for x in (dropout, eps))
         if not numbers or not 0 <= dropout < 1 or not 0 < eps < math.inf:
@@ -70,9 +72,9 @@ class Config:
         known = {f.name: f for f in fields(cls)}
         for name in values:
             if name not in known:
-                near = difflib.get_close_matches(name, known, 1, 0)
-                raise ValueError(f"{cls.__name__} has no field {name!r}; nearest is {near[0]!r}, "
-                                 f"all: {', '.join(known)}")  # fmt: skip
+                near = difflib.get_close_matches(name[:80], known, 1, 0)
+                raise ValueError(f"{cls.__name__} has no field {name[:80]!r}; nearest is "
+                                 f"{near[0]!r}, all: {', '.join(known)}")  # fmt: skip
         missing = [n for n, f in known.items() if f.default is MISSING and n not in values]
         if missing:
             raise ValueError(f"{cls.__name__} needs {', '.join(missing)}")

@@ -53,10 +53,12 @@ class ViTConfig(Config):
         if self.image % self.patch:
             raise ValueError(f"ViTConfig: patch {self.patch} does not divide image {self.image}")
         if not isinstance(self.qkv_bias, bool):
-            raise ValueError(f"ViTConfig: qkv_bias must be True or False, got {self.qkv_bias!r}")
+            raise ValueError(
+                f"ViTConfig: qkv_bias must be True or False, got {self.qkv_bias!r:.80}"
+            )
         if self.activation not in ("gelu_erf", "gelu", "relu"):
             raise ValueError("ViTConfig: activation must be 'gelu_erf', 'gelu' or 'relu', got "
-                             f"{self.activation!r}")  # fmt: skip
+                             f"{self.activation!r:.80}")  # fmt: skip
 
     @property
     def patches(self) -> int:

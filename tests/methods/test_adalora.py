@@ -183,6 +183,36 @@ def test_orthogonal_vectors_cost_nothing():
     assert handle.extra_loss().item() < 1e-25
 
 
+@pytest.mark.parametrize("squared", [False, True])
+def test_where_the_penalty_is_0_so_is_its_gradient(squared):
+    """Orthonormal to the bit: its code's norm has no derivative there, and 0 is one of its own."""
+    _, handle = moved(squared=squared, targets="fc_in")
+    first, *rest = handle.wrappers.values()
+    for w in handle.wrappers.values():
+        w.P.data, w.Q.data = np.eye(*w.P.shape), np.eye(*w.Q.shape)
+    loss = handle.extra_loss()
+    loss.backward()
+    assert loss.item() == 0
+    assert all((w.P.grad == 0).all() and (w.Q.grad == 0).all() for w in handle.wrappers.values())
+    first.P.data = 2 * first.P.data  # the others' stay 0, and what it adds is as before
+    loss = handle.extra_loss()
+    for w in handle.wrappers.values():
+        w.P.grad = w.Q.grad = None
+    loss.backward()
+    assert all((p.grad == 0).all() for p in (first.Q, *(w.P for w in rest)))
+    assert np.isfinite(first.P.grad).all() and abs(first.P.grad).max() > 0.1
+    assert loss.item() == pytest.approx(0.5 * 3 * 2 / 4 if not squared else 0.5 * 9 * 4)
+
+
+def test_a_run_goes_through_orthonormal_vectors():
+    model, handle = attached(gamma=0.5)
+    for w in handle.wrappers.values():
+        w.P.data, w.Q.data = np.eye(*w.P.shape), np.eye(*w.Q.shape)
+    history = fit(model, Next(), steps=3, lr=0.03, batch=4, quiet=True)
+    assert np.isfinite(history.loss).all()
+    assert all(np.isfinite(p.data).all() for _, p in handle.trainable())
+
+
 def test_training_makes_them_orthogonal():
     model, handle = attached(gamma=3.0)
     before = handle.extra_loss().item()

@@ -136,6 +136,25 @@ def test_a_weight_without_a_direction_is_refused(by_input, one):
     attach(model, DoRA(r=2, by_input=not by_input))
 
 
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("by_input", [False, True])
+def test_a_direction_that_training_drives_to_0_gives_0(by_input, exact):
+    w, x, g = one(by_input=by_input, exact=exact)
+    x = x if not by_input else np.eye(8)
+    data = moved(w)
+    data[3 if not by_input else slice(None), slice(None) if not by_input else 3] = 0
+    w.B.data = np.zeros(w.B.shape)
+    w.base.weight.data = data
+    y = w(Tensor(x))
+    y.backward(g[: len(x)] if not by_input else np.ones(y.shape))
+    at = y.data[:, 3] if not by_input else y.data[3]
+    bias = w.base.bias.data
+    assert (at == (bias[3] if not by_input else bias)).all() and np.isfinite(y.data).all()
+    for p in (w.A, w.B, w.m):
+        assert np.isfinite(p.grad).all()
+    assert np.isfinite(w.merged().weight.data).all()
+
+
 def test_settings_are_refused_in_its_own_name():
     with pytest.raises(ValueError, match="DoRA: r must be a whole number >= 1, got 0"):
         DoRA(r=0)

@@ -6,8 +6,10 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from minipeft.checkpoint import load_model, save_model
+from minipeft.checkpoint import CheckpointError, load_arrays, load_model, save_model
+from minipeft.engine import running
 from minipeft.methods import BitFit, Full, LoRA, Method, NotMergeable, TopK, Wrapper, attach
+from minipeft.methods.quant import codes_of
 from minipeft.models import GPT
 from tests.methods.contract import (
     CASES,
@@ -284,3 +286,114 @@ def test_the_upper_is_merged_and_the_lower_detached(model, name):
     expected = run(with_upper, IDS)
     assert abs(run(model, IDS) - expected).max() <= CLOSE * abs(expected).max()
     assert all(p.requires_grad for p in model.parameters())
+
+
+# --- of the second order -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["biases on all", "all on biases"])
+def test_what_is_merged_below_a_later_clone_is_its_base_from_then_on(model, name):
+    lower, upper = attached(model, *STACKS[name])
+    randomize(upper, seed=5)
+    with running(off=[upper]):
+        under = run(model, IDS)
+    y = run(model, IDS)
+    assert not same(under, y)
+    lower.merge()
+    assert same(run(model, IDS), y)
+    with running(off=[upper]):
+        assert same(run(model, IDS), under)
+    assert all(p.base.base is None for _, p in upper.trainable())
+    moved = {row["path"]: row["update"] for row in upper.report().rows}
+    for path, p in upper.trainable():
+        assert moved[path] == pytest.approx(np.linalg.norm(p.data - p.base.data))
+    upper.detach()
+    assert same(run(model, IDS), under)
+
+
+def test_what_a_reload_replaced_is_detached_to_the_base(model, tmp_path):
+    before = snapshot(model)
+    (handle,) = attached(CASES["lora"].model(), Subspace(n=4, seed=9))
+    handle.save(tmp_path / "a")
+    first = attach(model, LoRA(r=2))
+    middle = snapshot(model)
+    second = attach(model, Subspace(n=4))
+    old = dict(second.trainable())
+    (tmp_path / "b").write_bytes((tmp_path / "a").read_bytes())
+    with pytest.raises(CheckpointError, match="trained over the methods"):
+        second.load(tmp_path / "b")
+    assert dict(second.trainable()) == old
+    second.detach()
+    assert_restored(model, middle)
+    first.detach()
+    third = attach(model, Subspace(n=4))
+    third.load(tmp_path / "a")  # of another seed: all was drawn anew
+    assert third.method.seed == 9 and same(run(model, IDS), run(handle.model, IDS))
+    third.load(tmp_path / "a")
+    third.detach()
+    assert_restored(model, before)
+    assert not model.attached() and all(p.requires_grad for p in model.parameters())
+
+
+def test_codes_after_a_load_are_those_of_the_file(tmp_path):
+    """Detached, merged and saved again, what was loaded is what was saved."""
+    case = CASES["loftq"]
+    model, handle = case.attached()
+    wanted = run(model, case.inputs())
+    handle.save(tmp_path / "a")
+    fresh = case.model()
+    again = attach(fresh, case.method)
+    for w in again.wrappers.values():
+        w.A0.data = w.A0.data + 0.3  # as another machine's singular vectors may be
+    again.load(tmp_path / "a")
+    assert same(run(fresh, case.inputs()), wanted)
+    mine, theirs = codes_of(again), codes_of(handle)
+    assert all(same(mine[path].packed, w.packed) for path, w in theirs.items())
+    assert all(w.owner is again and w.base is not theirs[p].base for p, w in mine.items())
+    with running(off=[again]):
+        assert same(run(fresh, case.inputs()), run(case.model(), case.inputs()))
+    again.save(tmp_path / "b")
+    assert load_arrays(tmp_path / "b")[0].keys() == load_arrays(tmp_path / "a")[0].keys()
+    again.merge(keep=True, quantized="dequantize")
+    assert abs(run(fresh, case.inputs()) - wanted).max() <= CLOSE * abs(wanted).max()
+    again.detach()
+    assert same(run(fresh, case.inputs()), run(case.model(), case.inputs()))
+
+
+def test_the_base_of_a_clone_moves_with_it(model, monkeypatch):
+    """Two handles deep; a report still tells how far the clones have moved."""
+    _, upper = attached(model, Full(), BitFit())
+    randomize(upper, seed=5)
+    chains = []
+    for p in model.parameters():
+        while p is not None:
+            chains.append(p)
+            p = p.base
+    assert len({id(p) for p in chains}) > 2 * len(model.base_arrays())
+    before = {id(p): p.data for p in chains}
+    monkeypatch.setattr("minipeft.nn.module.to_device", lambda array, device: array.copy())
+    model.to("cuda")
+    for p in chains:
+        assert p.data is not before[id(p)] and same(p.data, before[id(p)])
+    for handle in model.handles:
+        assert all(row["update"] > 0 for row in handle.report().rows)
+
+
+def test_a_state_that_was_asked_for_does_not_change_later():
+    for name in ("pissa", "loftq", "adalora", "magnitude"):
+        model, handle = CASES[name].attached()
+        state = handle.method.state(handle)
+        kept = {key: array.copy() for key, array in state.items()}
+        for owner, attribute, array in list(handle.model.arrays()):
+            setattr(owner, attribute, array)
+            if array.dtype != bool and array.flags.writeable:
+                array += 1
+        for w in handle.wrappers.values():
+            for p in w.own_places():
+                if p.parameter.data.flags.writeable:
+                    p.parameter.data[...] = 7
+        assert all(same(state[key], kept[key]) for key in kept), name
+        handle.method.load_state(handle, state)
+        for array in state.values():
+            array[...] = 1
+        assert all(same(a, kept[k]) for k, a in handle.method.state(handle).items()), name

@@ -221,6 +221,37 @@ def test_the_raw_integers_are_the_same_on_every_machine():
         assert digest.tobytes().hex()[:16] == start, kind
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_digest_covers_every_projection_and_every_stream(kind):
+    method = Subspace(d=5, projection=kind, per_tensor=True)
+    handle = attach(MLP(4, 5, 3), method)
+    space = vars(handle.root)["space"]
+    whole = handle.method.state(handle)["digest"].tobytes()
+    assert len(list(space.projections)) == 4
+    for part in space.projections:
+        rng = part.rng
+        for name in part.streams:
+            part.rng = Swapped(rng, name)
+            assert handle.method.state(handle)["digest"].tobytes() != whole, name
+        part.rng = rng
+        streams = part.streams
+        for name in streams:  # nor is it that of fewer numbers
+            part.streams = streams | {name: streams[name] - 1}
+            assert handle.method.state(handle)["digest"].tobytes() != whole, name
+        part.streams = streams
+    assert handle.method.state(handle)["digest"].tobytes() == whole
+
+
+class Swapped:
+    """A generator of which one stream is another."""
+
+    def __init__(self, rng, name):
+        self.rng, self.name = rng, name
+
+    def spawn(self, name):
+        return Rng(99, "another") if name == self.name else self.rng.spawn(name)
+
+
 def test_threads_project_for_themselves():
     found = []
     for threads in (1, 2):

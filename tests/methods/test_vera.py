@@ -87,6 +87,34 @@ def test_the_digest_is_that_of_every_machine():
     assert bytes(digest).hex()[:16] == "e3e64af3b5001807"
 
 
+@pytest.mark.parametrize("name", ["A", "B"])
+def test_the_digest_covers_both_matrices_in_full(name, monkeypatch):
+    """One other integer of either, the last as the first, makes another digest."""
+    _, handle = attached()
+    whole = handle.method.state(handle)["digest"].tobytes()
+    usual, drawn = VeRA._rng, {}
+
+    class One:
+        def __init__(self, rng, table, at):
+            self.rng, self.table, self.at = rng, table, at
+
+        def raw(self, n):
+            found = self.rng.raw(n).copy()
+            drawn[self.table] = n
+            if self.table == name:
+                found[self.at] ^= np.uint64(1)
+            return found
+
+    for at in (0, -1):
+        monkeypatch.setattr(
+            VeRA, "_rng", lambda self, table, at=at: One(usual(self, table), table, at)
+        )
+        assert handle.method.state(handle)["digest"].tobytes() != whole
+    sizes = {"A": max(w.A.size for w in handle.wrappers.values()),
+             "B": max(w.B.size for w in handle.wrappers.values())}  # fmt: skip
+    assert drawn == sizes
+
+
 def test_other_random_matrices_are_refused(tmp_path, monkeypatch):
     model, handle = attached()
     randomize(handle)
