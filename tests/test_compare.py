@@ -107,6 +107,21 @@ def test_a_row_holds_the_statistics_of_its_seeds():
     assert row["step_seconds"] == pytest.approx(3.0)
 
 
+def test_a_method_that_is_named_twice_is_run_once(monkeypatch):
+    asked = []
+
+    def results(plan, jobs, workers):
+        asked.extend(jobs)
+        row = {"score": 1.0, "held_out": 2.0, "trainable": 3, "total": 6, "step_seconds": 0.5,
+               "peak_bytes": 7}  # fmt: skip
+        return ((job, row) for job in jobs)
+
+    monkeypatch.setattr("minipeft.compare._results", results)
+    got = compare(["lora", "full", "lora"], SMALL, seeds=2, quiet=True)
+    assert [row["method"] for row in got] == [BASE, "lora", "full"]
+    assert asked == [(BASE, 0), ("lora", 0), ("full", 0), ("lora", 1), ("full", 1)]
+
+
 def test_forgetting_is_measured_on_text_that_pretraining_never_saw():
     model, _, held = _bench(SMALL)
     recipe = RECIPES["tiny-gpt"]
@@ -187,6 +202,8 @@ def test_the_table_is_aligned_and_fits_a_terminal(rows):
                       "peak_bytes": 10**9, "step_seconds": 12.345, "forgetting": -10.0}  # fmt: skip
     lines = as_text([*rows, wide], "accuracy").splitlines()
     assert len({len(line) for line in lines}) == 1 and len(lines[0]) <= 80
+    kept = as_text([rows[0], wide | {"forgetting": 0.25}])
+    assert " -10.000" in lines[-1] and " +0.250" in kept  # a sign, whichever it is
     assert "100.0 ± 10.0" in lines[-1] and " -  " in lines[1]
 
 

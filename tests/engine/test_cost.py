@@ -274,6 +274,16 @@ def test_a_cast_to_the_same_dtype_makes_nothing():
         assert meter.live == 12 * 24 and (y.dtype, z.dtype) == (np.float64, np.float32)
 
 
+def test_a_view_keeps_all_that_it_shows_a_part_of():
+    whole = np.ones((100, 8))
+    with metered([]) as meter:
+        ops.exp(Tensor(whole[:10]))
+        assert meter.live == whole.nbytes  # what came out of exp is gone
+    with metered([whole]) as meter:
+        ops.exp(Tensor(whole[:10]))
+        assert meter.live == 0
+
+
 def test_the_walk_adds_gradients_without_values():
     w = Tensor(np.ones(A), requires_grad=True)
     with metered([w.data]) as meter:
