@@ -13,12 +13,13 @@ OMP_NUM_THREADS, threadpoolctl) is the most that is taken.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 NARROW = 256  # below this width products are a small part of a step: one thread
+THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 PIECE = 2.5e8  # floating-point operations of a thread's piece: 2-4 ms, a turn of the scheduler
 
 
@@ -96,6 +97,12 @@ def limit_threads(n: int) -> None:
     """At most n BLAS threads from now on: for a notebook, whose own loops are of small arrays."""
     for library in _libraries():
         library.set_num_threads(min(n, library.get_num_threads()))
+
+
+def one_thread(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment for a process of small arrays: one thread, unless the user has set some."""
+    asked = any(environment.get(name) for name in THREADS)
+    return {**environment, **({} if asked else dict.fromkeys(THREADS, "1"))}
 
 
 def in_force() -> str:

@@ -21,8 +21,9 @@ from functools import lru_cache
 from typing import Any, TextIO
 
 from minipeft.batches import TaskBatches
+from minipeft.blas import THREADS
 from minipeft.checkpoint import load_model
-from minipeft.doctor import CORE_TYPE, THREADS, blas, blas_advice, cores, cpu_flags
+from minipeft.doctor import CORE_TYPE, blas, blas_advice, cores, cpu_flags
 from minipeft.engine import no_grad
 from minipeft.methods import Method, attach, get_method
 from minipeft.pretrain import RECIPES, rows

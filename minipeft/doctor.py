@@ -14,6 +14,7 @@ import numpy as np
 
 import minipeft
 from minipeft.backend import to_device, xp_of
+from minipeft.blas import THREADS
 from minipeft.checkpoint import shipped_models
 from minipeft.files import data_dir
 
@@ -23,7 +24,6 @@ OPTIONAL = ("jupyterlab", "scikit-learn", "cupy-cuda12x", "cupy-cuda13x")
 AVX512 = {"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"}  # what SkylakeX code needs
 AVX512_CORES = {"SkylakeX", "Cooperlake", "SapphireRapids"}
 CORE_TYPE = {"OPENBLAS_CORETYPE": "SkylakeX"}
-THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
 def doctor(quiet: bool = False) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from minipeft.blas import one_thread
 from minipeft.progress import Progress
 
 INSTALL = (
@@ -88,10 +90,11 @@ def _title(file: Path) -> str:
 
 
 def _jupyter(tool: str, *arguments: str) -> None:
-    """Run a tool of Jupyter; what it prints goes to stderr."""
+    """Run a tool of Jupyter, its kernels on one BLAS thread; what it prints goes to stderr."""
     needed = {"lab": "jupyterlab", "nbconvert": "nbconvert"}[tool]
     if importlib.util.find_spec(needed) is None:
         raise ModuleNotFoundError(INSTALL)
-    done = subprocess.run([sys.executable, "-m", "jupyter", tool, *arguments], stdout=sys.stderr)
+    command = [sys.executable, "-m", "jupyter", tool, *arguments]
+    done = subprocess.run(command, stdout=sys.stderr, env=one_thread(os.environ))
     if done.returncode:
         raise RuntimeError(f"jupyter {tool} failed with code {done.returncode}; see above")

@@ -7,10 +7,10 @@ import threading
 
 import pytest
 
-from minipeft import blas
+from minipeft import blas, lectures
 from minipeft.batches import TaskBatches
 from minipeft.beam import beam_search
-from minipeft.blas import blas_threads, limit_threads, threads_for, worth
+from minipeft.blas import THREADS, blas_threads, limit_threads, threads_for, worth
 from minipeft.checkpoint import load_arrays
 from minipeft.generate import generate, generate_many, score_many
 from minipeft.methods import LoRA, attach
@@ -236,6 +236,25 @@ def test_generation_has_the_threads_of_a_token_in_each_row(seen):
     found.clear()
     beam_search(model, "the cat", beams=5, max_tokens=3)
     assert set(found) == {5}
+
+
+def test_the_kernels_of_lectures_have_one_thread_unless_the_user_set_some(monkeypatch):
+    seen = []
+
+    def run(command, **settings):
+        seen.append({name: settings["env"].get(name) for name in THREADS})
+        assert settings["env"]["PATH"] == os.environ["PATH"]
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(lectures.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(lectures.subprocess, "run", run)
+    for name in THREADS:
+        monkeypatch.delenv(name)
+    lectures.open_one("1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    lectures.open_one("1")
+    none = dict.fromkeys(THREADS)
+    assert seen == [dict.fromkeys(THREADS, "1"), none | {"OMP_NUM_THREADS": "3"}]
 
 
 # -- the real library -------------------------------------------------------------------------

@@ -47,9 +47,10 @@ LAYERS = {  # a part -> the parts of minipeft that it may import, besides itself
     "progress resume step tasks",
     "pretrain": "backend batches checks engine masking files text checkpoint models progress tasks "
     "train",
-    "doctor": "backend files text checkpoint",
-    "lectures": "progress",
-    "compare": "backend batches engine methods checkpoint doctor pretrain progress tasks train",
+    "doctor": "backend blas files text checkpoint",
+    "lectures": "blas progress",
+    "compare": "backend batches blas engine methods checkpoint doctor pretrain progress tasks "
+    "train",
 }  # cli, experiments, __init__ and __main__ stand on top and may import everything
 
 
