@@ -1,6 +1,5 @@
 """Presets: the parameter totals that papers print, counted on shape-only models."""
 
-import time
 import tracemalloc
 
 import numpy as np
@@ -113,14 +112,12 @@ def test_an_unknown_preset_names_the_nearest():
 # -- shape-only models ----------------------------------------------------------------------------
 
 
-def test_a_giant_of_shapes_takes_under_a_megabyte_and_a_second():
+def test_a_giant_of_shapes_takes_under_a_megabyte():
     tracemalloc.start()
-    start = time.perf_counter()
     model = GPT(preset("gpt3-175b"), init="shape")
-    seconds = time.perf_counter() - start
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert model.num_parameters() > 10**11 and seconds < 1
+    assert model.num_parameters() > 10**11
     assert peak < 1_000_000, f"{peak:,} bytes"
 
 
