@@ -9,6 +9,7 @@ import pytest
 from minipeft.backend import Rng
 from minipeft.batches import TaskBatches
 from minipeft.engine import Tensor, context, no_grad, ops, recompute, running
+from minipeft.engine.tensor import changed
 from minipeft.methods import Full, LoRA, attach, lora
 from minipeft.nn import layers
 from minipeft.train import fit, loss_of
@@ -254,3 +255,36 @@ def test_stored_hidden_states_and_recomputed_blocks_go_together():
             return fit(model, source, steps=7, lr=0.02, batch=2, quiet=True, **settings).loss
 
     np.testing.assert_allclose(losses(cached=True, recompute=True), losses(), rtol=1e-10)
+
+
+def test_a_graph_that_was_kept_draws_the_same_masks_each_time():
+    model, *_, data = two()
+    with running(rng=Rng(4), recompute=True):
+        loss = loss_of(model, data)
+    params = [p for p in model.parameters() if p.requires_grad]
+    found = []
+    for retain in (True, False):
+        loss.backward(retain=retain)
+        found.append([p.grad for p in params])
+        for p in params:
+            p.grad = None
+    assert all(np.array_equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_who_watches_sees_what_is_recomputed():
+    seen = []
+    with changed(trace=lambda name, y, inputs: seen.append(name)):
+        y = recompute(lambda x: ops.exp(ops.tanh(x)), Tensor(np.ones(2), requires_grad=True))
+    assert seen == ["tanh", "exp"]
+    y.backward(np.ones(2))
+    assert seen == ["tanh", "exp"]  # nobody watches any more
+
+
+def test_what_is_recomputed_as_a_whole_is_not_recomputed_in_its_parts_too():
+    model, runs = gpt(), []
+    forward = model.blocks[1]._compute
+    model.blocks[1]._compute = lambda *args: runs.append(args) or forward(*args)
+    with running(recompute=True):
+        y = recompute(model, Rows(VOCAB).batch(0, 2, 0).ids)
+        y.backward(np.ones(y.shape))
+    assert len(runs) == 2
