@@ -175,7 +175,9 @@ def test_a_mask_of_any_size_is_the_beginning_of_a_longer_one(n, backend):
     assert np.array_equal(short, long[:n])
 
 
-def test_a_share_near_one_keeps_finite_factors(backend):
+def test_a_share_near_zero_or_one_keeps_finite_factors(backend):
+    none = to_numpy(dropout_factors(Rng(0), (1000, 1000), 1e-9, backend.zeros(1)))
+    assert (none == 1).all()
     f = to_numpy(dropout_factors(Rng(0), (1000, 1000), 1 - 1e-9, backend.zeros(1)))
     assert set(np.unique(f)) == {0.0, 65536.0}
     assert 0 < (f != 0).sum() < 60
