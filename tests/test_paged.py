@@ -90,6 +90,22 @@ def test_it_lets_go_when_the_budget_is_used(monkeypatch):
     assert let_go == [240_000]
 
 
+def test_a_budget_that_is_met_exactly_is_not_passed(monkeypatch):
+    """So is one that holds everything: pages included, nothing need be let go."""
+    scratch, let_go = Scratch([np.ones(10_000), np.ones(10_000)], budget=160_000), []
+    monkeypatch.setattr(scratch, "release", lambda: let_go.append(scratch.loaded))
+    scratch.loaded = 0
+    scratch.touched(*scratch.arrays)
+    assert let_go == []
+    scratch.touched(scratch.arrays[0][:1])
+    assert let_go == [160_008]
+    whole = Scratch([np.ones(10_000)], budget=scratch.size // 2)
+    monkeypatch.setattr(whole, "release", lambda: let_go.append("never"))
+    for _ in range(3):
+        whole.touched(*whole.arrays)
+    assert whole.size == whole.budget and let_go == [160_008]
+
+
 def test_wrong_use_is_refused():
     for budget in (-1, 0.5, True, "1"):
         with pytest.raises(ValueError, match="budget must be a whole number of bytes >= 0, got"):
