@@ -271,14 +271,18 @@ class Guard:
         return self
 
     def __exit__(self, _: Any, error: BaseException | None, *__: object) -> None:
-        with unbroken():
-            if error is not None:
-                self.show.stop()
-                if self.saved:
-                    self._save(self.saved, error)
-            self._forget_gradients()
-            if self.best:
-                self.best.put_back()
+        try:
+            with unbroken():
+                if error is not None:
+                    self.show.stop()
+                    if self.saved:
+                        self._save(self.saved, error)
+                self._forget_gradients()
+                if self.best:
+                    self.best.put_back()
+        except KeyboardInterrupt:
+            if not isinstance(error, KeyboardInterrupt):  # the first one tells where the state is
+                raise
 
     def _forget_gradients(self) -> None:
         """Whoever left them, also at what is frozen."""

@@ -1,6 +1,7 @@
 """A training run that kills itself: python -m tests.killed STATE STEPS [PHASE COUNT MARK].
 
-PHASE is where, COUNT the how-manieth time; the file MARK then says that it was there.
+PHASE is where, COUNT the how-manieth time; the file MARK then says that it was there. With the
+phase "ctrl-c" the run waits for a signal and saves no state before.
 """
 
 import os
@@ -47,10 +48,11 @@ def main(state, steps, phase="", count=0, mark=""):
         here("after rename")
 
     AdamW.step, safetensors.numpy.save_file, os.replace = stepping, writing, renaming
+    print("ready", flush=True)
     model = gpt(dropout=0.1)
     attach(model, LoRA(r=2, dropout=0.1))
     fit(model, Rows(tokenizer().vocab_size), steps=int(steps), lr=0.02, batch=3, quiet=True,
-        checkpoint=state, save_every=1)  # fmt: skip
+        checkpoint=state, save_every=int(steps) if phase == "ctrl-c" else 1)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -235,8 +235,9 @@ def test_ctrl_c_while_the_state_is_written_leaves_a_whole_file(stopped, monkeypa
     task, settings = (Stopping(5), {}) if stopped else (None, {"save_every": 5})
     with monkeypatch.context() as patch:
         interrupt_in(patch, format, "save_file", [1])
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt) as raised:
             run(7, start(), task, checkpoint=file, **settings)
+    assert raised.value.__notes__[0].startswith("5 steps are in")
     assert load_arrays(file)[1]["steps"] == "5"
     assert [f.name for f in tmp_path.iterdir()] == ["state"]
     history, got = run(7, start(), checkpoint=file)

@@ -4,10 +4,12 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from minipeft.backend import Rng
 from minipeft.checkpoint import load_arrays
 from tests.killed import PHASES
 
@@ -17,9 +19,9 @@ STEPS = 60
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="posix: there is no SIGKILL here")
 
 
-def train(state, *kill):
+def train(state, *kill, steps=STEPS):
     """Run the script; its exit code."""
-    command = [sys.executable, "-m", "tests.killed", str(state), str(STEPS), *map(str, kill)]
+    command = [sys.executable, "-m", "tests.killed", str(state), str(steps), *map(str, kill)]
     return subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=120)
 
 
@@ -50,3 +52,30 @@ def test_a_run_that_is_killed_comes_to_the_same_end(tmp_path, kills):
     assert done.returncode == 0, done.stderr
     assert result(state) == result(whole)
     assert {f.name for f in tmp_path.iterdir()} == {whole.name, state.name, mark.name}
+
+
+@pytest.mark.full
+def test_a_run_that_ctrl_c_stops_again_and_again_comes_to_the_same_end(tmp_path):
+    """Once or twice, at any moment."""
+    whole, state = tmp_path / "whole.safetensors", tmp_path / "state.safetensors"
+    rng, reached, stops = Rng(0, "moments"), 0, 0
+    command = [sys.executable, "-m", "tests.killed", str(state), "200", "ctrl-c"]
+    assert train(whole, "ctrl-c", steps=200).returncode == 0
+    while True:
+        run = subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True)  # fmt: skip
+        run.stdout.readline()
+        for most in (0.5, 0.01)[: 1 + stops % 2]:
+            time.sleep(rng.uniform(high=most))
+            run.send_signal(signal.SIGINT)
+        told = run.communicate(timeout=120)[1]
+        if run.returncode == 0:
+            break
+        assert run.returncode == -signal.SIGINT and stops < 200, told
+        stops += 1
+        if state.exists():
+            steps = result(state)[2]
+            assert steps >= reached
+            reached = steps
+    assert stops > 2 and result(state) == result(whole)
+    assert {f.name for f in tmp_path.iterdir()} == {whole.name, state.name}
