@@ -59,8 +59,8 @@ def _sum_of_two(m: Meter, a: Any, b: Any) -> tuple[Any, Any]:
     return y, (vjp(a), vjp(b))
 
 
-def _reduced(keeps: str) -> Rule:
-    """keeps: x, y, or c for a copy of x, centred or scaled"""
+def _reduced(keeps: str, work: int = 0, back: int = 0) -> Rule:
+    """keeps: x, y, or c for a copy of x, centred or scaled; work, back: arrays of x's size"""
 
     def rule(m: Meter, x: Any, *, axis: Any = None, keepdims: bool = False, **_: Any) -> Any:
         axes = ops.axes_of(x.shape, axis)
@@ -70,7 +70,8 @@ def _reduced(keeps: str) -> Rule:
             tuple(sizes) if keepdims else tuple(n for i, n in enumerate(x.shape) if i not in axes),
             x,
         )
-        return y, (m.gradient(x, *(kept.get(k, y) for k in keeps)),)
+        m.spike(work * _bytes(x))
+        return y, (m.gradient(x, *(kept.get(k, y) for k in keeps), work=back * _bytes(x)),)
 
     return rule
 
@@ -277,7 +278,7 @@ RULES: dict[str, Rule | None] = {  # None: a view, which the operation itself ma
     "add": _sum_of_two,
     "sub": _elementwise("", ""),
     "mul": _elementwise("b", "a"),
-    "div": _elementwise("b", "by", back=1),
+    "div": _elementwise("b", "by"),
     "neg": _elementwise(""),
     "pow": _elementwise("ab", "aby", back=1),
     "exp": _elementwise("y"),
@@ -285,32 +286,32 @@ RULES: dict[str, Rule | None] = {  # None: a view, which the operation itself ma
     "log1p": _elementwise("a", back=1),
     "expm1": _elementwise("a", back=1),
     "sqrt": _elementwise("y"),
-    "sin": _elementwise("a", back=1),
+    "sin": _elementwise("a"),
     "cos": _elementwise("a", back=1),
     "tanh": _elementwise("y", back=1),
     "sigmoid": _elementwise("y", work=2, back=1),
     "softplus": _elementwise("a", back=2),
     "relu": _elementwise("a"),
     "erf": _erf,
-    "abs": _elementwise("a", back=1),
+    "abs": _elementwise("a"),
     "maximum": _elementwise("ab", "ab"),
     "minimum": _elementwise("ab", "ab"),
     "where": _elementwise("", "a", "a"),
     "clip": _elementwise("ay"),
     "roll": _elementwise(""),
-    "softmax": _elementwise("y", back=1),
+    "softmax": _elementwise("y"),
     "log_softmax": _elementwise("y", work=1, back=1),
     "gelu": _elementwise("a", back=3),
     "gelu_erf": _gelu_erf,
     "sum": _sum,
     "mean": _reduced(""),
-    "var": _reduced("c"),
+    "var": _reduced("c", work=1),
     "norm": _reduced("c"),
     "prod": _reduced("x"),
-    "logsumexp": _reduced("xy"),
+    "logsumexp": _reduced("xy", work=2, back=1),
     "cumsum": _cumsum,
-    "max": _reduced("xy"),
-    "min": _reduced("xy"),
+    "max": _reduced("xy", back=1),
+    "min": _reduced("xy", back=1),
     "reshape": None,
     "transpose": None,
     "swapaxes": None,
