@@ -59,7 +59,7 @@ def values(graph, L, leaves):
     if graph.scalar:
         total = None
         for i, weight in zip(graph.ends, graph.weights, strict=True):
-            part = made[i] * weight if made[i].ndim == 0 else L.sum(made[i] * weight)
+            part = made[i] * weight if made[i].ndim == 0 else L.sum(made[i]) * weight
             total = part if total is None else total + part
         return [*made, total + total * total * 0.1 + L.tanh(total)]
     return [*made, L.concatenate([L.reshape(made[i], shape=(-1,)) for i in graph.ends])]
