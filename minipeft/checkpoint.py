@@ -269,6 +269,25 @@ def _refuse_attached(model: Module) -> None:
         )
 
 
+def refuse_odd_base(model: Any) -> None:
+    """Refuse a base whose Parameters are not those that its class and config make.
+
+    No file of the base could be loaded with what is saved beside it. A user's own Module is taken.
+    """
+    from minipeft.models import MODELS
+
+    if type(model) not in [made for made, _ in MODELS.values()]:
+        return
+    twin = type(model)(model.config, init="shape")
+    wanted = {path: p.shape for path, p in twin.named_parameters()}
+    found = {path: array.shape for path, array in model.base_arrays().items()}
+    for path in wanted | found:
+        if path not in found:
+            _odd(path, "no Parameter")
+        if found[path] != wanted.get(path) and path not in _ties(twin):
+            _odd(path, f"of shape {found[path]}" if path in wanted else "a new Parameter")
+
+
 OUTSIDE = {"config", "handles", "card", "tokenizer", "new"}  # attributes that no file has to keep
 
 
@@ -341,7 +360,7 @@ def _stored(path: Path, metadata: dict[str, str]) -> tuple[Any, Any]:
     if metadata.get("format") != FORMAT or "config" not in metadata:
         raise CheckpointError(
             f"{path} is no model of minipeft: wanted metadata format={FORMAT!r} and a config, got "
-            f"format={metadata.get('format')!r}. An adapter is read with load_adapter"
+            f"format={metadata.get('format')!r:.40}. An adapter is read with load_adapter"
         )
     version_of(path, metadata, VERSION)
     try:

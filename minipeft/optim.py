@@ -87,7 +87,7 @@ class Optimizer:
         raise NotImplementedError
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The state as named arrays, for a checkpoint."""
+        """The state as named arrays, for a checkpoint: no copies, they change at the next step."""
         named = zip(self.params, self.state, strict=True)
         return {f"{k}:{path}": to_numpy(a) for (path, _), s in named for k, a in s.items()}
 

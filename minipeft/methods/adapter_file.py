@@ -20,6 +20,7 @@ from minipeft.checkpoint import (
     CheckpointError,
     fingerprint,
     load_arrays,
+    refuse_odd_base,
     save_arrays,
     told,
     version_of,
@@ -96,6 +97,7 @@ def _check_whole(at: Attached) -> None:
                 f"{path} trains but is not part of the adapter, which would be saved without it: "
                 "set its requires_grad to False, or attach a method that trains it"
             )
+    refuse_odd_base(at.model)
 
 
 def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -106,8 +108,8 @@ def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """
     arrays, metadata = load_arrays(path)
     if metadata.get("format") != FORMAT:
-        got = metadata.get("format")
-        raise CheckpointError(f"{path} is no adapter of minipeft: format={got!r}. A model is read "
+        got = f"{metadata.get('format')!r:.40}"
+        raise CheckpointError(f"{path} is no adapter of minipeft: format={got}. A model is read "
                               "with load_model")  # fmt: skip
     version = version_of(path, metadata, VERSION)
     missing = [k for k in ("method", "fields", "over", "base") if k not in metadata]

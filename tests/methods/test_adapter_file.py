@@ -443,7 +443,31 @@ def add_a_parameter(model, handle):
     return "blocks.1.gate trains but is not part of the adapter"
 
 
-@pytest.mark.parametrize("change", [replace_by_hand, take_out, unfreeze, add_a_parameter])
+def put_an_array_into_the_base(model, handle):
+    model.ln_f.bias = np.zeros(8)
+    return "ln_f.bias is no Parameter, not what the model's class and config put there"
+
+
+def take_a_bias_out_of_the_base(model, handle):
+    model.blocks[1].mlp.fc_in.bias = None
+    return "blocks.1.mlp.fc_in.bias is no Parameter"
+
+
+def add_what_does_not_train(model, handle):
+    model.blocks[1].gate = Parameter(np.ones(3), requires_grad=False)
+    return "blocks.1.gate is a new Parameter"
+
+
+def grow_the_base(model, handle):
+    model.ln_f.bias = Parameter(np.zeros(9), requires_grad=False)
+    return r"ln_f.bias is of shape \(9,\)"
+
+
+CHANGES = (replace_by_hand, take_out, unfreeze, add_a_parameter, put_an_array_into_the_base,
+           take_a_bias_out_of_the_base, add_what_does_not_train, grow_the_base)  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_what_a_file_would_not_give_back_is_refused_by_name(change, tmp_path):
     model, handle = CASE.attached()
     message = change(model, handle)
