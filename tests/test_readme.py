@@ -47,17 +47,49 @@ def test_the_tree_counts_its_lines():
         assert abs(told - lines) <= 30 + 0.3 * lines, f"{cell} has {lines} lines, README: {told}"
 
 
-def test_the_example_prints_what_is_shown(tmp_path):
-    code = block("example")
-    assert len(code.splitlines()) <= 16
+def ran(code, folder):
+    """What a script prints, run as a reader would."""
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True,
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True,
         env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
     )  # fmt: skip
-    got, shown = done.stdout, block("printed")
+    return done.stdout
+
+
+EXAMPLES = {
+    "example": "printed",
+    "own data": "own data printed",
+    "own method": "own method printed",
+}
+
+
+def test_every_block_of_python_is_run():
+    assert README.count("```python") == len(EXAMPLES)
+    assert len(block("example").splitlines()) <= 16
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_example_prints_what_is_shown(tmp_path, name):
+    got, shown = ran(block(name), tmp_path), block(EXAMPLES[name])
     assert NUMBER.sub("#", got) == NUMBER.sub("#", shown)
     for a, b in zip(NUMBER.findall(got), NUMBER.findall(shown), strict=True):
         assert a == b if "." not in b else abs(float(a) - float(b)) <= POINTS
+
+
+def test_the_file_of_own_rows_is_the_list_and_its_commands_run(tmp_path, capsys, monkeypatch):
+    scope = {}
+    exec(block("own data").partition("task = ")[0], scope)  # noqa: S102
+    lines = ["prompt,target", *(f'{prompt},"{target}"' for prompt, target in scope["pairs"])]
+    shown = block("guests.csv").splitlines()
+    assert lines[: len(shown)] == shown and len(shown) > 2
+    monkeypatch.chdir(tmp_path)
+    Path("guests.csv").write_text("\n".join(lines), encoding="utf-8")
+    commands = [line for line in README.splitlines() if "guests" in line and " minipeft " in line]
+    assert len(commands) == 2
+    for line in commands:
+        words = shlex.split(line.replace("--steps 60", "--steps 2"))[3:]
+        assert cli.main(words) == 0
+    assert "\ntuned      " in capsys.readouterr().out.partition("\nprompt     Guest: Paula")[2]
 
 
 def test_the_table_is_one_that_compare_prints():
