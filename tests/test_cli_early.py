@@ -60,6 +60,7 @@ def no_work(monkeypatch):
         ("pretrain tokenizer --out ''", "--out needs the name of a file"),
         ("pretrain tiny-gpt --out {tmp}/m --checkpoint {tmp}", "it is a folder"),
         ("pretrain tiny-gpt --out {file} --checkpoint {file}", "the file of the out itself"),
+        ("pretrain tiny-gpt --out {tmp}/m --checkpoint {tmp}/m", "the file of the out itself"),
         ("merge {file} --out ''", "--out needs the name of a file"),
         ("merge {file} --out {tmp}", "it is a folder"),
         ("merge {file} --out {file}", "the file of the adapter itself, which would be lost"),

@@ -82,6 +82,7 @@ OPTIONS = {
         "--eval": ("", "--eval 4"),
         "--seed": ("", "--seed 3"),
         "--save": ("", "--save {tmp}/s"),
+        "--checkpoint": ("", "--checkpoint {tmp}/c"),
     },
     "compare": {
         "--model": ("--n 5", "--model {other}"),

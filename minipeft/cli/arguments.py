@@ -211,7 +211,7 @@ def target(name: str, option: str, **keep: Any) -> Path:
     if name.endswith(SEPARATORS):
         raise UsageError(f"{option} {name} names a folder; name a file in it")
     for what, other in keep.items():
-        if other and file.exists() and os.path.exists(other) and os.path.samefile(file, other):
+        if other and _same(file, Path(other)):
             raise UsageError(f"{option} {name} is the file of the {what.replace('_', ' ')} itself, "
                              "which would be lost: give another name")  # fmt: skip
     try:
@@ -221,6 +221,13 @@ def target(name: str, option: str, **keep: Any) -> Path:
                           f"{error.strerror}") from error  # fmt: skip
     check_writable(file)
     return file
+
+
+def _same(a: Path, b: Path) -> bool:
+    """Whether two paths lead to one file, which need not be there yet."""
+    if a.exists() and b.exists():
+        return os.path.samefile(a, b)
+    return os.path.realpath(a) == os.path.realpath(b)
 
 
 def file_of(model: str) -> Path | None:
