@@ -160,6 +160,7 @@ MISTAKES = {
     "no rows": ("prompt,target\n", "holds no row"),
     "an empty prompt": ("prompt,target\na,b\n ,c\n", "row 2 (line 3), column 'prompt' is empty"),
     "an empty target": ('prompt,target\n"a\nb",c\nd,\n', "row 2 (line 4), column 'target' is em"),
+    "a row of two lines": ('prompt,target\n"a\nb",\n', "row 1 (line 2), column 'target' is empty"),
     "a cell too many": ("prompt,target\na,b\nc,d,e\n", "row 2 (line 3): 3 cells for 2 columns"),
     "a cell too few": ("prompt,target\na,b\nc\n", "row 2 (line 3): 1 cells for 2 columns"),
     "an open quote": ('prompt,target\na,b\n"c,d\n', "begins on line 3 is not CSV"),
