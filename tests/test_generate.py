@@ -9,6 +9,7 @@ from minipeft.engine import no_grad
 from minipeft.finite import NonFinite, check_logits
 from minipeft.generate import _pick, generate, generate_many, score, score_many
 from minipeft.methods import LoRA, attach
+from tests.models.test_gpt import prompted
 from tests.tiny import gpt, tokenizer
 
 PROMPTS = ["the cat", "a", "a hen sleeps. the owl", "the dog barks."]
@@ -59,6 +60,14 @@ def test_a_padded_batch_equals_single_prompts(seed):
     assert together == [generate(model, p, max_tokens=12) for p in PROMPTS]
     assert together == [tokenizer().decode(slowly(model, p, 12)) for p in PROMPTS]
     assert len(set(together)) == len(PROMPTS)
+
+
+def test_prompts_behind_virtual_tokens_keep_their_positions():
+    """The real tokens stand behind the virtual ones, at every step and however they are padded."""
+    model = prompted(gpt(2, context=40), n=3, at_start=True)
+    together = generate_many(model, PROMPTS, max_tokens=8)
+    assert together == [generate(model, p, max_tokens=8) for p in PROMPTS]
+    assert together != generate_many(gpt(2, context=40), PROMPTS, max_tokens=8)
 
 
 def test_rows_that_end_early_leave_the_others_alone():
