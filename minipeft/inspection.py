@@ -13,6 +13,7 @@ from minipeft.checkpoint import (
     load_model,
     model_file,
     shipped_models,
+    told,
 )
 from minipeft.methods import adapter_file
 from minipeft.nn.module import Summary
@@ -95,7 +96,7 @@ def _adapter(path: str | Path, metadata: dict[str, str]) -> dict[str, Any]:
     return {
         "method": facts["method"],
         "settings": facts["fields"],
-        "over": facts["over"] or "nothing",
+        "over": [entry["method"] for entry in facts["over"]] or "nothing",
         "base": facts["base"],
         "shipped base": ", ".join(shipped_bases(arrays, facts)) or "none of the shipped ones",
         **({"card": facts["card"]} if facts["card"] else {}),
@@ -126,7 +127,7 @@ def shipped_bases(arrays: Arrays, facts: dict[str, Any]) -> list[str]:
 
 
 def _state(path: str | Path, metadata: dict[str, str]) -> dict[str, Any]:
-    settings, history = json.loads(metadata["settings"]), json.loads(metadata["history"])
+    settings, history = (told(path, metadata, key, dict) for key in ("settings", "history"))
     last = history["loss"][-1] if history["loss"] else None
     return {
         "done": f"{metadata['steps']} of {settings['steps']} steps",

@@ -5,7 +5,7 @@ import pytest
 
 from minipeft.checkpoint import CheckpointError, load_model, save_arrays, save_model
 from minipeft.inspection import FileReport
-from minipeft.methods import LoRA, attach
+from minipeft.methods import LoRA, Quantize, attach
 from minipeft.train import fit
 from tests.tiny import Rows, gpt, tokenizer
 
@@ -59,8 +59,26 @@ def test_arrays_of_others_and_damaged_files(tmp_path):
     save_arrays(path, {"w": np.array([np.nan, 1.0])}, {"by": "others"}, allow_nonfinite=True)
     assert FileReport(path).facts["by"] == "others"
     save_arrays(path, {}, {"format": "minipeft-training", "settings": "[]"})
-    with pytest.raises(CheckpointError, match="make no training state"):
+    with pytest.raises(CheckpointError, match="settings must be an object, got"):
         FileReport(path)
     path.write_bytes(b"nonsense")
     with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+        FileReport(path)
+
+
+def test_what_lies_under_an_adapter_is_told_by_name(tmp_path):
+    model = gpt()
+    attach(model, Quantize())
+    attach(model, LoRA(r=2)).save(tmp_path / "a.safetensors")
+    found = FileReport(tmp_path / "a.safetensors")
+    assert found.as_dict()["over"] == ["quant"] and "quant" in str(found)
+
+
+@pytest.mark.parametrize("key", ["settings", "history"])
+def test_a_hostile_state_is_refused(key, tmp_path):
+    path = tmp_path / "x.safetensors"
+    facts = {"format": "minipeft-training", "settings": "{}", "history": "{}", "steps": "1",
+             "machine": "x"} | {key: "[" * 100_000}  # fmt: skip
+    save_arrays(path, {}, facts)
+    with pytest.raises(CheckpointError, match=f"{key} is nested too deeply"):
         FileReport(path)
