@@ -224,7 +224,7 @@ def test_what_is_printed_puts_it_off(still, capsys):
     heart, now = still(log)
     with heart:
         for _ in range(5):
-            after(heart, now, 1.8)
+            after(heart, now, 1.4)
             print("a line")
             heart.patience = heartbeat.FIRST
         assert log.getvalue() == ""

@@ -9,7 +9,7 @@ import time
 from types import TracebackType
 from typing import Any, Self
 
-FIRST, LATER = 1.9, 20.0  # seconds of silence: at first, and between two lines of a log
+FIRST, LATER = 1.7, 20.0  # seconds of silence: at first, and between two lines of a log
 TICK = 0.2
 WIDE = 78
 
