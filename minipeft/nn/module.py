@@ -299,11 +299,17 @@ def standing(module: Module, thing: Module | Parameter) -> list[tuple[Module, st
 def _entered(module: Module, ctx: Any) -> bool:
     """Whether a call inside another begins a pass of a model to which something is attached.
 
-    It does if that model is part of what was called first. It does not for a part that is shared
-    with another model, which is not being run.
+    It does for that model, and for a part of it that a Module around the model calls. It does not
+    for a part that is shared with another model, where that one is being run.
     """
+    models = [h.model for h in module.handles]
+    if any(model is module for model in models):
+        return True
+    running = [h.model for handles in ctx.opened for h in handles]
+    if any(part is module for model in running for _, part in model.named_modules()):
+        return False
     outermost = {id(part) for _, part in ctx.inside.named_modules()}
-    return any(id(h.model) in outermost for h in module.handles)
+    return any(id(model) in outermost for model in models)
 
 
 @contextmanager
@@ -323,8 +329,7 @@ def _forward_scope(module: Module) -> Iterator[None]:
     with changed(inside=module if outer is None else outer, values=values, opened=opened):
         computed = dict(values)
         for handle in module.handles:
-            if not any(handle in handles for handles in opened[:-1]):
-                handle.open_forward(computed)
+            handle.open_forward(computed)
         values |= computed
         yield
 

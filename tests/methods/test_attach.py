@@ -594,3 +594,39 @@ def test_merging_in_one_model_leaves_what_another_froze(model):
     assert not model.emb.tok.weight.requires_grad and model.emb.pos.weight.requires_grad
     second.detach()
     assert model.emb.tok.weight.requires_grad
+
+
+def test_a_shared_part_runs_with_the_hooks_of_the_model_that_is_run():
+    one, two = (CASES["subspace"].model() for _ in range(2))
+    two.emb.tok, two.head.weight = one.emb.tok, one.emb.tok.weight
+    base = output(one, IDS)
+    second = attach(two, CASES["subspace"].method)  # the last that the shared part knows of
+    randomize(second)
+    assert same(output(one, IDS), base)
+    first = attach(one, CASES["subspace"].method)
+    randomize(first, seed=3)
+    y = output(one, IDS), output(two, IDS)
+    outer = Around(one, two)
+    assert same(outer(IDS).data, 2 * y[0] + y[1])
+    for handle in (first, second):
+        handle.detach()
+    assert same(output(one, IDS), base)
+
+
+class Inside(Module):
+    """A Module that calls the parts of a model, not the model."""
+
+    def __init__(self, gpt):
+        self.gpt = gpt
+
+    def forward(self, ids):
+        x = self.gpt.emb(ids, np.arange(ids.shape[1])[None])
+        for block in self.gpt.blocks:
+            x = block(x)
+        return self.gpt.head(self.gpt.ln_f(x))
+
+
+@pytest.mark.parametrize("name", ["lora", "subspace", "full"])
+def test_parts_that_a_module_around_the_model_calls_have_their_hooks(name):
+    model, _ = CASES[name].attached()
+    assert same(Inside(model)(IDS).data, output(model, IDS))
