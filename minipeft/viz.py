@@ -15,6 +15,12 @@ import numpy as np
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "h")
+METHOD_COLOURS = {  # dark enough to write names in; kin have kindred colours
+    "full": "#000000", "topk": "#6E6E6E", "bitfit": "#8C510A",
+    "lora": "#0072B2", "dora": "#3A9BDC", "vera": "#005F73", "pissa": "#4B4EB8",
+    "adalora": "#7A3FA0", "loftq": "#0A9396", "quant": "#CC79A7", "qlora": "#B5227F",
+    "subspace": "#D55E00", "magnitude": "#009E73", "movement": "#4D7C0F",
+}  # fmt: skip
 STYLE: dict[str, Any] = {  # lectures/style.mplstyle says the same
     "figure.figsize": (6.4, 3.8),
     "figure.dpi": 100,
@@ -142,25 +148,89 @@ def tape(recorded: Sequence[Any], ax: Any = None, **labels: str) -> Any:
     return ax
 
 
+def colour_of(method: str) -> str:
+    """The colour of a method, the same in every figure; black for a name that is none."""
+    return METHOD_COLOURS.get(method, "#000000")
+
+
 @style()
 def tradeoff(rows: Sequence[Mapping[str, Any]], ax: Any = None, metric: str = "score") -> Any:
-    """Score against trainable parameters, one marker a method, as `compare` returns them.
+    """What each method reaches against its trainable parameters, as `compare` returns them.
 
-    The row without trainable parameters, the frozen base, is a dashed line.
+    The height is the score, with one standard deviation, and the frozen base is a dashed line.
+    Where every method gets to 95 % in most seeds, scores hardly differ; then the height is the
+    steps that this takes, least on top, with a bar from the fastest seed to the slowest.
     """
     ax = axes(ax)
     trained = [r for r in rows if r["trainable"]]
-    for i, row in enumerate(trained):
+    fast = all(r.get("steps_to_95") is not None for r in trained)
+    for row in trained:
+        height = row["steps_to_95"] if fast else row["score_mean"]
+        seeds = [n for n in row["each"]["steps_to_95"] if n is not None] if fast else []
+        spread = [[height - min(seeds)], [max(seeds) - height]] if fast else row["score_std"]
         ax.errorbar(
-            row["trainable"], row["score_mean"], yerr=row["score_std"], linestyle="none",
-            capsize=3, label=row["method"], markeredgecolor="black", markeredgewidth=0.6, **mark(i),
+            row["trainable"], height, yerr=spread, fmt="o", capsize=3, label=row["method"],
+            color=colour_of(row["method"]),
         )  # fmt: skip
+    if fast:
+        ax.invert_yaxis()
     for row in rows:
-        if not row["trainable"]:
-            ax.axhline(row["score_mean"], color="grey", linestyle="--", label=row["method"])
-    ax.set(xscale="log", xlabel="trainable parameters", ylabel=metric)
-    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        if not row["trainable"] and not fast:
+            ax.axhline(row["score_mean"], color="grey", linestyle="--")
+            ax.text(1.0, row["score_mean"], f" {row['method']}", color="grey", va="center",
+                    transform=ax.get_yaxis_transform())  # fmt: skip
+    ylabel = "training steps until 95 % are right" if fast else metric
+    ax.set(xscale="log", xlabel="trainable parameters", ylabel=ylabel)
+    sizes = np.log([r["trainable"] for r in trained])
+    width = max(float(np.ptp(sizes)), 1.0)
+    ax.set_xlim(np.exp(sizes.min() - 0.1 * width), np.exp(sizes.max() + 0.2 * width))
+    ax.margins(y=0.12)
+    name_points(ax)
     return ax
+
+
+# where a name may stand around its point: offset in points, then how the text is aligned
+AROUND = [
+    (dx * r, dy * r, ("right", "center", "left")[dx + 1], ("top", "center", "bottom")[dy + 1])
+    for r in (7, 14, 22, 30, 40)
+    for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
+]
+
+
+def name_points(ax: Any) -> None:
+    """Write the label of each error-bar point beside it, where it covers least.
+
+    Of the places AROUND a point the first is taken that lies inside the axes and touches no point,
+    no bar and no earlier name; in a crowd the one that touches fewest.
+    """
+    from matplotlib.transforms import Bbox
+
+    ax.figure.draw_without_rendering()  # from now on places on the page are known
+    frame, taken = ax.get_window_extent(), []
+    for point in ax.containers:
+        dots = [point.lines[0].get_xydata()]
+        bars = [segment for part in point.lines[2] for segment in part.get_segments()]
+        ends = [ax.transData.transform(place) for place in dots + bars]
+        taken += [Bbox([e.min(axis=0), e.max(axis=0)]).padded(4) for e in ends]
+    for point in ax.containers:
+        best: Any = None
+        line = point.lines[0]
+        for dx, dy, ha, va in AROUND:
+            text = ax.annotate(
+                point.get_label(), line.get_xydata()[0], (dx, dy), textcoords="offset points",
+                ha=ha, va=va, color=line.get_color(), fontsize=9,
+            )  # fmt: skip
+            text.set_in_layout(False)  # the axes stay as they were when places were measured
+            box = text.get_window_extent()
+            covered = sum(box.overlaps(other) for other in taken)
+            whole = frame.contains(*box.min) and frame.contains(*box.max)
+            if best is None or (not whole, covered) < best[0]:
+                if best is not None:
+                    best[1].remove()
+                best = (not whole, covered), text
+            else:
+                text.remove()
+        taken.append(best[1].get_window_extent())
 
 
 @style()

@@ -473,7 +473,7 @@ def test_a_reader_that_leaves_is_no_error():
 
 @pytest.mark.skipif(os.name != "posix", reason="posix: signals and pipes")
 @pytest.mark.parametrize(
-    ("command", "sign"), [("finetune", "before"), ("compare", "sentiment with lora")]
+    ("command", "sign"), [("finetune", "before"), ("compare", "remap-route with lora")]
 )
 def test_ctrl_c_stops_quietly(command, sign, tmp_path):
     more = ["--methods", "lora", "--seeds", "9"] if command == "compare" else []
@@ -483,8 +483,7 @@ def test_ctrl_c_stops_quietly(command, sign, tmp_path):
 
     process = start(command, *more, "--steps", "100000", "--json", cwd=tmp_path,
                     start_new_session=True, preexec_fn=heard)  # fmt: skip
-    while sign not in process.stderr.readline():
-        assert process.poll() is None
+    assert any(sign in process.stderr.readline() for _ in range(12))
     time.sleep(0.2)  # workers start, and hear nothing yet
     os.killpg(process.pid, signal.SIGINT)
     try:

@@ -106,8 +106,9 @@ def test_a_merge_never_overwrites_what_it_is_made_of(capsys, tmp_path, small_bas
 
 # -- a result is printed before anything else can fail --------------------------------------------
 
-ROW = {"method": "base", "trainable": 0, "percent": 0.0, "score_mean": 1.0, "score_std": 0.0,
-       "step_seconds": 0.0, "peak_bytes": 1, "forgetting": float("nan")}  # fmt: skip
+ROW = {"method": "lora", "trainable": 8, "percent": 1.0, "score_mean": 1.0, "score_std": 0.0,
+       "steps_to_95": None, "each": {}, "step_seconds": 0.0, "peak_bytes": 1,
+       "forgetting": float("nan")}  # fmt: skip
 
 
 @pytest.mark.parametrize("form", [[], ["--json"]])
@@ -124,9 +125,9 @@ def test_a_figure_that_fails_loses_no_table(capsys, tmp_path, monkeypatch, form)
     assert "no ink" in err
     if form:
         (row,) = json.loads(out)
-        assert row["method"] == "base" and row["forgetting"] is None  # not finite: JSON has no nan
+        assert row["method"] == "lora" and row["forgetting"] is None  # not finite: JSON has no nan
     else:
-        assert out.splitlines()[-1].startswith("base")
+        assert out.splitlines()[-1].startswith("lora")
 
 
 # -- terminals ------------------------------------------------------------------------------------

@@ -15,27 +15,32 @@ from minipeft.checkpoint import save_model
 from minipeft.compare import (
     BASE,
     DEFAULT,
+    EVERY,
     HELD_OUT,
+    JUDGED,
     Plan,
     _bench,
     _environment,
     _row,
     as_text,
     compare,
+    headline,
+    judge,
+    learnt,
     run,
     worker_settings,
 )
 from minipeft.files import data_dir
 from minipeft.methods import Full, TopK
-from minipeft.models import GPT, GPTConfig
+from minipeft.models import GPT, GPTConfig, ViT, ViTConfig
 from minipeft.pretrain import RECIPES
 from minipeft.pretrain import rows as pretraining_rows
 from minipeft.tasks import get_task
 from minipeft.tasks.world import World
 from minipeft.train import History, loss_of, mean_loss
 
-KEYS = {"method", "trainable", "percent", "score_mean", "score_std", "step_seconds", "peak_bytes",
-        "forgetting"}  # fmt: skip
+KEYS = {"method", "trainable", "percent", "score_mean", "score_std", "steps_to_95", "each",
+        "step_seconds", "peak_bytes", "forgetting"}  # fmt: skip
 SMALL = Plan(steps=2, batch=4, n=16, test=40)
 
 
@@ -77,13 +82,14 @@ def test_scores_are_those_of_the_test_split_over_the_seeds(rows):
     scores, losses = [], []
     held = _bench(SMALL)[2]
     for seed in range(2):
-        model, task = load_model("tiny-gpt"), get_task("sentiment")
+        model, task = load_model("tiny-gpt"), get_task("remap-route")
         attach(model, METHODS["lora"](seed=seed))
         examples = task.load("train", n=16, seed=seed)
         source = TaskBatches(examples, model.tokenizer, "lm", model.config.context)
         fit(model, source, steps=2, batch=4, seed=seed, quiet=True)
         scores.append(evaluate(model, task, "test", n=40)["accuracy"])
         losses.append(mean_loss(model, held, 32))
+    assert rows[2]["each"]["scores"] == pytest.approx(scores)
     assert rows[2]["score_mean"] == pytest.approx(statistics.mean(scores))
     assert rows[2]["score_std"] == pytest.approx(statistics.stdev(scores))
     base = mean_loss(load_model("tiny-gpt"), held, 32)
@@ -137,6 +143,57 @@ def test_a_step_s_time_is_the_median(monkeypatch):
     told = History([1.0] * 3, [0.1] * 3, [0.5, 9.0, 0.25])
     monkeypatch.setattr("minipeft.compare.fit", lambda *_, **__: told)
     assert run(SMALL, "lora", 1)["step_seconds"] == 0.5
+
+
+def test_what_isjudged_on_the_way_is_a_part_of_the_validation_split():
+    model, task = load_model("tiny-gpt"), get_task("remap-route")
+    whole = evaluate(model, task, "validation", n=JUDGED)["accuracy"]
+    assert judge(task)(model) == {"accuracy": whole}
+    assert judge(get_task("unscramble")) is None  # texts would have to be generated
+
+
+def test_once_enough_are_right_nobody_looks_again(monkeypatch):
+    rights = iter([40.0, 96.0])
+    monkeypatch.setattr("minipeft.compare.accuracy", lambda *_: next(rights))
+    ask = judge(get_task("remap-route"))
+    model = load_model("tiny-gpt")
+    assert [ask(model)["accuracy"] for _ in range(4)] == [40.0, 96.0, 96.0, 96.0]
+
+
+def testlearnt_is_the_first_step_at_which_95_percent_are_right():
+    seen = [{"step": 10.0, "accuracy": 94.0}, {"step": 20.0, "accuracy": 95.0},
+            {"step": 30.0, "accuracy": 90.0}, {"step": 40.0, "accuracy": 100.0}]  # fmt: skip
+    assert learnt(seen) == 20 and learnt(seen[:1]) is None and learnt([]) is None
+
+
+@pytest.mark.parametrize(
+    ("reached", "middle"),
+    [([30, None, 50], 50), ([30, 20, 90], 30), ([None, None, 10], None), ([40, 60], 50),
+     ([40, None], None), ([None], None)],
+)  # fmt: skip
+def test_the_steps_of_a_row_are_those_of_the_middle_seed(reached, middle):
+    one = {"trainable": 1, "score": 50.0, "step_seconds": 1.0, "peak_bytes": 1, "held_out": 1.0}
+    row = _row("lora", [one | {"steps_to_95": n} for n in reached], one | {"total": 10})
+    assert row["steps_to_95"] == middle and row["each"]["steps_to_95"] == reached
+
+
+def test_a_task_that_islearnt_at_once_islearnt_at_the_first_look(monkeypatch):
+    monkeypatch.setattr("minipeft.compare.LEARNT", 0.0)
+    plan = Plan(steps=EVERY + 2, batch=2, n=16, test=10)
+    base, lora = compare(["lora"], plan, seeds=1, quiet=True)
+    assert lora["steps_to_95"] == EVERY and base["steps_to_95"] is None
+    assert "to 95 %" in as_text([base, lora]).splitlines()[0]
+
+
+def test_pictures_are_compared_with_a_new_head():
+    config = ViTConfig(image=16, patch=4, channels=1, width=8, layers=2, heads=2, classes=3)
+    save_model(ViT(config), data_dir() / "models" / "small-vit.safetensors")
+    plan = Plan("textures", "small-vit", steps=EVERY, batch=4, n=16, test=20)
+    base, lora = compare(["lora"], plan, seeds=1, quiet=True)
+    assert base["forgetting"] is None and lora["forgetting"] is None  # it reads no text
+    assert lora["each"]["scores"][0] in range(0, 101, 5)
+    table = as_text([base, lora]).splitlines()
+    assert table[-1].endswith(" -") and len(set(map(len, table))) == 1
 
 
 def test_forgetting_is_measured_against_the_base(monkeypatch):
@@ -198,13 +255,35 @@ def test_the_environment_is_put_back(monkeypatch):
 
 
 def test_the_table_is_aligned_and_fits_a_terminal(rows):
-    wide = rows[1] | {"method": "pfeiffer-adapter", "score_mean": 100.0, "score_std": 10.0,
-                      "peak_bytes": 10**9, "step_seconds": 12.345, "forgetting": -10.0}  # fmt: skip
+    longest = max(METHODS, key=len)
+    wide = rows[1] | {"method": longest, "score_mean": 100.0, "score_std": 10.0,
+                      "steps_to_95": 150, "peak_bytes": 10**9, "step_seconds": 12.345,
+                      "forgetting": -10.0}  # fmt: skip
     lines = as_text([*rows, wide], "accuracy").splitlines()
     assert len({len(line) for line in lines}) == 1 and len(lines[0]) <= 80
     kept = as_text([rows[0], wide | {"forgetting": 0.25}])
     assert " -10.000" in lines[-1] and " +0.250" in kept  # a sign, whichever it is
-    assert "100.0 ± 10.0" in lines[-1] and " -  " in lines[1]
+    assert "100.0 ± 10.0      150" in lines[-1] and " -  " in lines[1]
+    assert "never" in lines[2]  # two steps are not enough
+
+
+def test_without_steps_the_table_has_no_column_for_them(rows):
+    assert "95" not in as_text(rows).splitlines()[0]
+
+
+def test_the_headline_tells_what_the_rows_say():
+    def row(method, trainable, score, steps):
+        return {"method": method, "trainable": trainable, "percent": trainable / 10,
+                "score_mean": score, "steps_to_95": steps}  # fmt: skip
+
+    base = row("base", 0, 1.0, None)
+    full, lora = row("full", 1000, 99.0, 40), row("lora", 20, 98.0, 60)
+    assert headline([base, full, lora], Plan()) == (
+        "All 2 methods learn remap-route, lora with 2 % of the parameters"
+    )
+    assert headline([base, full], Plan()) == "full learns remap-route with 100 % of the parameters"
+    late = lora | {"steps_to_95": None}
+    assert headline([base, full, late], Plan(task="nli")).startswith("full does best on nli with")
 
 
 def test_the_default_set_is_about_ten_methods():

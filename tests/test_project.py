@@ -49,8 +49,8 @@ LAYERS = {  # a part -> the parts of minipeft that it may import, besides itself
     "train",
     "doctor": "backend blas files text checkpoint",
     "lectures": "blas progress",
-    "compare": "backend batches blas engine methods checkpoint doctor pretrain progress tasks "
-    "train",
+    "compare": "backend batches blas engine methods checkpoint doctor generate metrics pretrain "
+    "progress tasks train",
 }  # cli, experiments, __init__ and __main__ stand on top and may import everything
 
 

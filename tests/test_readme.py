@@ -96,7 +96,7 @@ def test_the_table_is_one_that_compare_prints():
     from minipeft.compare import BASE, DEFAULT, as_text
 
     row = {"trainable": 1, "percent": 1.0, "score_mean": 1.0, "score_std": 1.0, "peak_bytes": 1,
-           "step_seconds": 1.0, "forgetting": 1.0}  # fmt: skip
+           "steps_to_95": 1, "step_seconds": 1.0, "forgetting": 1.0}  # fmt: skip
     lines = block("compare").splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("method"))
     head = as_text([row | {"method": BASE}], "accuracy").splitlines()[0]

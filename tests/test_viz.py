@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minipeft import viz
+from minipeft import METHODS, viz
 
 ROWS = [
     {"method": name, "trainable": n, "score_mean": 60.0 + n % 7, "score_std": 1.0}
@@ -28,13 +28,57 @@ def test_every_series_has_its_own_mark():
     assert len(set(marks)) == 88
 
 
+def boxes(ax):
+    """Where the names of methods stand on the page, and the frame."""
+    ax.figure.draw_without_rendering()
+    names = {text.get_text(): text.get_window_extent() for text in ax.texts}
+    return names, ax.get_window_extent()
+
+
 def test_tradeoff_shows_every_method_on_a_log_axis(tmp_path):
     ax = viz.tradeoff(ROWS, metric="accuracy")
     assert ax.get_xscale() == "log" and ax.get_ylabel() == "accuracy"
-    assert {text.get_text() for text in ax.get_legend().get_texts()} == {r["method"] for r in ROWS}
+    assert {text.get_text().strip() for text in ax.texts} == {r["method"] for r in ROWS}
     points = {c.get_label(): c.lines[0].get_xydata()[0].tolist() for c in ax.containers}
     assert points["lora"] == [18_000, ROWS[2]["score_mean"]] and len(points) == 3
     assert viz.save(ax, tmp_path / "a.png").stat().st_size < 60_000
+
+
+def test_where_all_are_right_tradeoff_shows_how_soon():
+    steps = {"full": [40, 50, 90], "lora": [20, 30, 35], "bitfit": [60, 70, None]}
+    rows = [r | {"steps_to_95": None, "each": {}} for r in ROWS[:1]]
+    rows += [r | {"steps_to_95": steps[r["method"]][1], "each": {"steps_to_95": steps[r["method"]]}}
+             for r in ROWS[1:]]  # fmt: skip
+    ax = viz.tradeoff(rows)
+    assert "steps" in ax.get_ylabel() and ax.yaxis_inverted()  # fewer is better: on top
+    drawn = {c.get_label(): c for c in ax.containers}
+    assert drawn["full"].lines[0].get_xydata()[0].tolist() == [900_000, 50]
+    assert drawn["full"].lines[2][0].get_segments()[0][:, 1].tolist() == [40, 90]
+    rows[1]["steps_to_95"] = None  # one that does not get there: scores are shown
+    assert viz.tradeoff(rows, metric="accuracy").get_ylabel() == "accuracy"
+
+
+def test_names_cover_neither_points_nor_each_other():
+    many = [*METHODS]
+    rows = [{"method": name, "trainable": 1000 * 3 ** (i // 2), "score_mean": 90.0 + i % 2,
+             "score_std": 0.5} for i, name in enumerate(many)]  # fmt: skip
+    ax = viz.tradeoff(rows)
+    found, frame = boxes(ax)
+    assert set(found) == set(many)
+    names = list(found.values())
+    assert not any(a.overlaps(b) for i, a in enumerate(names) for b in names[:i])
+    for point in ax.containers:
+        place = ax.transData.transform(point.lines[0].get_xydata()[0])
+        assert not any(box.contains(*place) for box in names)
+    assert all(frame.contains(b.x0, b.y0) and frame.contains(b.x1, b.y1) for b in names)
+
+
+def test_every_method_has_a_colour_of_its_own():
+    assert set(viz.METHOD_COLOURS) == set(METHODS)
+    assert len({viz.colour_of(name) for name in METHODS}) == len(METHODS)
+    ax = viz.tradeoff(ROWS)
+    drawn = {c.get_label(): c.lines[0].get_color() for c in ax.containers}
+    assert drawn["lora"] == viz.colour_of("lora")
 
 
 def test_lines_have_a_band_where_there_are_runs():

@@ -150,9 +150,9 @@ def head_of(args: argparse.Namespace, classes: int | None) -> tuple[str | None, 
 
 def task_named(name: str, path: str | None = None) -> Any:
     """The task of that name, on text or on pictures."""
-    from minipeft.tasks import IMAGE_TASKS, get_image_task, get_task
+    from minipeft.tasks import any_task
 
-    return (get_image_task if name in IMAGE_TASKS else get_task)(name, path)
+    return any_task(name, path)
 
 
 def task_of(args: argparse.Namespace, model: str, recorded: Any = None) -> Any:
@@ -168,11 +168,15 @@ def task_of(args: argparse.Namespace, model: str, recorded: Any = None) -> Any:
         if "data" in recorded:
             return load_own(recorded["data"])
         name, path = recorded.get("task"), path or recorded.get("path")
-    pictures = reads_pictures(model)
-    task = task_named(name or DEFAULT_TASKS[pictures], path)
-    if pictures != (task.kind == "images"):
-        from minipeft.tasks import IMAGE_TASKS, TASKS
+    return fitting(model, task_named(name or DEFAULT_TASKS[reads_pictures(model)], path))
 
+
+def fitting(model: str, task: Any) -> Any:
+    """The task, if the model reads what it is on."""
+    from minipeft.tasks import IMAGE_TASKS, TASKS
+
+    pictures = reads_pictures(model)
+    if pictures != (task.kind == "images"):
         reads, on = ("pictures", "text") if pictures else ("text", "pictures")
         fit = ", ".join(IMAGE_TASKS if pictures else TASKS)
         raise UsageError(f"{model} reads {reads}, and {task.name} is on {on}; tasks for it: {fit}")

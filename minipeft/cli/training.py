@@ -12,6 +12,7 @@ from typing import Any
 
 from minipeft.cli.answers import answers, base_answers, shown
 from minipeft.cli.arguments import (
+    DEFAULT_TASKS,
     WIDTH,
     Command,
     Result,
@@ -23,6 +24,7 @@ from minipeft.cli.arguments import (
     add_training,
     described,
     file_of,
+    fitting,
     head_of,
     known,
     method_of,
@@ -236,12 +238,12 @@ def add_compare(command: Command) -> None:
                   "minipeft compare --methods full,lora --steps 50")  # fmt: skip
     add_model(new)
     add_task(new)
-    add_training(new, 150, "150")
+    add_training(new, None, "180")
     new.add_argument("--methods", type=lambda text: [one_of(methods)(m) for m in text.split(",")],
                      metavar="A,B", help="default: about ten")  # fmt: skip
     new.add_argument("--all", action="store_true", help="every method there is")
     new.add_argument("--seeds", type=number(1), default=3, help="runs of each; default 3")
-    new.add_argument("--n", type=number(1), default=1000, help="training examples; default 1000")
+    new.add_argument("--n", type=number(1), help="training examples; default: the task's")
     new.add_argument("--figure", metavar="FILE", default=str(Path("runs", "compare.png")),
                      help="score against size; default runs/compare.png")  # fmt: skip
 
@@ -255,23 +257,22 @@ def _compare(args: argparse.Namespace) -> Result:
     viz.check_format(figure)
     names = list(METHODS) if args.all else args.methods or side.DEFAULT
     name = known(args.model)
-    task = task_named(args.task or side.Plan.task, args.path)
-    if task.kind == "images" or reads_pictures(name):
-        raise UsageError("compare takes models and tasks of text; minipeft finetune --model "
-                         "tiny-vit trains one of pictures")  # fmt: skip
-    plan = side.Plan(task.name, name, args.path, args.steps, args.batch, args.n)
+    usual = DEFAULT_TASKS[True] if reads_pictures(name) else side.Plan.task
+    task = fitting(name, task_named(args.task or usual, args.path))
+    plan = side.Plan(task.name, name, args.path, args.steps or side.Plan.steps, args.batch, args.n)
     args.busy("making the task's data")
     task.load("train", n=args.n)
     workers = side.default_workers()
     print(textwrap.fill(
-        f"{task.name} with {', '.join(names)}; each {args.steps} steps, seeds: {args.seeds}, "
+        f"{task.name} with {', '.join(names)}; each {plan.steps} steps, seeds: {args.seeds}, "
         f"workers: {workers}", 80, break_on_hyphens=False))  # fmt: skip
     args.busy("comparing: the first runs")
     rows = side.compare(names, plan, seeds=args.seeds, workers=workers)
 
     def drawn() -> str:
         ax = viz.tradeoff(rows, metric=f"{task.metric} on the test split")
-        ax.set_title(f"{args.model} on {task.name}: {args.steps} steps, {args.seeds} seeds")
+        ax.set_title(f"{side.headline(rows, plan)}\n{args.model}, {plan.steps} steps, "
+                     f"{args.seeds} seeds", loc="left", fontsize=10)  # fmt: skip
         viz.save(ax, figure)
         return f"figure: {figure}"
 

@@ -1,4 +1,7 @@
-"""Where each method's default learning rate comes from: one small sweep, the same for all.
+"""Where each method's learning rate comes from: one small sweep, the same for all.
+
+`learning_rates` sets the defaults, on sentiment. `route_rates` looks at the neighbours of each
+default on remap-route, the task of `minipeft compare`, with as many steps as that takes.
 
 The rule of `best` was settled with this sweep before our eyes. Accuracy alone, the loss deciding
 a draw, would have given lora and qlora 3e-3 in place of 1e-2, subspace 3e-3 in place of 1e-1, and
@@ -10,10 +13,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from minipeft.compare import DEFAULT, EVERY, Plan, judge, learnt
 from minipeft.experiments.runner import Experiment, Outcome, Results, Settings, base
 from minipeft.methods import METHODS, attach
 from minipeft.tasks import get_task
-from minipeft.train import evaluate, fit
+from minipeft.train import evaluate, fit, task_batches
 
 SWEPT = (
     "full", "topk", "bitfit", "lora", "dora", "vera", "pissa", "adalora", "loftq", "qlora",
@@ -24,6 +28,7 @@ RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 STEPS = (60, 150)
 SEEDS = (0, 1)
 VALIDATION = 400  # examples
+TIMES = (0.333, 1.0, 3.0)  # of a default rate: its neighbours on the task of compare
 DRAW = 1.5  # points: a standard error of a score near 90 % on VALIDATION examples, which all share
 
 
@@ -66,7 +71,39 @@ def best(found: Results, rates: Sequence[float], **settings: Any) -> float:
     return min(near, key=lambda lr: found.mean("loss", lr=lr, **settings))
 
 
+def _route_settings(fast: bool) -> list[Settings]:
+    return [
+        {"method": method, "times": times, "steps": Plan.steps, "seed": seed}
+        for seed in (0, 1, 2)[: 1 if fast else None]
+        for method in DEFAULT[: 1 if fast else None]
+        for times in TIMES
+    ]
+
+
+def route(settings: Settings) -> Outcome:
+    """Train as `compare` does, at a multiple of the default rate; scores on validation data."""
+    kind, seed = METHODS[settings["method"]], settings["seed"]
+    method = kind.from_fields({"seed": seed} if hasattr(kind, "seed") else {})
+    plan, lr = Plan(steps=settings["steps"]), settings["times"] * kind.lr
+    task = get_task(plan.task)
+    source = task_batches(base(), task, "train", plan.n, 0, seed)
+    with attach(base(), method):
+        history = fit(
+            base(), source, steps=plan.steps, lr=lr, batch=plan.batch, seed=seed, quiet=True,
+            evaluate_every=EVERY, evaluation=judge(task),
+        )  # fmt: skip
+        score = evaluate(base(), task, "validation", n=VALIDATION)
+    return {"accuracy": score["accuracy"], "loss": score["loss"],
+            "steps_to_95": learnt(history.evaluations)}  # fmt: skip
+
+
 EXPERIMENTS = (
+    Experiment(
+        "route_rates",
+        "Are the default rates good on the task that compare runs, and is its run long enough?",
+        _route_settings,
+        route,
+    ),
     Experiment(
         "learning_rates",
         "Which learning rate does each method want? Every method gets the same trials.",

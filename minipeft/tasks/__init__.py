@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from .acceptability import Acceptability
 from .base import Example, Pattern, Task, majority, nearest
@@ -76,6 +77,11 @@ def get_image_task(name: str, path: str | os.PathLike[str] | None = None) -> Ima
     return IMAGE_TASKS[name](**_place(name, path))
 
 
+def any_task(name: str, path: str | os.PathLike[str] | None = None) -> Any:
+    """The task of that name, on text or on pictures."""
+    return (get_image_task if name in IMAGE_TASKS else get_task)(name, path)
+
+
 def _place(name: str, path: str | os.PathLike[str] | None) -> dict[str, str | os.PathLike[str]]:
     if path is None:
         return {}
@@ -91,5 +97,5 @@ __all__ = [
     "E2E", "IMAGE_TASKS", "MINI_VTAB", "MNIST", "NLI", "TASKS", "Acceptability", "Choice",
     "Example", "ImageTask", "Images", "NLIShift", "NewFacts", "Own", "Paraphrase", "Pattern",
     "Remap", "Sentiment", "SentimentShift", "Shapes", "Summary", "TableToText", "Task", "Truth",
-    "Unscramble", "get_image_task", "get_task", "load_own", "majority",
+    "Unscramble", "any_task", "get_image_task", "get_task", "load_own", "majority",
 ]  # fmt: skip

@@ -7,8 +7,10 @@ import pytest
 
 from minipeft.backend import Rng
 from minipeft.checkpoint import fingerprint, shipped_models
+from minipeft.compare import DEFAULT, Plan
+from minipeft.compare import RATES as COMPARED
 from minipeft.experiments import EXPERIMENTS, lora, results
-from minipeft.experiments.learning_rates import RATES, SWEPT, best
+from minipeft.experiments.learning_rates import RATES, SWEPT, TIMES, best
 from minipeft.experiments.lora import (
     amplification,
     cycle,
@@ -97,6 +99,19 @@ def test_defaults_are_the_sweeps_choice():
     found = results("learning_rates")
     chosen = {name: best(found, RATES, method=name) for name in SWEPT}
     assert {name: METHODS[name].lr for name in SWEPT} == chosen
+
+
+def test_compare_is_long_enough_for_every_method_and_seed():
+    found = results("route_rates")
+    assert {run["settings"]["steps"] for run in found.runs} == {Plan.steps}
+    for name in DEFAULT:
+        rate = COMPARED.get((Plan.task, name), METHODS[name].lr)
+        times = min(TIMES, key=lambda t: abs(t * METHODS[name].lr - rate))
+        assert times * METHODS[name].lr == pytest.approx(rate, rel=0.01)
+        scores = found.where("accuracy", method=name, times=times)
+        assert len(scores) == 3 and min(scores) >= 95, name  # none is in the middle of its jump
+    stuck = found.where("accuracy", method="bitfit", times=1.0)  # why its rate is another
+    assert min(stuck) < 75
 
 
 @pytest.mark.parametrize("name", ["lora_rslora", "lora_merge_drift", "lora_latency"])
