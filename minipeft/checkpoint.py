@@ -228,7 +228,6 @@ def load_model(
     if config != stored:  # what the file holds needs not be drawn
         model = model_class(config, seed=seed, init="head", dtype=dtype)
         arrays = _with_new_head(model, arrays)
-        _untie(model, arrays)
     try:
         model.adopt_state_dict(arrays)
     except ValueError as error:

@@ -120,6 +120,7 @@ def test_non_finite_values_are_refused_unless_allowed(bad, dtype, tmp_path):
         F32.reshape(1, 3, 4).astype(">f8"),
         np.float32(2.5),
         np.zeros((0, 3)),
+        np.zeros((2, 0), bool),
         np.array([True, False]),
         np.arange(5, dtype=np.int8),
         np.arange(5, dtype=np.uint64),
@@ -182,6 +183,8 @@ def test_a_written_file_has_the_mode_of_any_new_file(tmp_path):
 
 
 def test_missing_files_and_folders_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        load_arrays(tmp_path)
     with pytest.raises(FileNotFoundError, match="none"):
         load_arrays(tmp_path / "none")
     with pytest.raises(FileNotFoundError, match="folder .*nowhere does not exist"):
@@ -251,6 +254,8 @@ def test_an_unknown_model_name_lists_the_shipped_ones(tmp_path, monkeypatch):
     monkeypatch.setenv("MINIPEFT_DATA", str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"\['other', 'tiny-gpt'\].*mean 'tiny-gpt'"):
         load_model("tiny_gpt")
+    with pytest.raises(FileNotFoundError, match="there is no file .*tiny-gpt"):
+        load_model(tmp_path / "tiny-gpt")  # a path, though its last part is a name
 
 
 # --- models ----------------------------------------------------------------------------------
@@ -398,8 +403,10 @@ def test_an_untied_head_stays_untied(tmp_path):
 def test_half_precision_refuses_what_does_not_fit(tmp_path):
     model = GPT(GPTConfig(**CONFIG))
     model.ln_f.weight.data = model.ln_f.weight.data * 1e5
-    with pytest.raises(CheckpointError, match=r"ln_f\.weight does not fit in float16: .*1e\+05"):
-        save_model(model, tmp_path / "m", dtype="float16")
+    for sign in (1, -1):
+        model.ln_f.weight.data = sign * model.ln_f.weight.data
+        with pytest.raises(CheckpointError, match=r"ln_f\.weight does not fit in float16.* 1e\+05"):
+            save_model(model, tmp_path / "m", dtype="float16")
     assert not list(tmp_path.iterdir())
 
 
@@ -482,6 +489,7 @@ def test_a_body_that_lacks_an_array_is_refused_with_a_new_head_too(tmp_path):
     [
         ({"format": "other"}, "is no model of minipeft.*got format='other'"),
         ({"version": "2"}, "format version .2., this minipeft reads 1"),
+        ({"version": "0"}, "format version .0., this minipeft reads 1"),
         ({"kind": "gtp"}, r"kind must be one of \['gpt', 'bert', 'vit'\], got 'gtp'"),
         ({"kind": "bert"}, "wrong config: BERTConfig: head must be 'mlm' or 'linear', got 'lm'"),
         ({"kind": "vit"}, "wrong config: ViTConfig has no field 'vocab'"),
@@ -500,6 +508,15 @@ def test_lying_metadata_is_refused(change, message, tmp_path):
     save_arrays(path, arrays, metadata | change)
     with pytest.raises(CheckpointError, match=message):
         load_model(path)
+
+
+def test_numbers_in_another_shape_are_not_what_was_written(tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_arrays(path, {"w": F32.reshape(3, 4)}, {})
+    assert path.read_bytes().count(b"[3,4]") == 1
+    path.write_bytes(path.read_bytes().replace(b"[3,4]", b"[4,3]"))
+    with pytest.raises(CheckpointError, match="was damaged"):
+        load_arrays(path)
 
 
 @pytest.mark.parametrize("bit", range(8))

@@ -30,6 +30,8 @@ PAGES = {  # path: (status, what is sent, the length that is told or None)
     "/bomb/b.gz": (200, gzip.compress(CONTENT + bytes(10**7), 9), None),
     "/refused/a.bin": (403, b"no", 2),
     "/slow/a.bin": (200, None, 100),
+    "/torn/b.gz": (200, gzip.compress(CONTENT, 9)[:10] + b"\xff" * 99, None),
+    "/no http/a.bin": (None, b"220 mail is welcome here\r\n", None),
 }
 
 
@@ -39,6 +41,9 @@ class Pages(BaseHTTPRequestHandler):
     def do_GET(self):
         self.server.asked.append(self.path)
         status, sent, length = PAGES.get(self.path.replace("%20", " "), (404, b"", 0))
+        if status is None:  # no answer of a web server
+            self.wfile.write(sent)
+            return
         self.send_response(status)
         if length is not None:
             self.send_header("Content-Length", str(length))
@@ -107,6 +112,8 @@ def test_packed_files_are_judged_by_their_content(sets, tmp_path, home):
         ("page", "a.bin", "its SHA-256 is "),
         ("page", "b.gz", "it cannot be unpacked (Not a gzipped file"),
         ("cut", "b.gz", "it cannot be unpacked (Compressed file ended"),
+        ("torn", "b.gz", "it cannot be unpacked (Error -3"),
+        ("no%20http", "a.bin", "220 mail is welcome here"),
         ("bomb", "b.gz", "it holds more than the 76,800 bytes"),
         ("refused", "a.bin", "HTTP Error 403"),
         ("nowhere", "a.bin", "HTTP Error 404"),
@@ -137,6 +144,14 @@ def test_the_next_home_is_tried(sets, server, tmp_path):
     assert os.listdir(tmp_path) == ["a.bin"]
 
 
+def test_every_home_that_failed_is_named_with_its_reason(sets, tmp_path):
+    sets("changed", "refused")
+    with pytest.raises(FetchError) as caught:
+        fetch.fetch("some", tmp_path, quiet=True)
+    told = str(caught.value)
+    assert "/changed/a.bin: its SHA-256" in told and "/refused/a.bin: HTTP Error 403" in told
+
+
 def test_without_a_network_it_says_so(sets, server, tmp_path, monkeypatch):
     sets("good")
     (home,) = fetch.SETS["some"].homes
@@ -162,6 +177,9 @@ def test_it_tells_how_far_it_is(sets, tmp_path, monkeypatch):
     out = io.StringIO()
     fetch.fetch("some", tmp_path, out=out)
     assert "a.bin, kB  65/76" in out.getvalue() and "done in" in out.getvalue()
+    silent = io.StringIO()
+    fetch.fetch("some", tmp_path / "again", out=silent, quiet=True)
+    assert silent.getvalue() == ""
 
 
 def test_names_and_default_folder(sets, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from minipeft.files import UNFINISHED, check_writable, sweep, write_atomic
+from minipeft.files import UNFINISHED, cache_dir, check_writable, data_dir, sweep, write_atomic
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="posix: links, pipes and modes")
 
@@ -143,8 +143,30 @@ def test_what_still_is_written_is_left_alone(tmp_path):
     assert not theirs.exists()
 
 
+@posix
+def test_what_another_user_writes_is_left_alone(tmp_path, monkeypatch):
+    def refuse(number, signal):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "kill", refuse)
+    theirs = tmp_path / f".a.12345-0123abcd{UNFINISHED}"
+    theirs.write_text("half")
+    write(tmp_path / "a", "whole")
+    assert theirs.exists()
+
+
+def test_a_name_with_brackets_is_no_pattern(tmp_path):
+    own, other = (tmp_path / f".{name}.0123abcd{UNFINISHED}" for name in ("a[1]", "a1"))
+    for left in (own, other):
+        left.write_text("half")
+    write(tmp_path / "a[1]", "whole")
+    assert other.exists() and not own.exists()
+
+
 def test_two_threads_may_write_one_file(tmp_path):
     both = threading.Barrier(2)
+
+    done = []
 
     def slow(text):
         def fill(temporary):
@@ -152,11 +174,23 @@ def test_two_threads_may_write_one_file(tmp_path):
             both.wait(10)  # the other one has begun, and has swept
 
         write_atomic(tmp_path / "a", fill)
+        done.append(text)  # an error in a thread fails no test
 
     threads = [threading.Thread(target=slow, args=(text,)) for text in ("one", "two")]
     for t in threads:
         t.start()
     for t in threads:
         t.join()
-    assert (tmp_path / "a").read_text() in ("one", "two")
+    assert sorted(done) == ["one", "two"] and (tmp_path / "a").read_text() in done
     assert [f.name for f in tmp_path.iterdir()] == ["a"]
+
+
+def test_the_folders_are_those_that_the_variables_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINIPEFT_CACHE", str(tmp_path))
+    assert cache_dir() == tmp_path
+    monkeypatch.setenv("MINIPEFT_CACHE", "")  # set to nothing: as if it were not
+    assert cache_dir().parts[-2:] == (".cache", "minipeft")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MINIPEFT_DATA", str(tmp_path / "file"))
+    with pytest.raises(FileNotFoundError, match="MINIPEFT_DATA names .*file', which is not a f"):
+        data_dir()

@@ -27,10 +27,11 @@ def started(*methods):
     return model, handles
 
 
-def run(model, file, steps=3, **settings):
+def run(model, file, steps=3, task=None, **settings):
     evaluation = {"evaluation": lambda m: {"loss": 1.0}, "evaluate_every": 1, "keep": "loss"}
-    return fit(model, Rows(tokenizer().vocab_size), steps=steps, lr=0.02, batch=2, quiet=True,
-               checkpoint=file, **evaluation | settings)  # fmt: skip
+    task = task or Rows(tokenizer().vocab_size)
+    return fit(model, task, steps=steps, lr=0.02, batch=2, quiet=True, checkpoint=file,
+               **evaluation | settings)  # fmt: skip
 
 
 def held(handles):
@@ -71,6 +72,28 @@ def test_the_whole_file_goes_on(file):
     before = held(handles)
     history = run(model, file)
     assert len(history.loss) == 3 and held(handles) != before
+
+
+def test_what_the_file_holds_is_not_written_again(file):
+    left = file.with_name(f".{file.name}.0123abcd.tmp")  # by a writer that was killed
+    left.write_text("half")
+    before = file.stat().st_ino, file.read_bytes()
+    run(started()[0], file)
+    assert (file.stat().st_ino, file.read_bytes()) == before and not left.exists()
+
+
+def test_a_run_that_is_stopped_before_its_next_step_tells_what_the_file_holds(file):
+    class Stopping(Rows):
+        def batch(self, step, size, seed):
+            if step == 3:
+                raise KeyboardInterrupt
+            return super().batch(step, size, seed)
+
+    bad = rewritten(file, lambda arrays, facts: facts.update(
+        settings=json.dumps(json.loads(facts["settings"]) | {"steps": 4})))  # fmt: skip
+    with pytest.raises(KeyboardInterrupt) as raised:
+        run(started()[0], bad, steps=4, task=Stopping(tokenizer().vocab_size))
+    assert raised.value.__notes__[0].startswith(f"3 steps are in {bad}")
 
 
 @pytest.mark.parametrize("key", sorted(KEYS - {"version"}))

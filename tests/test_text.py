@@ -39,6 +39,35 @@ def test_special_ids_come_first_and_are_left_out_of_text(tokenizer):
     assert tokenizer.decode([*tokenizer.encode("cat"), 0, 1]) == "cat"
 
 
+def made(specials, tmp_path):
+    """A tokenizer of bytes with these special tokens, which puts the first before every text."""
+    from tokenizers import Tokenizer as Inner
+    from tokenizers import decoders, models, pre_tokenizers, processors
+
+    tokens = [*specials, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    inner = Inner(models.BPE({token: i for i, token in enumerate(tokens)}, []))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    inner.add_special_tokens(specials)
+    inner.post_processor = processors.TemplateProcessing(
+        single=f"{specials[0]} $A", special_tokens=[(specials[0], 0)]
+    )
+    inner.save(str(tmp_path / "made.json"))
+    return Tokenizer.load(tmp_path / "made.json")
+
+
+def test_ids_of_special_tokens_are_the_files_where_it_has_them(tokenizer, tmp_path):
+    assert tokenizer.mask_id == tokenizer.vocab_size
+    other = made(["<|pad|>", "<|end|>", "<|mask|>"], tmp_path)
+    assert (other.pad_id, other.end_id, other.mask_id) == (0, 1, 2)  # 0 is an id like others
+    assert made(["<|endoftext|>"], tmp_path).pad_id == 0
+
+
+def test_many_texts_get_no_special_tokens_either(tmp_path):
+    own = made(["<|end|>", "<|pad|>"], tmp_path)
+    assert own.encode_many(["ab", ""]) == [own.encode("ab"), []] and len(own.encode("ab")) == 2
+
+
 def test_training_learns_words(tokenizer):
     assert len(tokenizer.encode(" the cat sat")) == 3
 

@@ -21,6 +21,7 @@ from minipeft.methods import (
     QLoRA,
     Quantize,
     TopK,
+    VeRA,
     adapter_file,
     attach,
     load_adapter,
@@ -141,6 +142,36 @@ def test_drawing_anew_needs_the_top_of_the_stack(tmp_path):
     lower.load(tmp_path / "a")
 
 
+def classifier(seed):
+    """The base with a new head of its own."""
+    model = GPT(replace(CONFIG, head="linear", classes=3), dtype=np.float64)
+    model.head.new = True
+    model.head.weight.data = np.random.default_rng(seed).normal(size=(3, 8))
+    return model
+
+
+def test_a_new_head_is_no_part_of_the_base(tmp_path):
+    model = classifier(0)
+    handle = attach(model, METHOD)
+    randomize(handle)
+    handle.save(tmp_path / "a")
+    fresh = classifier(1)
+    load_adapter(fresh, tmp_path / "a")
+    assert same(run(fresh, IDS), run(model, IDS))
+
+
+def test_what_stands_at_two_places_is_looked_for_once(tmp_path):
+    model = CASE.model()
+    assert model.head.weight is model.emb.tok.weight
+    handle = attach(model, Full())
+    randomize(handle)
+    handle.save(tmp_path / "a")
+    assert "head.weight" not in load_arrays(tmp_path / "a")[0]
+    fresh = CASE.model()
+    load_adapter(fresh, tmp_path / "a")
+    assert same(run(fresh, IDS), run(model, IDS))
+
+
 def test_an_adapter_over_another_needs_it_again(tmp_path):
     model, lower = CASE.attached()
     upper = attach(model, BitFit())
@@ -252,6 +283,14 @@ EDITS = {
 @pytest.mark.parametrize("kind", EDITS)
 def test_a_lying_file(file, kind):
     assert_refused(rewritten(file, edit(kind)), EDITS[kind])
+
+
+def test_much_that_is_wrong_fits_a_screen(file):
+    def change(arrays, _):
+        for i in range(40):
+            arrays[f"new{i}"] = np.ones(1)
+
+    assert_refused(rewritten(file, change), r"fit: new0 is unexp(.*;){6} and 34 more$")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -488,6 +527,18 @@ def test_settings_that_would_not_come_back_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"settings of .*Own\(r=2.* cannot be saved: .*super"):
         handle.save(tmp_path / "a")
 
+    @dataclasses.dataclass(frozen=True)
+    class Rounded(LoRA):
+        name = "rounded"
+
+        def __post_init__(self):
+            super().__post_init__()
+            object.__setattr__(self, "alpha", self.alpha / 2)  # once more at every reading
+
+    handle = attach(CASE.model(), Rounded(r=2, alpha=3.0))
+    with pytest.raises(CheckpointError, match="cannot be saved: they come back as others"):
+        handle.save(tmp_path / "a")
+
 
 @pytest.mark.parametrize("upper", [Full(), TopK(k=1), LoRA(r=1, seed=3)])
 def test_a_lower_handle_is_saved_below_a_later_one(upper, tmp_path):
@@ -547,6 +598,54 @@ def test_other_codes_underneath_are_refused(tmp_path):
         load_adapter(fresh, tmp_path / "a")
     fresh, _ = over(Quantize("nf4"))
     load_adapter(fresh, tmp_path / "a")
+
+
+def test_the_state_of_what_lies_underneath_counts(tmp_path):
+    _, (_, upper) = over(Masked(), BitFit())
+    upper.save(tmp_path / "a")
+    load_adapter(over(Masked())[0], tmp_path / "a")
+    fresh, (here,) = over(Masked())
+    wrapper = here.wrappers["blocks.0.attn.o_proj"]
+    wrapper.mask = ~wrapper.mask
+    with pytest.raises(CheckpointError, match="over a 'throwaway_masked' with other weights"):
+        load_adapter(fresh, tmp_path / "a")
+
+
+def test_another_seed_underneath_is_refused_only_where_something_was_drawn_from_it(tmp_path):
+    for method, drawn in ((LoRA(r=2), False), (VeRA(r=2), True)):
+        model, (lower, upper) = over(method, BitFit())
+        upper.save(tmp_path / "a")
+        fresh, (here,) = over(replace(method, seed=5))
+        for (_, own), (_, p) in zip(here.trainable(), lower.trainable(), strict=True):
+            own.data = p.data
+        if drawn:
+            with pytest.raises(CheckpointError, match="over a 'vera' with other weights"):
+                load_adapter(fresh, tmp_path / "a")
+        else:
+            load_adapter(fresh, tmp_path / "a")
+            assert same(run(fresh, IDS), run(model, IDS))
+
+
+def test_the_order_of_what_lies_underneath_counts(tmp_path):
+    _, (*_, upper) = over(LoRA(r=2), BitFit(), LoRA(r=1, targets="fc_in"))
+    upper.save(tmp_path / "a")
+    message = r"over the methods \['lora', 'bitfit'\], here they are \['bitfit', 'lora'\]"
+    for file in (tmp_path / "a", version_1(tmp_path / "a")):
+        with pytest.raises(CheckpointError, match=message):
+            load_adapter(over(BitFit(), LoRA(r=2))[0], file)
+
+
+@pytest.mark.parametrize("change", [{"fields": []}, {"fields": None}, {"arrays": 1}])
+def test_lies_about_what_lies_underneath_are_refused(change, tmp_path):
+    _, (_, upper) = over(LoRA(r=2), BitFit())
+    upper.save(tmp_path / "a")
+
+    def lie(arrays, metadata):
+        (entry,) = json.loads(metadata["over"])
+        metadata["over"] = json.dumps([entry | change])
+
+    with pytest.raises(CheckpointError, match="over must tell method, fields, arrays of each"):
+        load_adapter(over(LoRA(r=2))[0], rewritten(tmp_path / "a", lie))
 
 
 def version_1(file):
