@@ -128,6 +128,14 @@ def test_a_block_of_zeros_and_a_short_block():
             assert back[5] == pytest.approx(-3, rel=0.01)
 
 
+@pytest.mark.parametrize("name", BOOKS)
+def test_blocks_of_small_numbers_have_the_codes_of_large_ones(name):
+    x = Rng(0, "x").normal(100).astype(np.float32)
+    q, absmax = codes.quantize(x, name, 32)
+    small, least = codes.quantize(x * np.float32(2.0**-60), name, 32)
+    assert small.tolist() == q.tolist() and (least == absmax * 2.0**-60).all()
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e200, -4e38])
 @pytest.mark.parametrize("name", BOOKS)
 def test_what_codes_cannot_stand_for_is_refused(name, bad):

@@ -273,6 +273,7 @@ def test_hot_swap_between_two_tasks(tmp_path):
         ({"r": 2.0}, "r must be int, got 2.0"),
         ({"r": True}, "r must be int, got True"),
         ({"alpha": math.inf}, "alpha must be finite"),
+        ({"alpha": math.nan}, "alpha must be finite, got nan"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
         ({"dropout": -0.1}, "dropout must be in"),
         ({"init": "zeros"}, "init must be 'normal', 'peft' or 'gaussian', got 'zeros'"),

@@ -34,8 +34,9 @@ def randomized(at):
     return at
 
 
-def test_one_handle_or_two_compute_the_same_bits():
-    lora = {"r": 4, "alpha": 8.0, "targets": "all-linear"}
+@pytest.mark.parametrize("rslora", [False, True])
+def test_one_handle_or_two_compute_the_same_bits(rslora):
+    lora = {"r": 4, "alpha": 8.0, "targets": "all-linear", "rslora": rslora}
     one, two = gpt(), gpt()
     a = randomized(attach(one, QLoRA(**lora)))
     attach(two, Quantize())

@@ -5,6 +5,7 @@ import pytest
 from minipeft.methods import LoRA, attach, preview_targets
 from minipeft.methods.targets import layer_of, match
 from minipeft.models import GPT, GPTConfig
+from minipeft.nn import Module
 
 CONFIG = GPTConfig(vocab=11, context=8, width=8, layers=2, heads=2)
 
@@ -36,6 +37,15 @@ def test_all_linear_leaves_the_head_out(model):
     assert len(paths) == 12 and "head" not in paths
     attach(model, LoRA(r=2))
     assert match(model, "all-linear") == paths
+
+
+def test_all_linear_leaves_out_the_head_of_a_model_inside_a_module(model):
+    class Around(Module):
+        def __init__(self):
+            self.inner = model
+
+    paths = match(Around(), "all-linear")
+    assert paths == [f"inner.{path}" for path in match(model, "all-linear")]
 
 
 @pytest.mark.parametrize("entry", ["proj", "q_pro", "_proj", "re:q_proj", "re:lock", "Q_PROJ"])

@@ -1,5 +1,7 @@
 """VeRA: what is shared, drawn again and checked, and what little is saved."""
 
+from hashlib import sha256
+
 import numpy as np
 import pytest
 
@@ -61,6 +63,12 @@ def test_the_start_of_a_and_b():
     assert handle.wrappers["blocks.0.attn.q_proj"].A.data.strides == (0, 0)
 
 
+def test_d_starts_as_d_initial_and_b_as_zero():
+    _, handle = attached(d_initial=0.7)
+    for w in handle.wrappers.values():
+        assert w.d.data.tolist() == [0.7] * 5 and not w.b.data.any()
+
+
 def test_the_update_is_the_formula():
     _, handle = attached()
     randomize(handle)
@@ -85,6 +93,13 @@ def test_the_digest_is_that_of_every_machine():
     _, handle = attached()
     digest = handle.method.state(handle)["digest"]
     assert bytes(digest).hex()[:16] == "e3e64af3b5001807"
+
+
+def test_the_digest_of_fused_parts_covers_the_rows_of_all_of_them():
+    _, handle = attached(targets=QKV, fused=QKV)
+    tables = (handle.method._rng(x).raw(n * 5).astype("<u8") for x, n in (("A", 8), ("B", 24)))
+    wanted = sha256(b"".join(table.tobytes() for table in tables)).digest()
+    assert handle.method.state(handle)["digest"].tobytes() == wanted
 
 
 @pytest.mark.parametrize("name", ["A", "B"])
