@@ -247,3 +247,37 @@ def test_stored_hidden_states_do_not_skip_hooks():
     plain, _ = recorded(method, task=source, steps=8, batch=2)
     stored, _ = recorded(method, task=source, steps=8, batch=2, cached=True)
     assert plain == stored and len(plain) == 8 * 4
+
+
+@dataclass(frozen=True)
+class Neighbours(Method):
+    """Each query's weight is computed as its own plus the key's, and the key's likewise."""
+
+    name: ClassVar[str] = "neighbours"
+    compose: ClassVar[str] = "parameter"
+
+    def reparam(self, path, parameter, where):
+        if path.endswith(("q_proj.weight", "k_proj.weight")):
+            return lambda theta: theta + self.other(path)
+        return None
+
+    def prepare(self, at):
+        found = {path: p for path, p, _ in at.reparams}
+        swap = {"q_proj": "k_proj", "k_proj": "q_proj"}
+        pairs = {p: found[p.replace(p.split(".")[-2], swap[p.split(".")[-2]])] for p in found}
+        object.__setattr__(self, "other", pairs.__getitem__)
+
+
+def test_parameters_are_computed_from_what_stood_there_before_the_pass():
+    """Whichever is computed first, the other sees its frozen value, as merging does."""
+    model = gpt()
+    frozen = {path: p.data.copy() for path, p in model.named_parameters()}
+    attach(model, Neighbours())
+    found = loss_of(model, Rows(VOCAB).batch(0, 3, 0)).item()
+    plain = gpt()
+    for path, p in plain.named_parameters():
+        if path.endswith(("q_proj.weight", "k_proj.weight")):
+            first = path.replace("k_proj", "q_proj")
+            p.data = frozen[first] + frozen[first.replace("q_proj", "k_proj")]
+    wanted = loss_of(plain, Rows(VOCAB).batch(0, 3, 0)).item()
+    assert found == pytest.approx(wanted, rel=1e-12)

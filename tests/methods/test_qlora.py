@@ -7,8 +7,9 @@ from minipeft.backend import Rng
 from minipeft.engine import no_grad, running
 from minipeft.engine.graph import kept
 from minipeft.methods import DoRA, LoRA, NotMergeable, QLoRA, Quantize, TopK, attach
-from minipeft.methods.quant import codes_of
+from minipeft.methods.quant import QuantLinear, codes_of
 from minipeft.models import GPT, GPTConfig, preset
+from minipeft.nn import Linear, Parameter
 from minipeft.train import fit
 from tests.methods.contract import Next, same
 
@@ -100,6 +101,17 @@ def test_what_was_rounded_again_lies_on_codes():
     y = logits(model)
     attach(model, Quantize(double=False))
     assert same(logits(model), y)
+
+
+@pytest.mark.parametrize(("double", "bf16"), [(True, False), (False, True), (True, True)])
+def test_the_sum_is_rounded_by_the_settings_of_the_codes(double, bf16):
+    model = gpt()
+    at = randomized(attach(model, QLoRA(r=4, block=8, double=double, bf16=bf16)))
+    sums = {path: Parameter(w.dense()) for path, w in at.wrappers.items()}
+    at.merge(quantized="requantize")
+    for path, weight in sums.items():
+        wanted = QuantLinear(Linear.of(weight, None), "nf4", 8, double, bf16).weight
+        assert same(model.get(path).weight.data, wanted.data)
 
 
 def test_two_handles_are_merged_codes_first():

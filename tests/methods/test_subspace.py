@@ -12,7 +12,7 @@ from minipeft.engine import Tensor, no_grad, ops
 from minipeft.engine.tensor import changed
 from minipeft.ledger import predict
 from minipeft.methods import Full, LoRA, Subspace, attach
-from minipeft.methods.subspace import compression_bound, cut, d90, search_d90
+from minipeft.methods.subspace import Fastfood, compression_bound, cut, d90, search_d90
 from minipeft.models import GPT
 from minipeft.models.presets import preset
 from minipeft.nn import Linear, Module, Parameter
@@ -113,6 +113,12 @@ def test_all_of_the_space_can_be_reached_when_d_is_its_size(kind):
     model = MLP(2, 2)
     P = matrix(Subspace(d=model.num_parameters(), projection=kind), 2, 2)
     assert np.linalg.matrix_rank(P) == 6
+
+
+@pytest.mark.parametrize(("D", "d", "n"), [(64, 3, 64), (65, 3, 128), (63, 3, 64), (16, 32, 32)])
+def test_a_transform_is_as_long_as_the_next_power_of_two(D, d, n):
+    part = Fastfood(D, d, np.zeros(1), Rng(0))
+    assert part.order.shape == part.scales.shape == (n,) and part.streams["order"] == n
 
 
 def test_a_projection_for_each_tensor():
