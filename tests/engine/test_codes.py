@@ -184,6 +184,12 @@ def test_errors_by_code_and_block():
     assert row["bits"] == 4.126953125 and row["rmse"] == pytest.approx(0.0920, abs=3e-4)
 
 
+def test_errors_are_shares_of_the_deviation_of_what_is_rounded():
+    x = Rng(0, "x").normal((64, 64)).astype(np.float32)
+    (row,), (large,) = (codes.errors(part, ["nf4"], [64]) for part in (x, 8 * x))
+    assert row == large
+
+
 def test_double_quantization_costs_next_to_nothing():
     x = np.asarray(Rng(0, "x").normal((1024, 1024)), np.float32)
     q, absmax = codes.quantize(x, "nf4", 64)

@@ -136,9 +136,11 @@ def test_parts_of_two_modules_are_not_fused():
     assert len({id(w.A) for w in handle.wrappers.values()}) == 4
 
 
-def test_fused_parts_share_one_mask():
+@pytest.mark.parametrize("method", [LoRA, DoRA, QLoRA])
+def test_fused_parts_share_one_mask(method):
     for fused, masks_of_a_block in ((QKV, 1), (QKV[:2], 2), ((), 3)):
-        model, handle = fused_handle(fused=fused, dropout=0.5)
+        model = CASES["lora"].model()
+        handle = attach(model, method(r=2, targets=QKV, fused=fused, dropout=0.5))
         with spied(lora) as masks, running(rng=Rng(5)):
             model(IDS)
         assert len(masks) == len(handle.wrappers) == 6

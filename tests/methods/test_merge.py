@@ -200,6 +200,12 @@ def test_the_base_of_a_merge_for_good_is_gone(model):
     (handle,) = attached(model, LoRA(r=2))
     handle.merge()
     assert not handle.changes
+    for p in model.parameters():
+        p.requires_grad = False
+    with pytest.raises(RuntimeError, match=r"cannot detach: this adapter was merged before; "
+                                           r"merge\(keep=True\) holds the base"):  # fmt: skip
+        handle.detach()
+    assert repr(handle).endswith("merged)") and not any(p.requires_grad for p in model.parameters())
 
 
 # --- methods on top of methods -----------------------------------------------------------------

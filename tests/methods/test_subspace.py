@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from hashlib import sha256
 
 import numpy as np
 import pytest
@@ -12,7 +13,15 @@ from minipeft.engine import Tensor, no_grad, ops
 from minipeft.engine.tensor import changed
 from minipeft.ledger import predict
 from minipeft.methods import Full, LoRA, Subspace, attach
-from minipeft.methods.subspace import Fastfood, compression_bound, cut, d90, search_d90
+from minipeft.methods.subspace import (
+    Dense,
+    Fastfood,
+    Space,
+    compression_bound,
+    cut,
+    d90,
+    search_d90,
+)
 from minipeft.models import GPT
 from minipeft.models.presets import preset
 from minipeft.nn import Linear, Module, Parameter
@@ -258,6 +267,14 @@ class Swapped:
         return Rng(99, "another") if name == self.name else self.rng.spawn(name)
 
 
+def test_the_digest_covers_a_long_stream_to_its_end():
+    n = (1 << 20) + 2  # above what is hashed at a time
+    part = Dense(n, 1, np.broadcast_to(np.zeros(()), (2,)), Rng(0))
+    space = Space(Parameter(np.zeros(1)), None, [part], [n], [])
+    wanted = sha256(Rng(0).spawn("normal").raw(n).astype("<u8").tobytes()).digest()
+    assert space.digest().tobytes() == wanted
+
+
 def test_threads_project_for_themselves():
     found = []
     for threads in (1, 2):
@@ -361,6 +378,10 @@ def test_the_search_brackets_d90(threshold):
     best = d90(found, 1.0)
     below = max((d for d in found if d < threshold), default=0)
     assert threshold <= best <= max(below + 1, 1.1 * below)
+
+
+def test_the_search_ends_where_the_gap_is_the_ratio():
+    assert list(search_d90(lambda d: float(d >= 4), full=1.0, high=64, ratio=2.0)) == [1, 2, 4]
 
 
 def test_the_search_says_when_nothing_reaches_it():
