@@ -153,6 +153,15 @@ def test_allocations_are_some_steps_apart():
     assert w.averages("P")[0].any()
 
 
+def test_the_last_allocation_waits_for_no_multiple():
+    _, handle = moved(delta_t=4)
+    for step in range(6):
+        handle.after_step(step, 10)
+    assert sum(adalora.ranks(handle).values()) > 8
+    handle.after_step(6, 10)  # t = 7, where the masks begin to stand still
+    assert sum(adalora.ranks(handle).values()) == 8
+
+
 def test_a_run_ends_with_its_budget():
     model, handle = attached(r=4, target=1, targets="all-linear")
     fit(model, Next(), steps=20, lr=0.03, batch=4, quiet=True)

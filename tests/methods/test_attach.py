@@ -325,6 +325,14 @@ def test_a_broken_adapter_is_diagnosed_by_its_report():
     assert "4 of 8 arrays never moved" in str(report) and "never moved" in report._repr_html_()
 
 
+def test_what_moved_by_little_has_moved(model):
+    handle = attach(model, LoRA(r=2))
+    path, p = next(iter(handle.trainable()))
+    p.data = p.data + 1e-9
+    report = handle.report()
+    assert path not in report.never_moved and len(report.never_moved) == len(handle.trained) - 1
+
+
 # --- a model too large for this machine --------------------------------------------------------
 
 
@@ -584,6 +592,19 @@ def test_a_shared_embedding_trains_again_when_the_last_model_lets_go(first):
     handles[1 - first].detach()
     assert shared.requires_grad
     assert all(p.requires_grad for m in (one, two) for p in m.parameters())
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (2, 0, 1)])
+def test_three_models_let_go_of_what_they_share_one_after_the_other(order):
+    models = [CASES["lora"].model() for _ in range(3)]
+    for other in models[1:]:
+        other.emb.tok, other.head.weight = models[0].emb.tok, models[0].emb.tok.weight
+    shared = models[0].emb.tok.weight
+    handles = [attach(m, LoRA(r=2)) for m in models]
+    for i in order:
+        assert not shared.requires_grad
+        handles[i].detach()
+    assert shared.requires_grad
 
 
 def test_merging_in_one_model_leaves_what_another_froze(model):

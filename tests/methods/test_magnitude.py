@@ -280,6 +280,8 @@ def test_wrong_rounds_are_refused():
     handle = attach(Two(), Magnitude(s=0.0, targets=("left", "right")))
     with pytest.raises(ValueError, match=r"a share must be in \[0, 1\), got 1"):
         prune_further(handle, 1)
+    with pytest.raises(ValueError, match=r"a share must be in \[0, 1\), got 1"):
+        prune_further(handle, 0.2, {"right": 1})
     with pytest.raises(ValueError, match="'rigth' is not pruned; nearest is 'right'"):
         prune_further(handle, 0.2, {"rigth": 0.1})
     with pytest.raises(ValueError, match=r"rewind: to= must hold left.W of shape \(6, 7\)"):

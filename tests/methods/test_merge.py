@@ -146,6 +146,9 @@ def test_the_report_sets_the_error_beside_the_rounding():
     for row in report.rows:
         A, B = pairs[row["path"]]
         assert row["change"] == pytest.approx(abs(1.5 * B.astype(float) @ A).max(), rel=1e-6)
+        size, eps = abs(model.get(row["path"]).weight.data).max(), np.finfo(np.float32).eps
+        assert row["weight_rounding"] == pytest.approx(eps * size, rel=1e-5)
+        assert row["output_rounding"] == pytest.approx(eps * 8**0.5 * row["output"])
         assert 0 < row["weight_error"] <= 2 * row["weight_rounding"] < 1e-6
         assert 0 < row["output_error"] <= 4 * row["output_rounding"] < 1e-4
     assert report.worst == max(row["output_error"] for row in report.rows)
