@@ -588,6 +588,9 @@ def test_what_lies_underneath_is_told_with_its_settings_and_compared(tmp_path):
         warnings.simplefilter("error")  # to stack what was stacked is no mistake
         load_adapter(fresh, tmp_path / "upper")
     assert same(run(fresh, IDS), run(model, IDS))
+    fresh, _ = over(LoRA(r=2, seed=4))  # its weights are the same, however they came about
+    load_adapter(fresh, tmp_path / "upper")
+    assert same(run(fresh, IDS), run(model, IDS))
 
 
 def test_other_codes_underneath_are_refused(tmp_path):

@@ -328,7 +328,7 @@ def test_a_broken_adapter_is_diagnosed_by_its_report():
 def test_what_moved_by_little_has_moved(model):
     handle = attach(model, LoRA(r=2))
     path, p = next(iter(handle.trainable()))
-    p.data = p.data + 1e-9
+    p.data += 1e-9  # in its place
     report = handle.report()
     assert path not in report.never_moved and len(report.never_moved) == len(handle.trained) - 1
 

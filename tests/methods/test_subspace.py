@@ -135,6 +135,11 @@ def test_a_projection_for_each_tensor():
     ends = np.cumsum([20, 5, 15, 3])
     for part in np.split(P, ends[:-1]):
         assert abs(np.linalg.norm(part, axis=0) - 1).max() < 1e-12
+    for said, m in (("layer", 1), ("tensor", 4)):  # factors, of d
+        model = MLP(4, 5, 3)
+        handle = attach(model, Subspace(6 + m, "dense", said, per_tensor=True))
+        drawn = vars(handle.root)["space"].projections
+        assert [part.P.shape for part in drawn] == [(n, 6) for n in (20, 5, 15, 3)]
     fast = matrix(Subspace(d=6, per_tensor=True))  # a bias of 3 numbers from z of 6
     assert np.isfinite(fast).all() and abs(fast).sum(axis=0).min() > 0
 
