@@ -219,7 +219,7 @@ def test_packed_codes_are_small_and_come_back(name, n):
     q, absmax = codes.quantize(x, name, 64)
     bytes_ = codes.pack(q, bits)
     assert len(bytes_) == codes.packed_size(n, bits) < n * bits / 8 + 3
-    assert (codes.unpack(bytes_, bits, n) == q).all()
+    assert (codes.unpack(bytes_, bits, n) == q).all() and not np.shares_memory(bytes_, q)
     back = codes.dequantize(q, absmax, name, 64)
     for dtype, close in ((np.float32, 0), (np.float64, 1e-6)):
         values = codes.table(name, dtype)
