@@ -9,7 +9,7 @@ import numpy as np
 
 from minipeft.backend import Array, Rng, xp_of
 from minipeft.engine import Tensor, fused
-from minipeft.models.config import Config, check_ids, real_only
+from minipeft.models.config import Config, check_ids, check_places, real_only
 from minipeft.nn import (
     Block,
     Dropout,
@@ -106,6 +106,7 @@ class BERT(Module):
         """
         xp = xp_of(ids)
         check_ids(ids)
+        check_places(self.config, at)
         if segments is None:
             segments = xp.zeros_like(ids)
         self._check_segments(ids, segments)

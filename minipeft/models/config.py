@@ -84,6 +84,13 @@ class Config:
         return asdict(self)
 
 
+def check_places(config: Any, at: Any) -> None:
+    """A linear head reads one place, so it cannot be asked for others."""
+    if at is not None and config.head == "linear":
+        raise ValueError("at= names places of a language model's logits; this model has a linear "
+                         "head, which gives one row of classes for each text")  # fmt: skip
+
+
 def check_ids(ids: Any) -> None:
     """Raise unless ids is an integer array (B, T) with something in it."""
     if not is_array(ids):

@@ -12,7 +12,7 @@ import numpy as np
 
 from minipeft.backend import Array, Rng, xp_of
 from minipeft.engine import Tensor
-from minipeft.models.config import Config, check_ids, real_only
+from minipeft.models.config import Config, check_ids, check_places, real_only
 from minipeft.nn import (
     Block,
     Dropout,
@@ -108,6 +108,7 @@ class GPT(Module):
         """
         xp = xp_of(ids)
         check_ids(ids)
+        check_places(self.config, at)
         fresh, given = past is None, ids.shape[1]
         if fresh:
             ids, mask, past = self.start(ids, mask)

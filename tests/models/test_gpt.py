@@ -8,7 +8,7 @@ import pytest
 
 from minipeft.backend import Rng
 from minipeft.engine import Tensor, fused, grad_check, no_grad, ops, running
-from minipeft.models import GPT, GPTConfig
+from minipeft.models import BERT, GPT, BERTConfig, GPTConfig
 from minipeft.nn import LayerNorm, Module, Parameter
 from minipeft.nn.transformer import ACTIVATIONS
 from tests.golden import CONFIG, IDS, columns, fill, golden_gpt, gpt2_shapes
@@ -678,3 +678,16 @@ def test_dropout_needs_a_generator_and_is_seeded():
         assert np.array_equal(model(TOKENS).data, first)
     assert not np.array_equal(first, second)
     assert np.array_equal(model(TOKENS).data, plain(TOKENS).data)
+
+
+@pytest.mark.parametrize("kind", ["gpt", "bert"])
+def test_a_linear_head_is_not_asked_for_places(kind):
+    head = {"head": "linear", "classes": 3}
+    sizes = {"vocab": 11, "context": 9, "width": 8, "layers": 1, "heads": 2}
+    model = {
+        "gpt": lambda: GPT(GPTConfig(**sizes, **head)),
+        "bert": lambda: BERT(BERTConfig(**sizes, **head)),
+    }[kind]()
+    assert model(TOKENS).shape == (3, 3)
+    with pytest.raises(ValueError, match="at= names places .* a linear head"):
+        model(TOKENS, at=(np.array([0]), np.array([1])))
