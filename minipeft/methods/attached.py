@@ -314,7 +314,7 @@ class Attached:
                     f"running(rows=...) names {handle!r:.60}, which is not attached to this model; "
                     "give what attach() or load_adapter() returned, or None for the base"
                 )
-        if not self.method.by_row:
+        if not self.method.by_row and self not in context().off:
             raise ValueError(
                 f"{self.method.name} changes parameters that all rows of a batch share, so "
                 "running(rows=...) cannot take it in some rows only: detach() it, or run one "

@@ -122,6 +122,20 @@ def test_the_norms_of_ten_steps_are_noted_from_where_a_run_begins(tmp_path):
     assert {len(norms) for norms in noted(18, **settings).values()} == {10}  # of 13
 
 
+def test_what_no_gradient_reaches_has_a_norm_of_0():
+    handle = attach(gpt(), LoRA(r=2))
+    for _ in range(2):
+        handle.observe()
+    assert handle.gradients == {path: [0.0, 0.0] for path in handle.trained}
+
+
+def test_what_a_later_method_froze_has_no_gradients_to_note():
+    _, model = recorded(Recorder(r=2), LoRA(r=2, targets="fc_in"))
+    lower, upper = model.handles
+    assert not lower.gradients and {len(norms) for norms in upper.gradients.values()} == {3}
+    assert all(row["gradient"] is None for row in lower.report().rows)
+
+
 def test_before_a_step_there_are_clipped_gradients_and_after_it_the_weights_have_moved():
     """With SGD the step is -rate times what before_step saw."""
     seen = {}

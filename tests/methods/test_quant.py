@@ -57,6 +57,7 @@ def test_it_computes_with_the_decoded_weight(code, double):
     wanted = fused.linear(x, Parameter(weight), part.bias).data
     assert (made(x).data == wanted).all()
     assert (made.merged()(x).data == wanted).all()
+    assert not np.shares_memory(made.merged().bias.data, part.bias.data)
 
 
 def test_gradients_reach_the_input_and_the_bias_but_no_weight():

@@ -108,6 +108,21 @@ def test_wrong_rows_are_refused():
         generate_many(model, ["the cat", "the dog"], rows=[a])
 
 
+def test_what_all_rows_share_may_be_off():
+    model, (a, b, c) = two()
+    shared = attach(model, BitFit())
+    for path, p in shared.trainable():
+        p.data = p.data + Rng(0, path).normal(p.shape)
+    ids = Rows(VOCAB).batch(0, 2, 0).ids
+    with no_grad(), running(rows=[a, None], off=[shared]):
+        mixed = model(ids).data
+    with no_grad(), running(rows=[a, "b"], off=[shared]), pytest.raises(ValueError, match="names"):
+        model(ids)
+    shared.detach()
+    with no_grad(), running(rows=[a, None]):
+        assert np.array_equal(model(ids).data, mixed)
+
+
 def test_what_all_rows_share_cannot_be_mixed():
     model = gpt()
     at = attach(model, BitFit())

@@ -206,6 +206,22 @@ def test_a_factor_scales_its_layer():
     assert abs(plain - moved(Subspace(d=5), [z])).max() < 1e-15  # P is the one of DID
 
 
+def test_the_factor_of_a_layer_is_that_of_all_its_tensors():
+    found = []
+    for factors in (np.ones(3), np.array([2.0, -1.0, 0.5])):
+        model = CASES["subspace"].model()
+        before = {path: p.data.copy() for path, p in model.named_parameters()}
+        handle = attach(model, Subspace(d=20, said="layer"))
+        for (_, p), value in zip(handle.trainable(), (Rng(2).normal((17,)), factors), strict=True):
+            p.data = value
+        handle.merge()
+        found.append({path: p.data - before[path] for path, p in model.named_parameters()})
+    plain, scaled = found
+    for path in plain:  # outside the blocks, and in each of them
+        factor = -1 if path.startswith("blocks.0.") else 0.5 if path.startswith("blocks.1.") else 2
+        np.testing.assert_allclose(scaled[path], factor * plain[path], atol=1e-14)
+
+
 # -- files, threads, other methods ----------------------------------------------------------------
 
 DIGESTS = {  # their first bytes, as hexadecimal digits
