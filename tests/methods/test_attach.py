@@ -526,6 +526,12 @@ def test_a_handle_of_a_part_is_seen_from_the_whole(model, tmp_path):
     assert same(output(model, IDS), output(CASES["lora"].model(), IDS))
 
 
+def test_handles_of_parts_are_seen_by_age(model):
+    upper = attach(model.blocks[1], LoRA(r=2))
+    lower = attach(model.blocks[0], LoRA(r=2))
+    assert model.attached() == [upper, lower]
+
+
 def test_a_failed_attach_leaves_the_lists_of_parts_alone(model):
     handle = attach(model.blocks[0], LoRA(r=2))
     with pytest.raises(ValueError, match="matches no part"):
