@@ -184,6 +184,15 @@ def test_the_penalty_in_both_forms():
         assert handle.extra_loss().item() == pytest.approx(0.7 * expected, rel=1e-12)
 
 
+def test_the_penalty_of_fused_parts_is_of_their_vectors_end_to_end():
+    _, handle = moved(gamma=0.7, targets=QKV, fused=QKV)
+    norms = []
+    for parts in adalora.groups(handle):
+        P, Q = np.concatenate([w.P.data for w in parts]), parts[0].Q.data
+        norms += [np.linalg.norm(m - np.eye(4)) for m in (P.T @ P, Q @ Q.T)]
+    assert len(norms) == 4 and handle.extra_loss().item() == pytest.approx(0.7 * np.mean(norms))
+
+
 def test_orthogonal_vectors_cost_nothing():
     _, handle = moved(squared=True, targets="fc_in")
     for w in handle.wrappers.values():
