@@ -331,6 +331,46 @@ def test_lectures_call_jupyter(capsys, two_lectures, monkeypatch):
     assert [one["lecture"] for one in value(capsys, "lectures", "--run")] == ["01_x", "08_x"]
 
 
+def test_jupyter_is_heard_on_stderr_and_its_failure_is_ours(two_lectures, monkeypatch):
+    from minipeft import lectures
+
+    seen = []
+
+    def jupyter(code):
+        def run(command, **settings):
+            seen.append(command[2:])
+            assert settings["stdout"] is sys.stderr  # stdout is for the result
+            return subprocess.CompletedProcess(command, code)
+
+        return run
+
+    looked = []
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: looked.append(name) or name)
+    monkeypatch.setattr(subprocess, "run", jupyter(0))
+    before = sorted(two_lectures.iterdir())
+    lectures.run_all()
+    where = {command[command.index("--output-dir") + 1] for command in seen}
+    assert len(seen) == 2 and all(str(two_lectures) not in folder for folder in where)
+    assert sorted(two_lectures.iterdir()) == before
+    web = two_lectures / "far" / "web"
+    assert lectures.to_html(str(web)) == [str(web / f"{n}_x.html") for n in ("01", "08")]
+    assert web.is_dir() and set(looked) == {"nbconvert"}
+    monkeypatch.setattr(subprocess, "run", jupyter(3))
+    with pytest.raises(RuntimeError, match="jupyter lab failed with code 3; see above"):
+        lectures.open_one("08")
+    assert looked[-1] == "jupyterlab"
+
+
+def test_a_lecture_is_called_by_its_first_heading(two_lectures):
+    from minipeft import lectures
+
+    code = {"cell_type": "code", "source": ["# no heading\n"]}
+    cell = {"cell_type": "markdown", "source": ["text\n", "# The title \n", "# Another"]}
+    (two_lectures / "02_x.ipynb").write_text(json.dumps({"cells": [code, cell]}))
+    (two_lectures / "03_y.ipynb").write_text(json.dumps({"cells": [code]}))
+    assert [one["title"] for one in lectures.listed()][1:3] == ["The title", "03_y"]
+
+
 def test_lectures_without_jupyter_tell_how_to_install_it(capsys, two_lectures, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     error = fails(capsys, 1, "lectures", "--open", "08")
@@ -361,6 +401,13 @@ def test_doctor_fails_where_there_is_a_problem(capsys, tmp_path, monkeypatch):
         ("finetune --task sentimant", "did you mean 'sentiment'"),
         ("finetune --steps 0", "wanted a number >= 1, got '0'"),
         ("finetune --lr inf", "wanted a number >= 0, got 'inf'"),
+        ("finetune --lr nan", "wanted a number >= 0, got 'nan'"),
+        ("finetune --step 3", "unrecognized arguments: --step 3"),
+        ("finetune --data x.csv --path y", "leave --task and --path out"),
+        ("finetune --save ' '", "--save needs the name of a file"),
+        ("params --paper e2e --set r=2", "leave --method and --set out"),
+        ("params --model llama-7b --head linear", "for params alone and without --head"),
+        ("memory --model llama-7b", "for params alone and without --head"),
         ("finetune --task table-to-text --head linear", "--head linear is for classification"),
         ("compare --methods full,lroa", "no 'lroa'"),
         ("generate", "required: PROMPT"),
@@ -374,7 +421,7 @@ def test_doctor_fails_where_there_is_a_problem(capsys, tmp_path, monkeypatch):
     ],
 )
 def test_wrong_usage_is_2(capsys, line, told):
-    assert told in fails(capsys, 2, *line.split())
+    assert told in fails(capsys, 2, *shlex.split(line))
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,14 @@ def test_a_missing_package_is_a_problem(monkeypatch):
     assert any("numpy is not installed" in p for p in look(quiet=True)["problems"])
 
 
-def test_free_memory_is_plausible():
-    memory = look(quiet=True)["free_memory"]
-    assert memory is None or 2**20 < memory < 2**50
+def test_memory_cores_and_malloc_are_those_of_this_process(monkeypatch):
+    lines = {"/proc/meminfo": ["MemTotal: 9 kB", "MemAvailable:    4194304 kB"]}
+    monkeypatch.setitem(look.__globals__, "_lines", lambda path: lines.get(path, []))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5, 9}, raising=False)
+    monkeypatch.setattr("platform.libc_ver", lambda: ("glibc", "2.36"))
+    monkeypatch.setenv("MINIPEFT_MALLOC", "0")
+    found = look(quiet=True)
+    assert found["free_memory"] == 2**32 and "free memory      4.0 GiB" in as_text(found)
+    assert found["cores"] == 3 and found["malloc"] == "left alone (MINIPEFT_MALLOC=0)"
+    lines.clear()
+    assert look(quiet=True)["free_memory"] is None

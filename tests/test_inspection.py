@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from minipeft.checkpoint import CheckpointError, load_model, save_arrays, save_model
-from minipeft.inspection import FileReport
-from minipeft.methods import LoRA, Quantize, attach
+from minipeft.inspection import LONGEST, FileReport
+from minipeft.methods import LoRA, Quantize, VeRA, attach
 from minipeft.train import fit
 from tests.tiny import Rows, gpt, tokenizer
 
@@ -64,6 +64,30 @@ def test_arrays_of_others_and_damaged_files(tmp_path):
     path.write_bytes(b"nonsense")
     with pytest.raises(CheckpointError, match="not a whole safetensors file"):
         FileReport(path)
+
+
+def test_what_trains_is_told_apart_from_state_and_an_empty_card_is_left_out(tmp_path):
+    path = tmp_path / "a.safetensors"
+    with attach(gpt(), VeRA(r=2)) as at:
+        at.save(path)
+        found = FileReport(path)
+        assert found.summary.trainable == at.count() < found.summary.total
+        assert "card" not in found.facts
+        at.save(path, {"task": "x" * 500})
+    found = FileReport(path)
+    assert found.facts["card"] == {"task": "x" * 500}
+    (line,) = [line for line in str(found).splitlines() if line.startswith("card")]
+    told = line.split("  ")[-1].strip()
+    assert told.endswith(" …") and len(told) == LONGEST
+
+
+def test_a_state_before_its_first_step_has_no_last_loss(tmp_path):
+    path = tmp_path / "x.safetensors"
+    facts = {"format": "minipeft-training", "settings": '{"steps": 4, "methods": []}',
+             "history": '{"loss": []}', "steps": "0", "machine": "x"}  # fmt: skip
+    save_arrays(path, {"w": np.ones(1)}, facts)
+    found = FileReport(path)
+    assert found.facts["last loss"] is None and found.facts["done"] == "0 of 4 steps"
 
 
 def test_what_lies_under_an_adapter_is_told_by_name(tmp_path):

@@ -43,7 +43,22 @@ def test_a_csv_of_prompts_and_targets_is_a_generation(tmp_path):
 
 
 def test_long_targets_are_scored_by_bleu():
-    assert load_own([("a", "one two three four")], held_out=0).metric == "bleu"
+    for long, metric in (("one two three", "exact"), ("one two three four", "bleu")):
+        assert load_own([("a", long), ("b", "one")], held_out=0).metric == metric
+
+
+def test_rows_may_have_other_options_each_and_keep_them():
+    rows = [{"prompt": p, "label": 1, "options": [p + "x", p + "y"]} for p in "abcdef"]
+    task = load_own(rows)
+    assert task.patterns == (Pattern("{x}"),)
+    for e in task.load("all", pattern=Pattern("Q: {x}")):
+        assert e.prompt == f"Q: {e.options[0].strip()[0]}" and e.target == e.options[1]
+        assert e.references == (e.target,)
+
+
+def test_the_ending_and_spaces_after_commas_are_read_as_they_come(tmp_path):
+    (e,) = three(tmp_path, 'prompt,target\na, "b, c"\n', "MY.CSV")
+    assert (e.prompt, e.target) == ("a", " b, c")
 
 
 def test_options_make_a_classification(tmp_path):
@@ -153,12 +168,14 @@ HEAD = "prompt,target,label,options\n"
 MISTAKES = {
     "a column is missing": ("prompt,answer\na,b\n", "line 1: no column 'target'"),
     "its name is misspelt": ("promt,target\na,b\n", r"no column 'prompt' (did you mean 'promt'?)"),
+    "tabs": ("prompt\ttarget\na\tb\n", r"its columns are parted by '\t'"),
     "semicolons": ("prompt;target\na;b\n", "its columns are parted by ';'"),
     "a label without options": ("prompt,target,label\na,b,0\n", "no column 'options'"),
     "a column twice": ("prompt,target,target\na,b,c\n", "the column 'target' is there twice"),
     "an empty file": ("", "is empty: its first line must name"),
     "no rows": ("prompt,target\n", "holds no row"),
     "an empty prompt": ("prompt,target\na,b\n ,c\n", "row 2 (line 3), column 'prompt' is empty"),
+    "after an empty line": ("prompt,target\na,b\n\n ,c\n", "row 2 (line 4), column 'prompt'"),
     "an empty target": ('prompt,target\n"a\nb",c\nd,\n', "row 2 (line 4), column 'target' is em"),
     "a row of two lines": ('prompt,target\n"a\nb",\n', "row 1 (line 2), column 'target' is empty"),
     "a cell too many": ("prompt,target\na,b\nc,d,e\n", "row 2 (line 3): 3 cells for 2 columns"),
@@ -175,6 +192,7 @@ MISTAKES = {
     "an empty option": (HEAD + "a,x,,x||y\n", "each must be there once and none be empty"),
     "an option twice": (HEAD + "a,x,,x|y|x\n", "each must be there once"),
     "options of some rows": (HEAD + "a,x,,x|y\nb,x,,\n", "row 2 (line 3) has no options"),
+    "two prompts": ("prompt,target\na,b\nc,d\n", "has 2 different prompts: too few to keep 2 of"),
     "one prompt": ("prompt,target\na,b\na,c\n", "has 1 different prompts: too few"),
 }  # fmt: skip
 LINES = {
