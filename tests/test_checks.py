@@ -210,6 +210,7 @@ def told(a, *rest, b: float | None = 0.5):
 def test_a_checked_function_is_called_as_before():
     assert told(np.int8(3)) == (3, (), 0.5) and type(told(np.int8(3))[0]) is int
     assert told(3, 4, 5, b=np.float32(0.25)) == (3, (4, 5), 0.25)
+    assert [told(a, b=b) for a, b in ((1, -1), (9, 1))] == [(1, (), -1.0), (9, (), 1.0)]  # the ends
     assert told(a=3, b=None) == (3, (), None)  # None where the annotation has it
     assert told.__doc__ == "What came." and list(inspect.signature(told).parameters)[0] == "a"
     for wrong, message in (

@@ -2,15 +2,20 @@
 
 import json
 import math
+import os
 import shlex
 import subprocess
+from argparse import Namespace
 
 import pytest
 
 from minipeft import cli, evaluate, load_adapter, load_model
 from minipeft.checkpoint import load_arrays, save_arrays, save_model
+from minipeft.cli.answers import answers, shown
+from minipeft.cli.arguments import described, task_of
+from minipeft.cli.files import SHADES
 from minipeft.cli.recorded import asked
-from minipeft.methods import adapter_file
+from minipeft.methods import LoRA, adapter_file
 from minipeft.tasks import get_image_task, get_task, load_own
 from tests.clitools import QUICK, fails, small_base, tell, value  # noqa: F401
 
@@ -120,6 +125,29 @@ def test_a_prompt_with_brackets_in_it_is_no_template(capsys, made):
     assert got["asked"] == "a {y} b All in all it was"
 
 
+@pytest.mark.parametrize("model", ["tiny-gpt", "tiny-bert"])
+def test_a_classifier_answers_a_short_prompt_beside_a_long_one_as_alone(model):
+    tuned = load_model(model, head="linear", classes=2)
+    prompts = ("x", "a far longer prompt than that one")
+    rows = [{"prompt": p, "label": 0, "options": ["a", "b"]} for p in prompts]
+    examples = load_own(rows, held_out=0).parts["all"]
+    together = answers(tuned, examples, ("a", "b"))
+    for example, answer in zip(examples, together, strict=True):
+        (alone,) = answers(tuned, [example], ("a", "b"))
+        assert alone["text"] == answer["text"]
+        assert alone["probability"] == pytest.approx(answer["probability"], rel=1e-4)
+    assert together[0]["probability"] != together[1]["probability"]
+
+
+def test_every_example_is_answered_among_its_own_options():
+    rows = [{"prompt": f"{p} is", "label": 0, "options": [p + "x", p + "y"]} for p in "abc"]
+    examples = load_own(rows, held_out=0).parts["all"]
+    found = answers(load_model("tiny-gpt"), examples)
+    assert [one["text"][0] for one in found] == ["a", "b", "c"]
+    assert shown({"text": "", "probability": None}) == "(nothing)"
+    assert shown({"text": "", "probability": 0.5}) == "(nothing) (50 %)"
+
+
 # -- what finetune ends with ----------------------------------------------------------------------
 
 
@@ -180,6 +208,8 @@ def test_evaluate_puts_the_base_beside_the_tuned_model(capsys, made):
     assert (got["task"], got["pattern"], got["split"]) == ("sentiment", 1, "validation")
     other = value(capsys, "evaluate", "--adapter", file, "--n", "9", "--task", "nli")
     assert (other["task"], other["pattern"]) == ("nli", 0)
+    first = value(capsys, "evaluate", "--adapter", file, "--n", "9", "--pattern", "0")
+    assert first["pattern"] == 0 and first["base"] != got["base"]  # 0 is a number like others
     lines = tell(capsys, "evaluate", "--adapter", file, "--n", "9").splitlines()
     assert lines[0] == "tiny-gpt on sentiment, split validation, 9 examples"
     assert lines[1].split() == ["loss", "accuracy"]
@@ -242,12 +272,36 @@ def test_own_rows_are_trained_and_scored(capsys, made, own):
     card = adapter_file.read(file)[1]["card"]
     assert card["options"] == [" even", " odd"] and card["data"].endswith("mine.csv")
     said = value(capsys, "evaluate", "--adapter", file)
-    assert said["task"] == "mine" and said["tuned"]["n"] == 2
+    assert said["task"] == "mine" and said["tuned"]["n"] == said["n"] == 2
     everything = value(capsys, "evaluate", "--data", own(), "--split", "all")
     wanted = evaluate(load_model("tiny-gpt"), load_own(own()), "all")
     assert everything["base"] == pytest.approx(wanted) and everything["n"] == 20
     got = value(capsys, "finetune", "--data", own(), "--steps", "2", "--head", "linear")
     assert got["head"] == "linear" and got["after"]["n"] == 2
+
+
+def test_files_are_remembered_by_their_whole_paths(capsys, made, own, monkeypatch):
+    monkeypatch.chdir(os.path.dirname(own()))
+    card = adapter_file.read(made("--data", "mine.csv")[0])[1]["card"]
+    assert card["data"] == os.path.abspath("mine.csv")
+
+
+def test_what_is_asked_for_goes_before_what_the_adapter_recorded(tmp_path):
+    args = Namespace(data=None, task=None, path=str(tmp_path / "here"))
+    with pytest.raises(FileNotFoundError, match="Looked in: .*here"):
+        task_of(args, "tiny-gpt", {"task": "e2e", "path": str(tmp_path / "there")}).load("train")
+    args.task = "nli"
+    args.path = None
+    assert task_of(args, "tiny-gpt", {"task": "sentiment"}).name == "nli"
+
+
+def test_settings_are_gathered_and_told_where_they_are_not_the_defaults(capsys):
+    got = value(capsys, "params", "--method", "lora", "--set", "r=2", "--set", "alpha=3")[
+        "settings"
+    ]
+    assert (got["r"], got["alpha"]) == (2, 3.0)
+    assert described(LoRA()) == "lora"
+    assert described(LoRA(r=4, targets=("fc_in", "fc_out"))) == "lora r=4 targets=fc_in,fc_out"
 
 
 def test_own_rows_go_with_no_other_task(capsys, own, tmp_path):
@@ -272,7 +326,7 @@ def test_an_adapter_with_a_new_head_works_everywhere(capsys, made, tmp_path, mod
     assert answer["tuned"]["text"] in ("true", "neither", "false") and answer["base"]["text"]
     assert value(capsys, "inspect", file)["shipped base"] == model
     merged = str(tmp_path / "merged.safetensors")
-    tell(capsys, "merge", file, "--out", merged)
+    assert tell(capsys, "merge", file, "--out", merged).startswith(f"lora merged into {model}\n")
     again = value(capsys, "evaluate", "--model", merged, "--task", "nli", "--n", "9")
     assert again["base"] == pytest.approx(got["after"], rel=1e-4)
     assert "classifier (head linear)" in fails(capsys, 2, "generate", "x", "--model", merged)
@@ -331,6 +385,10 @@ def test_data_shows_pictures(capsys):
     assert rows[1]["pixels"][3][5] == pytest.approx(float(images.pixels[1, 0, 3, 5]))
     lines = tell(capsys, "data", "cells", "--n", "2").splitlines()
     assert len(lines) == 2 * 17 + 1 and max(map(len, lines)) == 32
+    drawn = get_image_task("cells").load("train", 2).pixels[0, 0]
+    assert {0, 9} <= {round(9 * x) for x in drawn.ravel().tolist()}
+    for line, row in zip(lines[1:17], drawn.tolist(), strict=True):
+        assert line == "".join(2 * SHADES[round(9 * x)] for x in row).rstrip()
 
 
 def test_the_list_of_tasks_is_a_table(capsys):

@@ -9,10 +9,12 @@ import sys
 import threading
 import time
 
+import numpy as np
 import pytest
 
 from minipeft import cli
 from minipeft.cli import heartbeat
+from minipeft.cli.arguments import target
 from minipeft.cli.heartbeat import Heartbeat
 from tests.clitools import QUICK, fails, small_base, tell, value  # noqa: F401
 
@@ -50,6 +52,8 @@ def no_work(monkeypatch):
         ("finetune --task truth --head linear", "the same options in every example"),
         ("finetune --model {model} --save {model}", "the file of the model itself"),
         ("finetune --data {data} --save {data}", "the file of the data itself"),
+        ("finetune --data {data} --checkpoint {data}", "the file of the data itself"),
+        ("finetune --model {file}", "file is not a whole safetensors file"),
         ("compare --figure {tmp}/a.xyz", "its name must end in one of .avif"),
         ("compare --figure {tmp}/a", "its name must end in one of"),
         ("compare --figure {tmp}", "it is a folder"),
@@ -61,6 +65,7 @@ def no_work(monkeypatch):
         ("pretrain tiny-gpt --out {tmp}/m --checkpoint {tmp}", "it is a folder"),
         ("pretrain tiny-gpt --out {file} --checkpoint {file}", "the file of the out itself"),
         ("pretrain tiny-gpt --out {tmp}/m --checkpoint {tmp}/m", "the file of the out itself"),
+        ("pretrain tiny-gpt --out {tmp}/m --checkpoint {tmp}/x/../m", "the file of the out itself"),
         ("merge {file} --out ''", "--out needs the name of a file"),
         ("merge {file} --out {tmp}", "it is a folder"),
         ("merge {file} --out {file}", "the file of the adapter itself, which would be lost"),
@@ -128,6 +133,33 @@ def test_a_figure_that_fails_loses_no_table(capsys, tmp_path, monkeypatch, form)
         assert row["method"] == "lora" and row["forgetting"] is None  # not finite: JSON has no nan
     else:
         assert out.splitlines()[-1].startswith("lora")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(KeyError("no 'x' here"), "no 'x' here"), (KeyError(), "no message"),
+     (ValueError(), "no message"), (ValueError("\u00b1 and\nmore"), "? and\nmore")],
+)  # fmt: skip
+def test_an_error_is_told_in_its_own_words_on_any_terminal(monkeypatch, error, told):
+    def fail(**_):
+        raise error
+
+    monkeypatch.setattr(sys.modules["minipeft.doctor"], "doctor", fail)
+    screen = io.TextIOWrapper(io.BytesIO(), encoding="ascii")  # strict, as a pipe may be
+    monkeypatch.setattr(sys, "stderr", screen)
+    assert cli.main(["doctor"]) == 1
+    screen.flush()
+    assert screen.buffer.getvalue().decode() == f"minipeft doctor: {told}\n"
+
+
+def test_numpys_values_are_plain_in_json():
+    found = cli._plain({"a": np.float32(0.5), 1: (np.array([1.0, np.inf]), np.int64(3))})
+    assert found == {"a": 0.5, "1": [[1.0, None], 3]} and type(found["1"][1]) is int
+
+
+def test_the_folders_of_a_file_are_made(tmp_path):
+    file = target(str(tmp_path / "a" / "b" / "c.safetensors"), "--save")
+    assert file.parent.is_dir() and not file.exists()
 
 
 # -- terminals ------------------------------------------------------------------------------------

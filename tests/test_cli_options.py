@@ -256,6 +256,14 @@ def received(capsys, monkeypatch, tmp_path, files):
     return run
 
 
+def test_defaults_are_those_that_help_tells(received):
+    for line, steps in (("--data {options}", 300), ("--data {data}", 600)):
+        (fit,) = (call for call in received("finetune", line) if call[0] == "train.fit")
+        assert f"'steps': '{steps}'" in fit[2]
+    (call,) = (c for c in received("compare", "--n 5 --all --methods full") if "compare.c" in c[0])
+    assert "vera" in call[1]  # --all is all
+
+
 @pytest.mark.parametrize(("command", "option"), CASES)
 def test_an_option_reaches_what_is_called(received, command, option):
     line, more = OPTIONS[command][option]

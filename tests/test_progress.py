@@ -65,6 +65,18 @@ def test_what_was_done_before_does_not_shorten_the_time_to_go(clock):
     assert out.getvalue() == "training  51/100    8 min 10 s to go\n"
 
 
+def test_a_line_that_stands_is_left_in_a_terminal_alone(clock):
+    for out, end in ((Terminal(), "\n"), (io.StringIO(), "to go\n")):
+        show = Progress("training", 10, out=out)
+        show.stop()  # nothing stands there yet
+        assert out.getvalue() == ""
+        clock[0] += 59.7
+        show.update(5)
+        assert "1 min 00 s to go" in out.getvalue()
+        show.stop()
+        assert out.getvalue().endswith(end) and out.getvalue().count("\n") == 1
+
+
 def test_quiet_prints_nothing(clock):
     out = io.StringIO()
     show = Progress("training", 10, out=out, quiet=True)
