@@ -10,7 +10,7 @@ import pytest
 from minipeft import blas, lectures
 from minipeft.batches import TaskBatches
 from minipeft.beam import beam_search
-from minipeft.blas import THREADS, blas_threads, limit_threads, threads_for, worth
+from minipeft.blas import THREADS, blas_threads, limit_threads, one_thread, threads_for, worth
 from minipeft.checkpoint import load_arrays
 from minipeft.generate import generate, generate_many, score_many
 from minipeft.methods import LoRA, attach
@@ -68,6 +68,16 @@ def test_wide_products_get_a_thread_for_every_piece():
 def test_narrow_ones_and_single_rows_get_one():
     assert worth(255, 10**6) == 1 and worth(256, 10**6) > 1
     assert worth(768, 1) == worth(12288, 0) == 1
+
+
+def test_a_picture_counts_by_its_patches_and_one_token_more(monkeypatch):
+    monkeypatch.setattr(blas, "PIECE", 8 * 768**2)  # a token's work
+    assert threads_for(build(preset("vit-base"), init="shape"), 2) == 2 * (14 * 14 + 1)
+
+
+def test_a_variable_that_is_empty_is_not_set():
+    ones = dict.fromkeys(THREADS, "1")
+    assert one_thread({"OMP_NUM_THREADS": "", "PATH": "x"}) == ones | {"PATH": "x"}
 
 
 def test_a_model_counts_by_its_context_wherever_it_stands():
