@@ -171,6 +171,7 @@ BOTH = {
     ("finetune", "--pattern"): ("train.task_batches", "train.evaluate", "cli.training.answers"),
     ("finetune", "--seed"): ("train.fit", "checkpoint.load_model"),
     ("compare", "--task"): ("compare.compare", "viz.tradeoff"),
+    ("compare", "--path"): ("compare.compare",),
     ("generate", "--model"): ("checkpoint.load_model", "generate.generate"),
 }
 
