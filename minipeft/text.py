@@ -74,7 +74,7 @@ class Tokenizer:
             try:
                 inner = Inner.from_file(str(inner))
             except Exception as error:  # the library raises bare Exception
-                raise ValueError(f"{inner} is not a tokenizer.json: {error}") from error
+                raise ValueError(f"{inner} is not a tokenizer.json: {error!s:.300}") from error
         inner.encode_special_tokens = True  # "<|end|>" in a text must not end it
         return inner
 

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from minipeft.files import data_dir
 from minipeft.text import Tokenizer
 
 TEXTS = ["The cat sat on the mat.\n", "The dog sat on the cat's mat, and the cat ran.\n"] * 3
@@ -136,3 +137,13 @@ def test_gpt2_golden_cases(real_data):
     for case in golden.values():
         assert tokenizer.encode(case["text"]) == case["ids"]
         assert tokenizer.decode(case["ids"]) == case["text"]
+
+
+def test_an_error_fits_a_screen_though_the_file_holds_a_long_token(tmp_path):
+    whole = json.loads((data_dir() / "tokenizer.json").read_text(encoding="utf-8"))
+    whole["model"]["merges"][0] = ["9" * 10_000, "9"]  # the library's message has it all
+    file = tmp_path / "tokenizer.json"
+    file.write_text(json.dumps(whole), encoding="utf-8")
+    with pytest.raises(ValueError, match="is not a tokenizer.json: Token `9999") as error:
+        Tokenizer(file).encode("a")
+    assert len(str(error.value)) < 800
