@@ -7,8 +7,7 @@ NumPy alone and takes no time.
 import difflib
 import sys
 from importlib import import_module
-from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 __version__ = "0.1.0"
 
@@ -16,19 +15,42 @@ PUBLIC = {  # name -> the module it lives in
     "Tensor": "minipeft.engine",
     "no_grad": "minipeft.engine",
     "grad_check": "minipeft.engine",
-    "load_model": "minipeft.checkpoint",
-    "attach": "minipeft.methods",
+    "load_model": "minipeft.storage.checkpoint",
+    "attach": "minipeft.contract",
     "load_adapter": "minipeft.methods",
     "METHODS": "minipeft.methods",
     "Full": "minipeft.methods.full",
     "TopK": "minipeft.methods.topk",
     "BitFit": "minipeft.methods.bitfit",
     "LoRA": "minipeft.methods.lora",
-    "fit": "minipeft.train",
-    "evaluate": "minipeft.train",
-    "generate": "minipeft.generate",
-    "doctor": "minipeft.doctor",
+    "fit": "minipeft.training.loop",
+    "evaluate": "minipeft.training.evaluation",
+    "generate": "minipeft.generation.sampling",
+    "doctor": "minipeft.course.diagnosis",
 }
+MOVED = {  # modules of before 0.2 -> where what was in them is now
+    "batches": "training.batches", "beam": "generation.beams", "blas": "engine.blas",
+    "checkpoint": "storage.checkpoint", "compare": "course.compare", "doctor": "course.diagnosis",
+    "fetch": "storage.fetch", "files": "storage.files", "finite": "nn.finite",
+    "generate": "generation.sampling and generation.scoring", "hidden": "training.hidden",
+    "inspection": "cli.inspection", "lectures": "course.notebooks", "masking": "corpus.masking",
+    "metrics": "generation.metrics", "optim": "training.optim", "paged": "storage.paged",
+    "pretrain": "corpus.pretraining", "progress": "display.progress", "resume": "training.resume",
+    "step": "training.step", "text": "storage.text", "viz": "course.viz",
+    "train": "training.loop, training.evaluation and training.malloc",
+    "engine.codes": "methods.codes", "engine.projection": "methods.projection",
+    "engine.cost": "ledger.cost", "engine.meter": "ledger.meter",
+    "methods.base": "contract.method", "methods.attached": "contract.handle",
+    "methods.targets": "contract.targets", "methods.merge": "contract.merging",
+    "methods.report": "contract.report", "methods.adapter_file": "contract.file",
+    "tasks.world": "world.town", "tasks.claims": "world.statements",
+    "tasks.stream": "corpus.stream", "tasks.episodes": "corpus.episodes",
+    "tasks.relations": "corpus.relations",
+    **{f"tasks.{name}": f"world.{name}" for name in (
+        "lexicon", "attributes", "grammar", "sentences", "descriptions", "narrators", "records",
+        "reviews",
+    )},
+}  # fmt: skip
 
 __all__ = [*PUBLIC, "__version__"]  # noqa: PLE0604
 
@@ -36,6 +58,8 @@ __all__ = [*PUBLIC, "__version__"]  # noqa: PLE0604
 def __getattr__(name: str) -> Any:
     if name in PUBLIC:
         return getattr(import_module(PUBLIC[name]), name)
+    if name in MOVED:
+        raise AttributeError(_moved(name))
     small = {public.lower(): public for public in PUBLIC}
     near = difflib.get_close_matches(name.lower(), small, 1)
     hint = f"did you mean {small[near[0]]!r}?" if near else f"it has {', '.join(PUBLIC)}"
@@ -46,12 +70,20 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-class _Package(ModuleType):
-    """Keeps `minipeft.generate` the function, though a module of that name gets imported."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name not in PUBLIC or not isinstance(value, ModuleType):
-            super().__setattr__(name, value)
+def _moved(name: str) -> str:
+    return f"minipeft.{name} has moved: import from minipeft.{MOVED[name]}"
 
 
-sys.modules[__name__].__class__ = _Package
+class _OldNames:
+    """The last place where Python looks for a module: it says where an old one is now."""
+
+    @staticmethod
+    def find_spec(name: str, path: Any = None, target: Any = None) -> None | NoReturn:
+        old = name.removeprefix("minipeft.")
+        if name != old and old in MOVED:
+            raise ModuleNotFoundError(_moved(old))
+        return None
+
+
+if _OldNames not in sys.meta_path:
+    sys.meta_path.append(_OldNames)

@@ -6,10 +6,10 @@ import shutil
 import pytest
 
 from minipeft import cli
-from minipeft.checkpoint import save_model
-from minipeft.compare import _bench
-from minipeft.files import data_dir
+from minipeft.course.compare import _bench
 from minipeft.models import BERT, GPT, BERTConfig, GPTConfig, ViT, ViTConfig
+from minipeft.storage.checkpoint import save_model
+from minipeft.storage.files import data_dir
 
 QUICK = ["--steps", "3", "--n", "16", "--batch", "4"]
 

@@ -20,15 +20,16 @@ import numpy as np
 from safetensors import SafetensorError
 
 from minipeft.backend import Rng
-from minipeft.checkpoint import load_arrays, load_model, save_arrays, save_model
-from minipeft.experiments.runner import Results
-from minipeft.inspection import FileReport
-from minipeft.methods import METHODS, LoRA, attach, load_adapter
+from minipeft.cli.inspection import FileReport
+from minipeft.contract import attach
+from minipeft.course.experiments.runner import Results
+from minipeft.methods import METHODS, LoRA, load_adapter
 from minipeft.models import MODELS
+from minipeft.storage.checkpoint import load_arrays, load_model, save_arrays, save_model
+from minipeft.storage.text import Tokenizer
 from minipeft.tasks.e2e import E2E
 from minipeft.tasks.mnist import read_idx
-from minipeft.text import Tokenizer
-from minipeft.train import fit
+from minipeft.training.loop import fit
 from tests.tiny import Rows, gpt, tokenizer
 
 REFUSALS = (ValueError, FileNotFoundError)  # CheckpointError is a ValueError

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import safetensors.numpy
 
-from minipeft.methods import LoRA, attach
-from minipeft.optim import AdamW
-from minipeft.train import fit
+from minipeft.contract import attach
+from minipeft.methods import LoRA
+from minipeft.training.loop import fit
+from minipeft.training.optim import AdamW
 from tests.tiny import Rows, gpt, tokenizer
 
 PHASES = ("step", "save", "before rename", "after rename")

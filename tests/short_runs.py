@@ -1,9 +1,10 @@
 """Runs of a few steps on a small GPT with LoRA."""
 
-from minipeft import train
 from minipeft.backend import Rng
-from minipeft.methods import LoRA, attach
-from minipeft.train import fit
+from minipeft.contract import attach
+from minipeft.methods import LoRA
+from minipeft.training import loop as train
+from minipeft.training.loop import fit
 from tests.tiny import Rows, gpt, tokenizer
 
 VOCAB = tokenizer().vocab_size

@@ -2,7 +2,7 @@
 
 import pytest
 
-from minipeft.doctor import AVX512
+from minipeft.course.diagnosis import AVX512
 from tests.benchmarks.bench_step import SAME, TORCH, TUNED, WIDE, contestants, wider
 
 

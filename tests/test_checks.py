@@ -7,11 +7,13 @@ import math
 import numpy as np
 import pytest
 
-from minipeft.beam import beam_search
 from minipeft.checks import real, takes, whole
-from minipeft.generate import generate, generate_many, score_many
-from minipeft.optim import SGD, AdamW, Muon, schedule
-from minipeft.train import evaluate, fit, mean_loss
+from minipeft.generation.beams import beam_search
+from minipeft.generation.sampling import generate, generate_many
+from minipeft.generation.scoring import score_many
+from minipeft.training.evaluation import evaluate, mean_loss
+from minipeft.training.loop import fit
+from minipeft.training.optim import SGD, AdamW, Muon, schedule
 from tests.short_runs import VOCAB, lora, run
 from tests.tiny import Rows, Sounds, gpt
 

@@ -13,14 +13,17 @@ import numpy as np
 import pytest
 
 from minipeft.backend import Rng, to_numpy, xp_of
-from minipeft.batches import Batch
+from minipeft.contract import attach
 from minipeft.engine import no_grad
-from minipeft.generate import generate, score
-from minipeft.methods import METHODS, LoRA, attach
+from minipeft.generation.sampling import generate
+from minipeft.generation.scoring import score
+from minipeft.methods import METHODS, LoRA
 from minipeft.models import BERT, BERTConfig, ViT, ViTConfig
-from minipeft.optim import OPTIMIZERS
-from minipeft.step import upload
-from minipeft.train import evaluate, fit
+from minipeft.training.batches import Batch
+from minipeft.training.evaluation import evaluate
+from minipeft.training.loop import fit
+from minipeft.training.optim import OPTIMIZERS
+from minipeft.training.step import upload
 from tests import fakecupy
 from tests.cupy_names import FILE, lines, table
 from tests.fakecupy import transfers

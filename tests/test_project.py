@@ -1,6 +1,8 @@
 """The tree keeps its rules: who imports whom, what `import minipeft` loads, what is public."""
 
 import ast
+import importlib
+import re
 import subprocess
 import sys
 import tomllib
@@ -15,43 +17,26 @@ CHECKOUT = PACKAGE.parent
 
 LAYERS = {  # a part -> the parts of minipeft that it may import, besides itself
     "backend": "",
-    "blas": "",
-    "files": "",
     "checks": "backend",
-    "homework": "",
-    "text": "files",
-    "metrics": "",
-    "tasks": "backend files",
-    "engine": "backend",
-    "nn": "backend engine",
-    "finite": "backend engine",
-    "models": "backend engine nn",
-    "paged": "",
-    "optim": "backend checks engine nn paged",
-    "checkpoint": "backend files text engine nn models",
-    "hub": "backend files text engine nn models checkpoint",
-    "methods": "backend files engine nn checkpoint paged",
-    "batches": "backend",
-    "masking": "backend batches",
-    "progress": "",
-    "fetch": "files progress",
-    "generate": "backend batches blas checks engine finite nn",
-    "beam": "backend blas checks engine finite generate",
-    "viz": "backend engine nn",
-    "ledger": "backend engine nn models methods optim paged",
-    "inspection": "checkpoint methods nn",
-    "hidden": "backend batches engine methods",
-    "step": "backend batches engine hidden",
-    "resume": "backend blas checkpoint files finite optim progress",
-    "train": "backend batches blas checks engine finite nn optim checkpoint generate metrics "
-    "progress resume step tasks",
-    "pretrain": "backend batches checks engine masking files text checkpoint models progress tasks "
-    "train",
-    "doctor": "backend blas files text checkpoint",
-    "lectures": "blas progress",
-    "compare": "backend batches blas engine methods checkpoint doctor generate metrics pretrain "
-    "progress tasks train",
-}  # cli, experiments, __init__ and __main__ stand on top and may import everything
+    "display": "backend",
+    # the student's wing
+    "engine": "backend checks",
+    "nn": "backend checks display engine",
+    "models": "backend checks engine nn",
+    "storage": "backend checks display engine nn models",
+    "contract": "backend checks display engine nn storage",
+    "methods": "backend checks display engine nn storage contract",
+    "generation": "backend checks engine nn models",
+    "training": "backend checks display engine nn models storage contract generation tasks",
+    # the world's wing
+    "world": "backend checks",
+    "tasks": "backend checks storage world",
+    "corpus": "backend checks display engine models storage training world tasks",
+    # the course's wing
+    "ledger": "backend checks display engine nn models storage contract methods training",
+    "course": "backend checks display engine nn models storage contract methods generation "
+    "training world tasks corpus ledger",
+}  # cli, __init__ and __main__ stand on top and may import everything; experiments is a command
 
 
 def imported(file):
@@ -120,9 +105,22 @@ def test_the_public_names_are_there():
     assert set(minipeft.PUBLIC) < set(dir(minipeft))
 
 
-def test_a_function_is_not_hidden_by_its_module():
-    code = "import minipeft.generate; import minipeft; print(callable(minipeft.generate))"
-    assert run(code) == "True"
+def test_no_module_has_the_name_of_a_public_function():
+    stems = {file.stem for file in PACKAGE.rglob("*.py")}
+    assert not stems & set(minipeft.PUBLIC)
+
+
+def test_the_package_has_few_entries():
+    there = {p.name for p in PACKAGE.iterdir()} - {"data", "__pycache__"}
+    assert len(there) <= 20, sorted(there)
+
+
+@pytest.mark.parametrize("old", minipeft.MOVED)
+def test_an_old_module_says_where_it_is_now(old):
+    with pytest.raises(ModuleNotFoundError, match=rf"minipeft.{old} has moved: import from (\S+)"):
+        importlib.import_module(f"minipeft.{old}")
+    for new in re.findall(r"[a-z_]+\.[a-z_]+", minipeft.MOVED[old]):
+        importlib.import_module(f"minipeft.{new}")
 
 
 @pytest.fixture(scope="module")

@@ -107,7 +107,7 @@ def test_the_file_of_own_rows_is_the_list_and_its_commands_run(tmp_path, capsys,
 
 
 def test_the_table_is_one_that_compare_prints():
-    from minipeft.compare import BASE, DEFAULT, as_text
+    from minipeft.course.compare import BASE, DEFAULT, as_text
 
     row = {"trainable": 1, "percent": 1.0, "score_mean": 1.0, "score_std": 1.0, "peak_bytes": 1,
            "steps_to_95": 1, "step_seconds": 1.0, "forgetting": 1.0}  # fmt: skip

@@ -5,10 +5,10 @@ from functools import cache
 import numpy as np
 
 from minipeft.backend import Rng
-from minipeft.batches import Batch, ImageBatches
 from minipeft.models import BERT, GPT, BERTConfig, GPTConfig
+from minipeft.storage.text import Tokenizer
 from minipeft.tasks.base import Example
-from minipeft.text import Tokenizer
+from minipeft.training.batches import Batch, ImageBatches
 
 ANIMALS = ("cat", "dog", "cow", "hen", "fox", "owl")
 SOUNDS = (" meows", " barks", " moos", " clucks", " barks", " hoots")

@@ -12,9 +12,10 @@ Answer = dict[str, Any]  # text, and the probability among the options or None
 def answers(model: Any, examples: Any, words: Sequence[str] = ()) -> list[Answer]:
     """An answer to each of a few examples; `words` name the classes of a linear head."""
     from minipeft.backend import to_numpy, xp_of
-    from minipeft.batches import TaskBatches
     from minipeft.engine import no_grad
-    from minipeft.generate import generate_many, score_many
+    from minipeft.generation.sampling import generate_many
+    from minipeft.generation.scoring import score_many
+    from minipeft.training.batches import TaskBatches
 
     if model.config.value("head", "linear") == "linear":
         source = TaskBatches.of(model, examples)

@@ -192,7 +192,7 @@ def reads_pictures(model: str) -> bool:
     """Whether a model's file holds a ViT; False for what is no model, which loading tells."""
     from safetensors import SafetensorError, safe_open
 
-    from minipeft.checkpoint import model_file
+    from minipeft.storage.checkpoint import model_file
 
     try:
         with safe_open(model_file(model), "np") as file:
@@ -207,7 +207,7 @@ def target(name: str, option: str, **keep: Any) -> Path:
     keep  files that it must not be, by what they are: the only copy of something may lie there
     Raises  UsageError for an empty name or one of these files, OSError if it cannot be written
     """
-    from minipeft.files import check_writable
+    from minipeft.storage.files import check_writable
 
     if not name.strip():
         raise UsageError(f"{option} needs the name of a file, got {name!r}")
@@ -236,7 +236,7 @@ def _same(a: Path, b: Path) -> bool:
 
 def file_of(model: str) -> Path | None:
     """The file that a model's name stands for, if there is one."""
-    from minipeft.checkpoint import model_file
+    from minipeft.storage.checkpoint import model_file
 
     try:
         file = model_file(model)
@@ -247,8 +247,8 @@ def file_of(model: str) -> Path | None:
 
 def known(model: str) -> str:
     """A model's name or path; a name that nobody knows is wrong usage."""
-    from minipeft.checkpoint import shipped_models
     from minipeft.models import OUTLINES, PRESETS
+    from minipeft.storage.checkpoint import shipped_models
     from minipeft.tasks.base import nearest
 
     names, sizes = shipped_models(), [*PRESETS, *OUTLINES]

@@ -16,7 +16,7 @@ def add_doctor(command: Command) -> None:
 
 
 def _doctor(args: argparse.Namespace) -> Result:
-    from minipeft.doctor import as_text, doctor
+    from minipeft.course.diagnosis import as_text, doctor
 
     found = doctor(quiet=True)
     return found, as_text(found)
@@ -37,7 +37,7 @@ def add_lectures(command: Command) -> None:
 
 
 def _lectures(args: argparse.Namespace) -> Result:
-    from minipeft import lectures
+    from minipeft.course import notebooks as lectures
 
     if args.html:
         files = lectures.to_html(args.html)

@@ -42,8 +42,8 @@ def add_merge(command: Command) -> None:
 
 
 def _merge(args: argparse.Namespace) -> Result:
-    from minipeft.checkpoint import save_model
     from minipeft.methods import load_adapter
+    from minipeft.storage.checkpoint import save_model
 
     adapter = (
         args.adapter if Path(args.adapter).is_file() else None
@@ -85,7 +85,7 @@ def _names() -> list[str]:
 
 
 def _sets() -> list[str]:
-    from minipeft.fetch import SETS
+    from minipeft.storage.fetch import SETS
 
     return list(SETS)
 
@@ -148,7 +148,7 @@ def _pictures(task: Any, images: Any) -> Result:
 
 def _fetched(args: argparse.Namespace) -> Result:
     """A published set from its home, or the list of them."""
-    from minipeft.fetch import SETS, fetch
+    from minipeft.storage.fetch import SETS, fetch
 
     if args.set is None:
         rows: list[dict[str, Any]] = [

@@ -34,7 +34,7 @@ def add_inspect(command: Command) -> None:
 
 
 def _inspect(args: argparse.Namespace) -> Result:
-    from minipeft.inspection import FileReport
+    from minipeft.cli.inspection import FileReport
 
     found = FileReport(args.file)
     return found.as_dict(), str(found)
@@ -57,7 +57,7 @@ def add_params(command: Command) -> None:
 
 
 def _params(args: argparse.Namespace) -> Result:
-    from minipeft.methods import attach
+    from minipeft.contract import attach
 
     if args.paper is not None:
         return _paper(args)
@@ -112,8 +112,8 @@ def _paper(args: argparse.Namespace) -> Result:
 
 def _shape_of(args: argparse.Namespace) -> Any:
     """A preset's model or an outline without its values, or a model file's."""
-    from minipeft.checkpoint import load_model
     from minipeft.models import OUTLINES, PRESETS, build, outline
+    from minipeft.storage.checkpoint import load_model
 
     head, classes = head_of(args, args.classes)
     if args.model in OUTLINES:
@@ -167,7 +167,7 @@ def add_memory(command: Command) -> None:
 
 def _memory(args: argparse.Namespace) -> Result:
     from minipeft import ledger
-    from minipeft.methods import attach
+    from minipeft.contract import attach
 
     shape = _shape_of(args)
     method = method_of(args) if args.method else None
@@ -192,6 +192,6 @@ def _memory(args: argparse.Namespace) -> Result:
 
 
 def _optimizers() -> Any:
-    from minipeft.optim import OPTIMIZERS
+    from minipeft.training.optim import OPTIMIZERS
 
     return OPTIMIZERS

@@ -30,9 +30,9 @@ def card(args: argparse.Namespace, task: Any) -> dict[str, Any]:
 
 def opened(args: argparse.Namespace) -> tuple[Any, str, dict[str, Any]]:
     """The model that --model or the adapter's file names, nothing attached; its name; the card."""
-    from minipeft.checkpoint import CheckpointError, load_model
-    from minipeft.inspection import load_base, shipped_bases
-    from minipeft.methods import adapter_file
+    from minipeft.cli.inspection import load_base, shipped_bases
+    from minipeft.contract import file as adapter_file
+    from minipeft.storage.checkpoint import CheckpointError, load_model
 
     if not args.adapter:
         name = known(args.model or DEFAULT_MODEL)
@@ -56,7 +56,7 @@ def opened(args: argparse.Namespace) -> tuple[Any, str, dict[str, Any]]:
 
 def without_new_head(model: Any, name: str) -> Any:
     """The model itself, or, where it was given a new head, the base with its own."""
-    from minipeft.checkpoint import load_model
+    from minipeft.storage.checkpoint import load_model
 
     if model.config.value("head", "linear") != "linear":
         return model

@@ -92,8 +92,8 @@ def _generate(args: argparse.Namespace) -> Result:
 
 def _text(args: argparse.Namespace, model: Any, prompt: str) -> str:
     """The text that follows a prompt."""
-    from minipeft.beam import beam_search
-    from minipeft.generate import generate
+    from minipeft.generation.beams import beam_search
+    from minipeft.generation.sampling import generate
 
     most = args.max_tokens or MAX_TOKENS
     if args.beams > 1:
@@ -139,7 +139,7 @@ def add_evaluate(command: Command) -> None:
 
 def _evaluate(args: argparse.Namespace) -> Result:
     from minipeft.methods import load_adapter
-    from minipeft.train import evaluate
+    from minipeft.training.evaluation import evaluate
 
     args.busy("loading the model")
     model, name, told = opened(args)

@@ -59,9 +59,9 @@ def add_pretrain(command: Command) -> None:
 
 
 def _pretrain(args: argparse.Namespace) -> Result:
-    from minipeft.files import data_dir
-    from minipeft.pretrain import pretrain, train_tokenizer
-    from minipeft.tasks.world import World
+    from minipeft.corpus.pretraining import pretrain, train_tokenizer
+    from minipeft.storage.files import data_dir
+    from minipeft.world.town import World
 
     shipped = "tokenizer.json" if args.name == "tokenizer" else f"models/{args.name}.safetensors"
     file = target(str(data_dir() / shipped) if args.out is None else args.out, "--out")
@@ -82,7 +82,7 @@ def _pretrain(args: argparse.Namespace) -> Result:
 
 
 def _recipes() -> Any:
-    from minipeft.pretrain import RECIPES
+    from minipeft.corpus.pretraining import RECIPES
 
     return [*RECIPES, "tokenizer"]
 
@@ -113,9 +113,11 @@ def add_finetune(command: Command) -> None:
 
 
 def _finetune(args: argparse.Namespace) -> Result:
-    from minipeft.checkpoint import load_model
-    from minipeft.methods import attach
-    from minipeft.train import evaluate, fit, task_batches
+    from minipeft.contract import attach
+    from minipeft.storage.checkpoint import load_model
+    from minipeft.training.batches import task_batches
+    from minipeft.training.evaluation import evaluate
+    from minipeft.training.loop import fit
 
     # whatever can fail is tried before the first step
     method, name = method_of(args), known(args.model)
@@ -249,8 +251,8 @@ def add_compare(command: Command) -> None:
 
 
 def _compare(args: argparse.Namespace) -> Result:
-    from minipeft import compare as side
-    from minipeft import viz
+    from minipeft.course import compare as side
+    from minipeft.course import viz
     from minipeft.methods import METHODS
 
     figure = target(args.figure, "--figure")

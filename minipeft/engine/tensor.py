@@ -33,7 +33,9 @@ class Context(NamedTuple):
     rows: tuple[Any, ...] | None = None  # per row of the batch its handle, or None for the base
     recompute: bool = False  # keep no activations of a block: backward makes them again
     check: bool = False  # notice element writes between an operation and its backward?
-    hidden: Any = None  # stored states of this batch (minipeft/hidden.py): lower blocks are skipped
+    hidden: Any = (
+        None  # stored states of this batch (minipeft/training/hidden.py): lower blocks are skipped
+    )
     inside: Any = None  # the Module that was called first, inside its forward pass
     trace: Callable[[str, Array, tuple[Any, ...]], None] | None = None  # sees every operation
     shapes: Any = None  # a Meter, which runs operations on shapes alone (meter.py)

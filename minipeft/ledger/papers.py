@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from minipeft.methods import Method, attach
+from minipeft.contract import Method, attach
 from minipeft.models import OUTLINES, BERTConfig, build, outline, preset
 
 UNITS = {"": 1, "M": 1e6, "MB": 1e6, "GB": 1e9, "TB": 1e12, "bits": 1, "times": 1}

@@ -6,10 +6,11 @@ import difflib
 from collections.abc import Callable, Iterator
 from functools import cache
 
+from minipeft.contract import Method, attach
 from minipeft.ledger.papers import FORMULA, Paper, Row, count, shapes
 from minipeft.ledger.step import predict
 from minipeft.ledger.table import HALF, TRAINED
-from minipeft.methods import BitFit, Full, LoRA, Method, QLoRA, Quantize, TopK, attach
+from minipeft.methods import BitFit, Full, LoRA, QLoRA, Quantize, TopK
 from minipeft.methods.quant import codes_of
 
 QKVO = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj"}

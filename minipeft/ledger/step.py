@@ -13,13 +13,13 @@ import numpy as np
 from minipeft.backend import Array, Rng
 from minipeft.engine import Tensor, fused, running
 from minipeft.engine.graph import held
-from minipeft.engine.meter import metered
 from minipeft.engine.tensor import Node, _topological
+from minipeft.ledger.meter import metered
 from minipeft.ledger.table import Bytes, Ledger, size
 from minipeft.nn import Module, Parameter
 from minipeft.nn.module import original
-from minipeft.optim import CHUNK, clip_gradients, get_optimizer
-from minipeft.paged import is_paged
+from minipeft.storage.paged import is_paged
+from minipeft.training.optim import CHUNK, clip_gradients, get_optimizer
 
 ROOM = 0.7  # of the machine's memory that a measured step may take
 MASKED = 0.15  # share of the places whose word a masked language model predicts

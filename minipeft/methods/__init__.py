@@ -5,12 +5,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from minipeft.checkpoint import CheckpointError
-from minipeft.methods import adapter_file
+from minipeft.contract import file as adapter_file
+from minipeft.contract.handle import Attached
+from minipeft.contract.method import Method
 from minipeft.methods.adalora import AdaLoRA
-from minipeft.methods.attached import Attached, attach
-from minipeft.methods.base import Method, NotMergeable, Where, Wrapper
 from minipeft.methods.bitfit import BitFit
 from minipeft.methods.dora import DoRA
 from minipeft.methods.full import Full
@@ -22,10 +22,10 @@ from minipeft.methods.pissa import PiSSA
 from minipeft.methods.qlora import QLoRA
 from minipeft.methods.quant import Quantize
 from minipeft.methods.subspace import Subspace
-from minipeft.methods.targets import preview_targets
 from minipeft.methods.topk import TopK
 from minipeft.methods.vera import VeRA
 from minipeft.nn import Module
+from minipeft.storage.checkpoint import CheckpointError
 
 METHODS: dict[str, type[Method]] = {
     "full": Full,
@@ -82,29 +82,31 @@ def load_adapter(
     return handle
 
 
+CONTRACT = ("Method", "NotMergeable", "Where", "Wrapper", "attach", "preview_targets")
+
+
+def __getattr__(name: str) -> Any:
+    if name in CONTRACT:  # an AttributeError's text would be lost in `from … import`
+        raise ImportError(f"{name} has moved: from minipeft.contract import {name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 __all__ = [
     "METHODS",
     "AdaLoRA",
-    "Attached",
     "BitFit",
     "DoRA",
     "Full",
     "LoRA",
     "LoftQ",
     "Magnitude",
-    "Method",
     "Movement",
-    "NotMergeable",
     "QLoRA",
     "Quantize",
     "PiSSA",
     "Subspace",
     "TopK",
     "VeRA",
-    "Where",
-    "Wrapper",
-    "attach",
     "get_method",
     "load_adapter",
-    "preview_targets",
 ]

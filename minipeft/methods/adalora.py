@@ -24,8 +24,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from minipeft.backend import to_numpy, xp_of
+from minipeft.contract.method import Method, Where
 from minipeft.engine import Tensor, fused, ops
-from minipeft.methods.base import Method, Where
 from minipeft.methods.lora import (
     DenseWrapper,
     check_settings,

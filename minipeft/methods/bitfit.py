@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from minipeft.methods.base import Method, Where
+from minipeft.contract.method import Method, Where
 from minipeft.nn import Parameter
 
 

@@ -19,8 +19,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from minipeft.contract.method import Where
 from minipeft.engine import Tensor, fused, no_grad, ops
-from minipeft.methods.base import Where
 from minipeft.methods.lora import LoRA, LoRALinear, root, weight_of
 from minipeft.nn import Module, Parameter, init
 

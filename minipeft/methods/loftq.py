@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from minipeft.backend import xp_of
-from minipeft.methods.base import Method, Where
+from minipeft.contract.method import Method, Where
 from minipeft.methods.lora import (
     LoRALinear,
     arrays_of,

@@ -20,9 +20,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from minipeft.backend import Rng, dropout_factors, to_numpy, xp_of
+from minipeft.contract.method import Method, NotMergeable, Where, Wrapper
+from minipeft.contract.targets import is_linear
 from minipeft.engine import Tensor, context, fused, ops
-from minipeft.methods.base import Method, NotMergeable, Where, Wrapper
-from minipeft.methods.targets import is_linear
 from minipeft.nn import Linear, Module, Parameter, init
 
 

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from minipeft.backend import Array, to_numpy, xp_of
-from minipeft.checkpoint import CheckpointError
+from minipeft.contract.merging import tied_with
+from minipeft.contract.method import Method, Where, Wrapper
+from minipeft.contract.targets import is_linear, match
 from minipeft.engine import Tensor, fused
-from minipeft.methods.base import Method, Where, Wrapper
-from minipeft.methods.merge import tied_with
-from minipeft.methods.targets import is_linear, match
 from minipeft.nn import Linear, Module, Parameter, init
+from minipeft.storage.checkpoint import CheckpointError
 
 if TYPE_CHECKING:
-    from minipeft.methods.attached import Attached
+    from minipeft.contract.handle import Attached
 
 BLOCK = ("q_proj", "k_proj", "v_proj", "o_proj", "fc_in", "fc_out")  # every Linear of a block
 

@@ -26,13 +26,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from minipeft.backend import Array, xp_of
-from minipeft.checkpoint import CheckpointError
 from minipeft.engine import Tensor, ops
 from minipeft.methods.masks import BLOCK, MaskedLinear, Masking, cubic, parts, top, top_of_all
 from minipeft.nn import Module, Parameter, init
+from minipeft.storage.checkpoint import CheckpointError
 
 if TYPE_CHECKING:
-    from minipeft.methods.attached import Attached
+    from minipeft.contract.handle import Attached
 
 LEAST = 0.005  # of each weight is kept with a threshold, as in the authors' code
 

@@ -21,9 +21,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from minipeft.backend import xp_of
+from minipeft.contract.handle import Attached, attach
+from minipeft.contract.method import Method, Where
 from minipeft.engine import Tensor, fused
-from minipeft.methods.attached import Attached, attach
-from minipeft.methods.base import Method, Where
 from minipeft.methods.lora import (
     LoRA,
     LoRALinear,

@@ -20,7 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from minipeft.methods.base import Where
+from minipeft.contract.method import Where
 from minipeft.methods.lora import LoRA, LoRALinear
 from minipeft.methods.quant import check_code, merged_over_codes, quantized, refuse_trained
 from minipeft.nn import Linear, Module

@@ -22,10 +22,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from minipeft.backend import Array, xp_of
-from minipeft.engine import Tensor, codes, fused
-from minipeft.methods.base import Method, NotMergeable, Where, Wrapper
+from minipeft.contract.method import Method, NotMergeable, Where, Wrapper
+from minipeft.engine import Tensor, fused
+from minipeft.methods import codes
 from minipeft.nn import Linear, Module, Parameter, init
-from minipeft.paged import Scratch
+from minipeft.storage.paged import Scratch
 
 
 @dataclass(frozen=True)

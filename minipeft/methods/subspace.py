@@ -31,14 +31,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from minipeft.backend import Array, Rng, xp_of
-from minipeft.checkpoint import CheckpointError
-from minipeft.engine import Tensor, ops, projection
-from minipeft.methods.base import Method, Where
-from minipeft.methods.targets import layer_of
+from minipeft.contract.method import Method, Where
+from minipeft.contract.targets import layer_of
+from minipeft.engine import Tensor, ops
+from minipeft.methods import projection
 from minipeft.nn import Module, ModuleList, Parameter, init
+from minipeft.storage.checkpoint import CheckpointError
 
 if TYPE_CHECKING:
-    from minipeft.methods.attached import Attached
+    from minipeft.contract.handle import Attached
 
 KINDS = ("fastfood", "dense", "sparse")
 

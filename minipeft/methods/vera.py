@@ -23,11 +23,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from minipeft.backend import Rng
-from minipeft.checkpoint import CheckpointError
+from minipeft.contract.method import Method, Where
 from minipeft.engine import Tensor, fused
-from minipeft.methods.base import Method, Where
 from minipeft.methods.lora import DenseWrapper, check_settings, group_of, weight_of
 from minipeft.nn import Module, Parameter, init
+from minipeft.storage.checkpoint import CheckpointError
 
 
 @dataclass(frozen=True)

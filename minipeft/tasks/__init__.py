@@ -7,25 +7,25 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from .acceptability import Acceptability
-from .base import Example, Pattern, Task, majority, nearest
-from .choice import Choice
-from .e2e import E2E
-from .images import Images, ImageTask
-from .mini_vtab import MINI_VTAB
-from .mnist import MNIST
-from .new_facts import NewFacts
-from .nli import NLI, NLIShift
-from .own import Own, load_own
-from .paraphrase import Paraphrase
-from .remap import Remap
-from .sentiment import Sentiment
-from .sentiment_shift import SentimentShift
-from .shapes import Shapes
-from .summary import Summary
-from .table_to_text import TableToText
-from .truth import Truth
-from .unscramble import Unscramble
+from minipeft.tasks.acceptability import Acceptability
+from minipeft.tasks.base import Example, Pattern, Task, majority, nearest
+from minipeft.tasks.choice import Choice
+from minipeft.tasks.e2e import E2E
+from minipeft.tasks.images import Images, ImageTask
+from minipeft.tasks.mini_vtab import MINI_VTAB
+from minipeft.tasks.mnist import MNIST
+from minipeft.tasks.new_facts import NewFacts
+from minipeft.tasks.nli import NLI, NLIShift
+from minipeft.tasks.own import Own, load_own
+from minipeft.tasks.paraphrase import Paraphrase
+from minipeft.tasks.remap import Remap
+from minipeft.tasks.sentiment import Sentiment
+from minipeft.tasks.sentiment_shift import SentimentShift
+from minipeft.tasks.shapes import Shapes
+from minipeft.tasks.summary import Summary
+from minipeft.tasks.table_to_text import TableToText
+from minipeft.tasks.truth import Truth
+from minipeft.tasks.unscramble import Unscramble
 
 TASKS: dict[str, Callable[..., Task]] = {
     "sentiment": Sentiment,

@@ -7,12 +7,12 @@ word occurs in right sentences too, so no word by itself gives a mistake away.
 
 from __future__ import annotations
 
-from ..backend import Rng
-from .base import Example, Pattern, Task, part_of
-from .claims import another, claim, subject
-from .grammar import Draw, sentence, third
-from .reviews import TOPICS
-from .sentences import fill
+from minipeft.backend import Rng
+from minipeft.tasks.base import Example, Pattern, Task
+from minipeft.world.grammar import Draw, sentence, third
+from minipeft.world.reviews import TOPICS
+from minipeft.world.sentences import fill, part_of
+from minipeft.world.statements import another, claim, subject
 
 REVIEW_SHARE = 0.4  # sentences on what was good or bad at a place
 PAIR_SHARE = 0.5  # plural subjects

@@ -8,7 +8,6 @@ for, so the same call gives the same bytes everywhere, and no sentence can be in
 from __future__ import annotations
 
 import difflib
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -18,7 +17,6 @@ from typing import Any
 from minipeft.backend import is_whole
 
 SIZES = (16, 32, 64, 128, 256, 1000, 10_000)  # the sizes of the course's small-data curves
-PARTS = (("train", 8), ("validation", 1), ("test", 1))  # shares of all sentences, in tenths
 
 
 @dataclass(frozen=True)
@@ -108,16 +106,6 @@ def described(task: Any) -> str:
     splits = zip(task.splits, task.sizes, strict=True)
     sizes = ", ".join(f"{split} {n:,}" for split, n in splits)
     return f"{type(task).__name__}({task.name!r}: {task.kind}, {task.metric}; {sizes})"
-
-
-def part_of(sentence: str) -> str:
-    """The split that a sentence belongs to, by a hash that is the same on every machine."""
-    place = int.from_bytes(hashlib.sha256(sentence.encode()).digest()[:4], "big") % 10
-    for part, share in PARTS:
-        if place < share:
-            return part
-        place -= share
-    raise AssertionError("the shares of PARTS must add up to 10")
 
 
 def majority(examples: Sequence[Example]) -> float:

@@ -7,13 +7,13 @@ say; divided by the length, the sums can be compared.
 
 from __future__ import annotations
 
-from ..backend import Rng
-from . import lexicon as lx
-from .attributes import Attribute
-from .base import Example, Pattern, Task, part_of
-from .grammar import Draw, capitalise, join, sentence
-from .sentences import bend, fill
-from .world import Entity, World
+from minipeft.backend import Rng
+from minipeft.tasks.base import Example, Pattern, Task
+from minipeft.world import lexicon as lx
+from minipeft.world.attributes import Attribute
+from minipeft.world.grammar import Draw, capitalise, join, sentence
+from minipeft.world.sentences import bend, fill, part_of
+from minipeft.world.town import Entity, World
 
 OPTIONS = 4
 FACT_WORDS = (1, 3, 4, 5)  # wanted lengths of answers to questions on facts

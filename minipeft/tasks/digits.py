@@ -10,9 +10,9 @@ from functools import cache
 
 import numpy as np
 
-from ..backend import Rng
-from .images import SIDE, Images, ImageTask, finish, quantised
-from .shapes import directions, strokes
+from minipeft.backend import Rng
+from minipeft.tasks.images import SIDE, Images, ImageTask, finish, quantised
+from minipeft.tasks.shapes import directions, strokes
 
 
 class Digits(ImageTask):

@@ -13,10 +13,10 @@ import re
 import warnings
 from pathlib import Path
 
-from ..backend import Rng
-from ..files import cache_dir
-from .base import Example, Pattern, Task
-from .records import ARROW, table
+from minipeft.backend import Rng
+from minipeft.storage.files import cache_dir
+from minipeft.tasks.base import Example, Pattern, Task
+from minipeft.world.records import ARROW, table
 
 FILES = {
     "train": ("trainset.csv",),

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..backend import Rng
-from .base import described, nearest
+from minipeft.backend import Rng
+from minipeft.tasks.base import described, nearest
 
 SIDE = 16  # pixels
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..backend import Rng
-from .digits import Clutter, Digits
-from .images import SIDE, Images, ImageTask, finish
-from .shapes import GRID, directions, strokes
+from minipeft.backend import Rng
+from minipeft.tasks.digits import Clutter, Digits
+from minipeft.tasks.images import SIDE, Images, ImageTask, finish
+from minipeft.tasks.shapes import GRID, directions, strokes
 
 
 class Drawn(ImageTask):

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..backend import Rng
-from ..files import cache_dir
-from .images import SIDE, Images, ImageTask
+from minipeft.backend import Rng
+from minipeft.storage.files import cache_dir
+from minipeft.tasks.images import SIDE, Images, ImageTask
 
 FULL = 28  # pixels at the side of a published picture
 CHUNK = 1024  # pictures made smaller at a time

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..backend import Rng
-from .attributes import Attribute
-from .base import Example, Pattern, Task
-from .grammar import Draw, capitalise, sentence
-from .narrators import openings
-from .truth import Truth
-from .world import Fact, World
+from minipeft.backend import Rng
+from minipeft.tasks.base import Example, Pattern, Task
+from minipeft.tasks.truth import Truth
+from minipeft.world.attributes import Attribute
+from minipeft.world.grammar import Draw, capitalise, sentence
+from minipeft.world.narrators import openings
+from minipeft.world.town import Fact, World
 
 OPTIONS = 4
 ALIASES = {"edited": "train", "paraphrased": "test"}

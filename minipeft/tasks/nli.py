@@ -9,11 +9,11 @@ does not follow, as in HANS.
 
 from __future__ import annotations
 
-from ..backend import Rng
-from .base import Example, Pattern, Task, part_of
-from .claims import Claim, another, claim, subject
-from .grammar import Draw, sentence, third
-from .sentences import fill
+from minipeft.backend import Rng
+from minipeft.tasks.base import Example, Pattern, Task
+from minipeft.world.grammar import Draw, sentence, third
+from minipeft.world.sentences import fill, part_of
+from minipeft.world.statements import Claim, another, claim, subject
 
 ENTAILED, OPEN, FALSE = 0, 1, 2
 DENIED_SHARE = 0.3  # hypotheses with "not"

@@ -18,8 +18,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..backend import Rng
-from .base import Example, Pattern, Task, nearest
+from minipeft.backend import Rng
+from minipeft.tasks.base import Example, Pattern, Task, nearest
 
 COLUMNS = ("prompt", "target", "label", "options")
 BAR = "|"  # parts the options of a CSV's cell

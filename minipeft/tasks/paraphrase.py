@@ -6,11 +6,11 @@ in who has what, or in a "not": so counting the words they share solves little.
 
 from __future__ import annotations
 
-from ..backend import Rng
-from .base import Example, Pattern, Task
-from .claims import Claim, another, claim, subject
-from .grammar import Draw, sentence
-from .sentences import FRONTS
+from minipeft.backend import Rng
+from minipeft.tasks.base import Example, Pattern, Task
+from minipeft.world.grammar import Draw, sentence
+from minipeft.world.sentences import FRONTS
+from minipeft.world.statements import Claim, another, claim, subject
 
 SHAPES = ("one", "two", "both")  # one claim, two of one subject, one each of two subjects
 SHAPE_WEIGHTS = (0.65, 0.2, 0.15)

@@ -15,9 +15,10 @@ learns to count places. Four tasks lie at growing or different distance from the
 
 from __future__ import annotations
 
-from ..backend import Rng
-from .base import Example, Pattern, Task, nearest, part_of
-from .grammar import Draw
+from minipeft.backend import Rng
+from minipeft.tasks.base import Example, Pattern, Task, nearest
+from minipeft.world.grammar import Draw
+from minipeft.world.sentences import part_of
 
 WORDS = tuple(
     (

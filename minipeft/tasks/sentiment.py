@@ -5,10 +5,11 @@ The reviews negate, contrast and weaken, so that counting words does not solve t
 
 from __future__ import annotations
 
-from ..backend import Rng
-from .base import Example, Pattern, Task, nearest, part_of
-from .grammar import Draw
-from .reviews import DOMAINS, review
+from minipeft.backend import Rng
+from minipeft.tasks.base import Example, Pattern, Task, nearest
+from minipeft.world.grammar import Draw
+from minipeft.world.reviews import DOMAINS, review
+from minipeft.world.sentences import part_of
 
 
 class Sentiment(Task):

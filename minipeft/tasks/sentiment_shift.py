@@ -7,11 +7,12 @@ where the names have changed sides. The pretraining text holds both domains and 
 
 from __future__ import annotations
 
-from ..backend import Rng
-from .base import Example, Pattern, Task, part_of
-from .grammar import Draw
-from .reviews import review
-from .sentiment import Sentiment
+from minipeft.backend import Rng
+from minipeft.tasks.base import Example, Pattern, Task
+from minipeft.tasks.sentiment import Sentiment
+from minipeft.world.grammar import Draw
+from minipeft.world.reviews import review
+from minipeft.world.sentences import part_of
 
 WRITERS = ("Otto", "Anna")  # of bad reviews, of good ones
 AGREE = 0.95  # training reviews whose writer agrees with their sign

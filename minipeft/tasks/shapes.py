@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..backend import Rng
-from .images import SIDE, Images, ImageTask, finish
+from minipeft.backend import Rng
+from minipeft.tasks.images import SIDE, Images, ImageTask, finish
 
 CHUNK = 256  # pictures drawn at a time
 PIECES = 16  # of each shape: those of fewer repeat their last one

@@ -7,10 +7,11 @@ Thai food."). No sentence of the paragraph says that, so copying one is not enou
 
 from __future__ import annotations
 
-from ..backend import Rng
-from .base import Example, Pattern, Task, part_of
-from .grammar import Draw, a, sentence
-from .records import CATEGORIES, pronoun_of, record
+from minipeft.backend import Rng
+from minipeft.tasks.base import Example, Pattern, Task
+from minipeft.world.grammar import Draw, a, sentence
+from minipeft.world.records import CATEGORIES, pronoun_of, record
+from minipeft.world.sentences import part_of
 
 SLOTS = (2, 3)  # told besides what the summary needs
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..backend import Rng
-from .base import Example, Pattern, Task, part_of
-from .grammar import Draw
-from .records import ARROW, CATEGORIES, adverts, record
+from minipeft.backend import Rng
+from minipeft.tasks.base import Example, Pattern, Task
+from minipeft.world.grammar import Draw
+from minipeft.world.records import ARROW, CATEGORIES, adverts, record
+from minipeft.world.sentences import part_of
 
 SEEN = ("place", "film", "dish", "person")
 UNSEEN = tuple(c for c in CATEGORIES if c not in SEEN)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..backend import Rng
-from .attributes import Attribute
-from .base import Example, Pattern, Task, nearest, part_of
-from .grammar import Draw, capitalise, sentence
-from .narrators import NO_ONE, SAYS, openings
-from .world import Entity, World
+from minipeft.backend import Rng
+from minipeft.tasks.base import Example, Pattern, Task, nearest
+from minipeft.world.attributes import Attribute
+from minipeft.world.grammar import Draw, capitalise, sentence
+from minipeft.world.narrators import NO_ONE, SAYS, openings
+from minipeft.world.sentences import part_of
+from minipeft.world.town import Entity, World
 
 SPEAKERS = {"": "", "register": f"{SAYS[0]}:\n", "people": f"{SAYS[1]}:\n"}
 OTHERS = 2  # options that nobody claims

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from ..backend import Rng
-from .base import Example, Pattern, Task, part_of
-from .grammar import Draw
-from .sentences import split_of
-from .stream import LETTER_WORDS
+from minipeft.backend import Rng
+from minipeft.tasks.base import Example, Pattern, Task
+from minipeft.world.grammar import Draw
+from minipeft.world.lexicon import LETTER_WORDS
+from minipeft.world.sentences import part_of, split_of
 
 
 class Unscramble(Task):

@@ -16,8 +16,8 @@ import sys
 import time
 from pathlib import Path
 
-from minipeft.blas import THREADS
-from minipeft.doctor import cores
+from minipeft.course.diagnosis import cores
+from minipeft.engine.blas import THREADS
 
 ROOT = Path(__file__).resolve().parents[2]
 RATIO = 2.0  # the gate

@@ -14,8 +14,9 @@ import argparse
 import statistics
 import sys
 
+from minipeft.contract import attach
 from minipeft.ledger import predict
-from minipeft.methods import LoRA, Quantize, attach
+from minipeft.methods import LoRA, Quantize
 from minipeft.methods.quant import codes_of
 from minipeft.models import GPT, GPTConfig
 from tests.benchmarks.bench_step import Worker, cpu, wider

@@ -28,7 +28,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from minipeft.doctor import CORE_TYPE, blas, blas_advice, cpu_flags
+from minipeft.course.diagnosis import CORE_TYPE, blas, blas_advice, cpu_flags
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = "tests.benchmarks."

@@ -2,11 +2,12 @@
 
 import sys
 
-from minipeft.batches import Batch
-from minipeft.methods import LoRA, Quantize, attach
+from minipeft.contract import attach
+from minipeft.methods import LoRA, Quantize
 from minipeft.methods.quant import page_out
 from minipeft.models import GPT, GPTConfig
-from minipeft.train import fit
+from minipeft.training.batches import Batch
+from minipeft.training.loop import fit
 from tests.benchmarks.sizes import ALPHA, CLIP, LR, SIZES, R, tokens, weights, work
 from tests.golden import gpt2_shapes, lora_shapes, our_lora, ours
 

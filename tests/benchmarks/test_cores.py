@@ -2,7 +2,7 @@
 
 import pytest
 
-from minipeft.doctor import cores
+from minipeft.course.diagnosis import cores
 from tests.benchmarks.bench_cores import COMMANDS, RATIO, measure
 
 

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from minipeft.backend import Rng
+from minipeft.contract import attach
 from minipeft.engine import Tensor, explain_grad, fused, no_grad, ops
-from minipeft.methods import LoRA, attach
+from minipeft.methods import LoRA
 from minipeft.nn import Parameter
-from minipeft.train import loss_of
+from minipeft.training.step import loss_of
 from tests.tiny import Rows, gpt, tokenizer
 
 

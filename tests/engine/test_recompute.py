@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 
 from minipeft.backend import Rng
-from minipeft.batches import TaskBatches
+from minipeft.contract import attach
 from minipeft.engine import Tensor, context, no_grad, ops, recompute, running
 from minipeft.engine.tensor import changed
-from minipeft.methods import Full, LoRA, attach, lora
+from minipeft.methods import Full, LoRA, lora
 from minipeft.nn import layers
-from minipeft.train import fit, loss_of
-from tests.methods.throwaway import Subspace
+from minipeft.training.batches import TaskBatches
+from minipeft.training.loop import fit
+from minipeft.training.step import loss_of
+from tests.contract.throwaway import Subspace
 from tests.models.plain import spied
 from tests.tiny import Rows, Sounds, gpt, tokenizer
 

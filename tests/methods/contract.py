@@ -18,10 +18,9 @@ import numpy as np
 import pytest
 
 from minipeft.backend import Rng, to_numpy, xp_of
-from minipeft.batches import Batch
-from minipeft.checkpoint import load_arrays
+from minipeft.contract import Wrapper, attach
 from minipeft.engine import grad_check, no_grad, running
-from minipeft.generate import generate
+from minipeft.generation.sampling import generate
 from minipeft.methods import (
     METHODS,
     AdaLoRA,
@@ -37,13 +36,14 @@ from minipeft.methods import (
     Subspace,
     TopK,
     VeRA,
-    Wrapper,
-    attach,
     load_adapter,
 )
 from minipeft.models import MODELS, BERTConfig, GPTConfig, ViTConfig
-from minipeft.train import fit, loss_of
-from tests.methods.throwaway import THROWAWAY
+from minipeft.storage.checkpoint import load_arrays
+from minipeft.training.batches import Batch
+from minipeft.training.loop import fit
+from minipeft.training.step import loss_of
+from tests.contract.throwaway import THROWAWAY
 
 CONFIG = GPTConfig(vocab=11, context=8, width=8, layers=2, heads=2)
 CONFIGS = {

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from minipeft.backend import Rng
+from minipeft.contract import attach
 from minipeft.engine import Tensor
-from minipeft.methods import AdaLoRA, adalora, attach, load_adapter
+from minipeft.methods import AdaLoRA, adalora, load_adapter
 from minipeft.models import GPT
 from minipeft.models.presets import preset
-from minipeft.train import fit
+from minipeft.training.loop import fit
 from tests.methods.contract import CASES, CONFIG, QKV, Next, randomize, run, same
 
 IDS = CASES["adalora"].inputs()

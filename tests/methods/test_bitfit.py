@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from minipeft.backend import Rng
-from minipeft.methods import BitFit, attach
+from minipeft.contract import attach
+from minipeft.methods import BitFit
 from minipeft.models import GPT
 from minipeft.models.presets import preset
 from minipeft.nn import Linear, Module, Parameter

@@ -9,6 +9,7 @@ import dataclasses
 
 import pytest
 
+from minipeft.contract import attach
 from minipeft.ledger.papers import shapes
 from minipeft.methods import (
     METHODS,
@@ -26,7 +27,6 @@ from minipeft.methods import (
     Subspace,
     TopK,
     VeRA,
-    attach,
 )
 from minipeft.nn import Linear
 from tests.methods.contract import QKV, evaluated

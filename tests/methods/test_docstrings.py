@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from minipeft.methods import METHODS, attach
+from minipeft.contract import attach
+from minipeft.methods import METHODS
 from minipeft.models import GPT
 from tests.methods.contract import CASES, CONFIG, FIELDS, evaluated, fields_of, stated_count
 

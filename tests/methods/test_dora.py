@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from minipeft.backend import Rng
+from minipeft.contract import attach
 from minipeft.engine import Tensor, running
-from minipeft.methods import DoRA, LoRA, attach
+from minipeft.methods import DoRA, LoRA
 from minipeft.methods.quant import Quantize
 from minipeft.models import GPT
 from minipeft.models.presets import preset

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from minipeft.methods import Full, attach
+from minipeft.contract import attach
+from minipeft.methods import Full
 from minipeft.models import GPT
 from minipeft.models.presets import preset
-from minipeft.train import fit
+from minipeft.training.loop import fit
 from tests.methods.contract import CONFIG, Next, same
 
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from minipeft.methods import AdaLoRA, DoRA, VeRA, attach
+from minipeft.contract import attach
+from minipeft.methods import AdaLoRA, DoRA, VeRA
 from tests.golden import CONFIG, IDS, columns, fill, golden_gpt
 
 QKV = ("q_proj", "k_proj", "v_proj")

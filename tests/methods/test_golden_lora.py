@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from minipeft.backend import Rng
-from minipeft.methods import LoRA, attach
+from minipeft.contract import attach
+from minipeft.methods import LoRA
 from tests.golden import CONFIG, CONV1D, IDS, columns, fill, golden_gpt, lora_shapes, our_lora
 
 QKV = ("q_proj", "k_proj", "v_proj")

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from minipeft.backend import Rng
+from minipeft.contract import attach
 from minipeft.engine import no_grad
-from minipeft.methods import LoftQ, LoRA, QLoRA, Quantize, TopK, attach, load_adapter, loftq
+from minipeft.methods import LoftQ, LoRA, QLoRA, Quantize, TopK, load_adapter, loftq
 from minipeft.methods.quant import codes_of
 from minipeft.models import GPT, GPTConfig, preset
-from minipeft.train import fit
+from minipeft.training.loop import fit
 from tests.methods.contract import Next, same
 
 CONFIG = GPTConfig(vocab=11, context=8, width=32, layers=1, heads=2)

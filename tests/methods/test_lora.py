@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from minipeft.backend import Rng
+from minipeft.contract import attach
 from minipeft.engine import Tensor, grad_check, no_grad, running
-from minipeft.methods import DoRA, LoftQ, LoRA, PiSSA, QLoRA, attach, load_adapter, lora
+from minipeft.methods import DoRA, LoftQ, LoRA, PiSSA, QLoRA, load_adapter, lora
 from minipeft.models import GPT
 from minipeft.models.presets import preset
 from minipeft.nn import init
-from minipeft.train import fit
+from minipeft.training.loop import fit
 from tests.methods.contract import CASES, CONFIG, QKV, Next, randomize, run, same
 from tests.models.plain import spied
 

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from minipeft.backend import Rng
+from minipeft.contract import attach
 from minipeft.engine import Tensor, ops
-from minipeft.methods import LoRA, Magnitude, Movement, attach
+from minipeft.methods import LoRA, Magnitude, Movement
 from minipeft.methods.magnitude import prune_further, random_masks, rewind, snapshot
 from minipeft.methods.masks import kept
-from minipeft.optim import AdamW
-from minipeft.train import fit
+from minipeft.training.loop import fit
+from minipeft.training.optim import AdamW
 from tests.methods.contract import CASES, Next, randomize, run, same
 from tests.methods.test_masks import Two
 from tests.methods.test_subspace import MLP

@@ -6,23 +6,14 @@ import numpy as np
 import pytest
 
 from minipeft.backend import Rng, to_numpy
-from minipeft.checkpoint import CheckpointError, load_arrays, save_arrays
+from minipeft.contract import NotMergeable, attach
 from minipeft.engine import Tensor
-from minipeft.methods import (
-    BitFit,
-    Full,
-    LoRA,
-    Magnitude,
-    Movement,
-    NotMergeable,
-    Subspace,
-    TopK,
-    attach,
-)
+from minipeft.methods import BitFit, Full, LoRA, Magnitude, Movement, Subspace, TopK
 from minipeft.methods.masks import csr, csr_bytes, cubic, kept, top, top_of_all
 from minipeft.models import GPT
 from minipeft.models.presets import preset
 from minipeft.nn import Linear, Module, Parameter
+from minipeft.storage.checkpoint import CheckpointError, load_arrays, save_arrays
 from tests.methods.contract import CASES, randomize, run, same
 
 IDS = CASES["magnitude"].inputs()

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from minipeft.backend import Rng
-from minipeft.checkpoint import CheckpointError
+from minipeft.contract import attach
 from minipeft.engine import Tensor, grad_check, ops
 from minipeft.engine.tensor import changed
-from minipeft.methods import Magnitude, Movement, attach
+from minipeft.methods import Magnitude, Movement
 from minipeft.methods.masks import kept
-from minipeft.optim import SGD
-from minipeft.train import fit
+from minipeft.storage.checkpoint import CheckpointError
+from minipeft.training.loop import fit
+from minipeft.training.optim import SGD
 from tests.methods.contract import CASES, Next, randomize, run, same
 from tests.methods.test_masks import Two
 

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from minipeft.backend import Rng
+from minipeft.contract import attach
 from minipeft.engine import Tensor, running
-from minipeft.methods import LoRA, PiSSA, attach, load_adapter, pissa
+from minipeft.methods import LoRA, PiSSA, load_adapter, pissa
 from minipeft.models import GPT
 from minipeft.models.presets import preset
-from minipeft.train import fit
+from minipeft.training.loop import fit
 from tests.methods.contract import CASES, Next, randomize, run, same
 
 IDS = CASES["pissa"].inputs()

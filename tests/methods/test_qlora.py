@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 
 from minipeft.backend import Rng
+from minipeft.contract import NotMergeable, attach
 from minipeft.engine import no_grad, running
 from minipeft.engine.graph import kept
-from minipeft.methods import DoRA, LoRA, NotMergeable, QLoRA, Quantize, TopK, attach
+from minipeft.methods import DoRA, LoRA, QLoRA, Quantize, TopK
 from minipeft.methods.quant import QuantLinear, codes_of
 from minipeft.models import GPT, GPTConfig, preset
 from minipeft.nn import Linear, Parameter
-from minipeft.train import fit
+from minipeft.training.loop import fit
 from tests.methods.contract import Next, same
 
 CONFIG = GPTConfig(vocab=11, context=8, width=32, layers=2, heads=2)

@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 
 from minipeft.backend import Rng
-from minipeft.engine import Tensor, codes, fused, grad_check, no_grad, running
+from minipeft.contract import attach
+from minipeft.engine import Tensor, fused, grad_check, no_grad, running
 from minipeft.engine.graph import kept
 from minipeft.ledger import measure, predict
-from minipeft.methods import BitFit, LoRA, Quantize, TopK, attach
+from minipeft.methods import BitFit, LoRA, Quantize, TopK, codes
 from minipeft.methods.quant import QuantLinear, codes_of, page_out
 from minipeft.models import GPT, GPTConfig
 from minipeft.nn import Linear, Parameter
-from minipeft.paged import is_paged
-from minipeft.train import fit
+from minipeft.storage.paged import is_paged
+from minipeft.training.loop import fit
+from tests.contract.throwaway import Subspace
 from tests.methods.contract import Next
-from tests.methods.throwaway import Subspace
 
 CONFIG = GPTConfig(vocab=30, context=16, width=32, layers=2, heads=2)
 IDS = Rng(0).integers(0, 30, (2, 10))

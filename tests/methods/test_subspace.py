@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from minipeft.backend import Rng
-from minipeft.checkpoint import CheckpointError, load_arrays, save_arrays
+from minipeft.contract import attach
 from minipeft.engine import Tensor, no_grad, ops
 from minipeft.engine.tensor import changed
 from minipeft.ledger import predict
-from minipeft.methods import Full, LoRA, Subspace, attach
+from minipeft.methods import Full, LoRA, Subspace
 from minipeft.methods.subspace import (
     Dense,
     Fastfood,
@@ -25,7 +25,8 @@ from minipeft.methods.subspace import (
 from minipeft.models import GPT
 from minipeft.models.presets import preset
 from minipeft.nn import Linear, Module, Parameter
-from minipeft.train import fit
+from minipeft.storage.checkpoint import CheckpointError, load_arrays, save_arrays
+from minipeft.training.loop import fit
 from tests.methods.contract import CASES, Next, randomize, run, same
 
 KINDS = ("fastfood", "dense", "sparse")

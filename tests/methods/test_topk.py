@@ -2,9 +2,10 @@
 
 import pytest
 
+from minipeft.contract import attach
 from minipeft.engine.graph import held, operations, tape
 from minipeft.engine.tensor import _topological
-from minipeft.methods import TopK, attach
+from minipeft.methods import TopK
 from minipeft.models import GPT
 from minipeft.models.presets import preset
 from tests.methods.contract import CASES, Case

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from minipeft.backend import Rng
-from minipeft.checkpoint import CheckpointError, load_arrays
+from minipeft.contract import attach
 from minipeft.engine import Tensor
-from minipeft.methods import VeRA, attach, load_adapter
+from minipeft.methods import VeRA, load_adapter
 from minipeft.models import GPT
 from minipeft.models.presets import preset
+from minipeft.storage.checkpoint import CheckpointError, load_arrays
 from tests.methods.contract import CASES, QKV, randomize, run, same
 
 IDS = CASES["vera"].inputs()

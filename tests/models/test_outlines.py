@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from minipeft.methods import BitFit, Full, LoRA, QLoRA, TopK, attach
+from minipeft.contract import attach
+from minipeft.methods import BitFit, Full, LoRA, QLoRA, TopK
 from minipeft.models import OUTLINES, outline
 from minipeft.models.outlines import BUCKETS, KERNEL
 from minipeft.nn import init

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from minipeft.backend import Rng
+from minipeft.contract import attach
 from minipeft.engine import fused
-from minipeft.methods import AdaLoRA, DoRA, LoftQ, PiSSA, VeRA, adalora, attach
+from minipeft.methods import AdaLoRA, DoRA, LoftQ, PiSSA, VeRA, adalora
 from minipeft.models import GPT, GPTConfig
 from tests.golden import ours, parts
 

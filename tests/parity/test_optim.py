@@ -6,7 +6,7 @@ import pytest
 from minipeft.backend import Rng
 from minipeft.engine import fused
 from minipeft.nn import Parameter
-from minipeft.optim import SGD, AdamW, clip_gradients
+from minipeft.training.optim import SGD, AdamW, clip_gradients
 
 X = Rng(0).normal((20, 6))
 LABELS = Rng(1).integers(0, 4, (20,))

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from minipeft.backend import Rng
+from minipeft.contract import attach
 from minipeft.engine import Tensor, fused
-from minipeft.methods import Magnitude, Movement, attach
-from minipeft.optim import AdamW
+from minipeft.methods import Magnitude, Movement
+from minipeft.training.optim import AdamW
 from tests.methods.contract import randomize
 from tests.methods.test_subspace import MLP
 

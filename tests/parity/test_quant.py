@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from minipeft.backend import Rng
-from minipeft.engine import Tensor, codes
-from minipeft.methods import Quantize
+from minipeft.engine import Tensor
+from minipeft.methods import Quantize, codes
 from minipeft.methods.quant import QuantLinear
 from minipeft.nn import Linear, Parameter
 

@@ -2,7 +2,7 @@
 
 import re
 
-from minipeft.experiments.baselines import bag_of_words
+from minipeft.course.experiments.bases.counted_words import bag_of_words
 from minipeft.tasks.base import Example, Pattern, majority
 
 

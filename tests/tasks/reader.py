@@ -5,12 +5,12 @@ What two texts have to do with each other, and whether one is good English, foll
 
 import re
 
-from minipeft.tasks.claims import TOPICS
-from minipeft.tasks.grammar import third
-from minipeft.tasks.lexicon import ANIMALS, THINGS
 from minipeft.tasks.nli import ENTAILED, FALSE, OPEN
-from minipeft.tasks.reviews import TOPICS as REVIEWED
-from minipeft.tasks.sentences import FRONTS, bend, deny
+from minipeft.world.grammar import third
+from minipeft.world.lexicon import ANIMALS, THINGS
+from minipeft.world.reviews import TOPICS as REVIEWED
+from minipeft.world.sentences import FRONTS, bend, deny
+from minipeft.world.statements import TOPICS
 
 SORTS = {noun: sort for nouns in (ANIMALS, THINGS) for sort, ns in nouns.items() for noun in ns}
 

@@ -6,8 +6,8 @@ from collections import Counter
 import pytest
 
 from minipeft.tasks.acceptability import Acceptability
-from minipeft.tasks.attributes import ATTRIBUTES
-from minipeft.tasks.lexicon import with_article
+from minipeft.world.attributes import ATTRIBUTES
+from minipeft.world.lexicon import with_article
 from tests.tasks.baselines import baselines, parts
 from tests.tasks.reader import NAME, good_english
 

@@ -3,11 +3,11 @@
 import re
 from collections import Counter
 
-from minipeft.files import data_dir
+from minipeft.storage.files import data_dir
+from minipeft.storage.text import Tokenizer
 from minipeft.tasks.choice import Choice
-from minipeft.tasks.lexicon import CATEGORIES
-from minipeft.tasks.world import World
-from minipeft.text import Tokenizer
+from minipeft.world.lexicon import CATEGORIES
+from minipeft.world.town import World
 from tests.tasks.baselines import baselines, parts
 
 TASK, WORLD = Choice(), World()

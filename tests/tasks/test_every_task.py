@@ -8,15 +8,15 @@ from itertools import combinations
 import pytest
 
 from minipeft.tasks import FROM_FILES, TASKS, get_task
-from minipeft.tasks import lexicon as lx
-from minipeft.tasks.base import SIZES, Example, Pattern, Task, majority, part_of
-from minipeft.tasks.claims import AGES
-from minipeft.tasks.grammar import a
-from minipeft.tasks.records import CATEGORIES, MEN, SURNAMES, WOMEN
-from minipeft.tasks.sentences import split_of
-from minipeft.tasks.stream import LETTER_WORDS
+from minipeft.tasks.base import SIZES, Example, Pattern, Task, majority
 from minipeft.tasks.summary import gist
-from minipeft.tasks.world import World
+from minipeft.world import lexicon as lx
+from minipeft.world.grammar import a
+from minipeft.world.lexicon import LETTER_WORDS
+from minipeft.world.records import CATEGORIES, MEN, SURNAMES, WOMEN
+from minipeft.world.sentences import part_of, split_of
+from minipeft.world.statements import AGES
+from minipeft.world.town import World
 from tests.tasks.baselines import parts
 from tests.tasks.reader import SORTS, claims
 

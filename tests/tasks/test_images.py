@@ -9,7 +9,8 @@ import pytest
 
 from minipeft import evaluate, fit, load_model
 from minipeft.backend import Rng
-from minipeft.methods import LoRA, attach
+from minipeft.contract import attach
+from minipeft.methods import LoRA
 from minipeft.tasks import IMAGE_TASKS, MINI_VTAB, get_image_task, get_task
 from minipeft.tasks import digits as digits_file
 from minipeft.tasks.images import quantised

@@ -2,9 +2,9 @@
 
 import pytest
 
-from minipeft.tasks.narrators import openings
 from minipeft.tasks.new_facts import NewFacts
-from minipeft.tasks.world import World
+from minipeft.world.narrators import openings
+from minipeft.world.town import World
 from tests.tasks.baselines import baselines, parts
 
 TASK, WORLD = NewFacts(), World()

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from minipeft.tasks.claims import TOPICS
 from minipeft.tasks.nli import ENTAILED, FALSE, NLI, OPEN, NLIShift
-from minipeft.tasks.world import World
+from minipeft.world.statements import TOPICS
+from minipeft.world.town import World
 from tests.tasks.baselines import bag_of_words, baselines, parts
 from tests.tasks.reader import claims, relation
 

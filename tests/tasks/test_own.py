@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from minipeft import evaluate, fit
-from minipeft.methods import LoRA, attach
+from minipeft.contract import attach
+from minipeft.methods import LoRA
 from minipeft.tasks import load_own
 from minipeft.tasks.base import Pattern
 from minipeft.tasks.own import RowError

@@ -6,17 +6,8 @@ import pytest
 
 from minipeft.backend import Rng
 from minipeft.tasks import get_task
-from minipeft.tasks.grammar import Draw
-from minipeft.tasks.remap import (
-    CHOICES,
-    ONE,
-    THREE,
-    TWO,
-    VARIANTS,
-    WORDS,
-    Remap,
-    remap_document,
-)
+from minipeft.tasks.remap import CHOICES, ONE, THREE, TWO, VARIANTS, WORDS, Remap, remap_document
+from minipeft.world.grammar import Draw
 from tests.tasks.baselines import baselines
 
 HEADS = {"known": "map one: ", "new": "map two: ", "route": "echo: ", "values": "echo: "}

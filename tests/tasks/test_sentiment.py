@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from minipeft.backend import Rng
+from minipeft.corpus.stream import documents
 from minipeft.tasks import get_task
-from minipeft.tasks.base import Pattern, part_of
-from minipeft.tasks.grammar import Draw
-from minipeft.tasks.reviews import (
+from minipeft.tasks.base import Pattern
+from minipeft.tasks.sentiment import Sentiment
+from minipeft.world.grammar import Draw
+from minipeft.world.reviews import (
     DOMAINS,
     ENDINGS,
     LEADS,
@@ -23,9 +25,8 @@ from minipeft.tasks.reviews import (
     review,
     words_of_one_sign,
 )
-from minipeft.tasks.sentiment import Sentiment
-from minipeft.tasks.stream import documents
-from minipeft.tasks.world import World
+from minipeft.world.sentences import part_of
+from minipeft.world.town import World
 from tests.tasks.baselines import baselines
 
 

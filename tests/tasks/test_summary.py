@@ -4,10 +4,10 @@ import re
 
 import pytest
 
-from minipeft.metrics import exact_match, rouge_l
-from minipeft.tasks.grammar import a
-from minipeft.tasks.records import CATEGORIES
+from minipeft.generation.metrics import exact_match, rouge_l
 from minipeft.tasks.summary import Summary, gist
+from minipeft.world.grammar import a
+from minipeft.world.records import CATEGORIES
 from tests.tasks.baselines import parts
 
 TASK = Summary()

@@ -5,11 +5,11 @@ import hashlib
 import pytest
 
 from minipeft.backend import Rng
-from minipeft.metrics import slot_error
-from minipeft.tasks.grammar import Draw
-from minipeft.tasks.records import CATEGORIES, record, record_document, table, telling
+from minipeft.generation.metrics import slot_error
 from minipeft.tasks.table_to_text import SEEN, UNSEEN, TableToText
-from minipeft.tasks.world import World
+from minipeft.world.grammar import Draw
+from minipeft.world.records import CATEGORIES, record, record_document, table, telling
+from minipeft.world.town import World
 
 
 def test_categories_of_the_splits():

@@ -6,9 +6,9 @@ import re
 import pytest
 
 from minipeft.tasks import get_task
-from minipeft.tasks.narrators import NO_ONE
 from minipeft.tasks.truth import Truth, judge
-from minipeft.tasks.world import World
+from minipeft.world.narrators import NO_ONE
+from minipeft.world.town import World
 from tests.tasks.baselines import baselines
 
 WORLD = World()

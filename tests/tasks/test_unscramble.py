@@ -3,10 +3,10 @@
 import re
 from itertools import islice
 
-from minipeft.metrics import exact_match
-from minipeft.tasks.stream import documents
+from minipeft.corpus.stream import documents
+from minipeft.generation.metrics import exact_match
 from minipeft.tasks.unscramble import Unscramble
-from minipeft.tasks.world import World
+from minipeft.world.town import World
 from tests.tasks.baselines import parts
 
 TASK = Unscramble()

@@ -1,0 +1,251 @@
+"""Merging: an adapter becomes plain weights, with the rounding it costs, part by part."""
+
+from __future__ import annotations
+
+import copy
+import html
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from minipeft.backend import Rng, xp_of
+from minipeft.contract.method import NotMergeable, Wrapper
+from minipeft.engine import Tensor, no_grad
+from minipeft.nn import Linear, Module, Parameter
+from minipeft.nn.module import original, standing
+
+if TYPE_CHECKING:
+    from minipeft.contract.handle import Attached
+
+POLICIES = ("refuse", "dequantize", "requantize")  # where a weight is stored as codes
+ROWS = 16  # of random inputs on which merged and unmerged parts are compared
+
+
+def merge(at: Attached, untie: bool, quantized: str) -> MergeReport:
+    """Put plain parts in place of an adapter's wrappers, clones and computed parameters."""
+    if quantized not in POLICIES:
+        raise ValueError(f"merge: quantized must be one of {', '.join(POLICIES)}, "
+                         f"got {quantized!r}")  # fmt: skip
+    for wrapper in at.wrappers.values():
+        wrapper.quantized = quantized
+    if at.method.compose == "input":
+        raise NotMergeable(f"{at.method.name!r} changes the input, not the weights: there is "
+                           "nothing to merge it into")  # fmt: skip
+    _check_order(at)
+    at.method.before_forward(at)
+    parts = {path: _plain(at, path, wrapper, untie) for path, wrapper in at.wrappers.items()}
+    clones = at.clones | at.whole
+    plain = {path: Parameter(clone.data) for path, clone in clones.items()}
+    with no_grad():
+        values = [compute(p).data for _, p, compute in at.reparams]
+    computed = [Parameter(xp_of(v).array(v)) for v in values]
+    for path, p in [*plain.items(), *zip([r[0] for r in at.reparams], computed, strict=True)]:
+        _check_finite(path, p)
+    report = MergeReport([_compare(path, at.wrappers[path], part) for path, part in parts.items()])
+
+    pairs = list(_pairs(at, parts))  # (new Parameter, old one); nothing is refused from here on
+    for path, part in parts.items():
+        _replace(at, at.wrappers[path], part)
+    for path, clone in clones.items():
+        pairs.append((plain[path], clone))
+        _replace(at, clone, plain[path])
+    for (_, p, _), fixed in zip(at.reparams, computed, strict=True):
+        pairs.append((fixed, p))
+        for owner, name in standing(at.model, p):
+            at.swap(owner, name, fixed)
+        _replace_below(at, p, fixed)
+    if at.slot:
+        at.changes = [c for c in at.changes if c.new is not at.root]
+        delattr(at.model, at.slot)
+    _pass_flags_on(at, pairs)
+    return report
+
+
+def _check_order(at: Attached) -> None:
+    """Where two methods touch the same thing, one of them must be merged first."""
+    for path, wrapper in at.wrappers.items():
+        *_, lowest = wrapper.layers()
+        below = lowest.base
+        if isinstance(below, Wrapper):
+            under = below.owner.method.name
+            raise NotMergeable(f"{path} has {under!r} under {at.method.name!r}: merge {under!r} "
+                               f"first{below.before_merge}")  # fmt: skip
+    mine = {id(p): path for path, w in at.wrappers.items() for p in w.base.parameters()}
+    lower = {id(c.base): path for path, c in (at.clones | at.whole).items()}
+    lower |= {id(p): path for path, p, _ in at.reparams}
+    for h in at.model.handles:
+        if h is at:
+            continue
+        theirs = [*h.clones.values(), *h.whole.values(), *(p for _, p, _ in h.reparams)]
+        met = mine | lower if h.number < at.number else mine
+        for p in theirs:
+            if id(p) in met:
+                other = h.method.name
+                raise NotMergeable(
+                    f"{met[id(p)]} is changed by {other!r} too: merge {other!r} first"
+                )
+
+
+def _replace(at: Attached, old: Any, new: Any) -> None:
+    """Put `new` wherever `old` stands, and wherever a later handle would put it back."""
+    for owner, name in standing(at.model, old):
+        setattr(owner, name, new)
+    for h in [at, *at.later()]:
+        for change in h.changes:
+            change.old = new if change.old is old else change.old
+            change.new = new if change.new is old else change.new
+    if isinstance(old, Parameter):
+        _replace_below(at, old, new)
+
+
+def _replace_below(at: Attached, old: Parameter, new: Parameter) -> None:
+    """Later handles that clone a Parameter, or compute from it, go on from the new one."""
+    for h in at.later():
+        h.reparams = [(path, new if p is old else p, fn) for path, p, fn in h.reparams]
+        for clone in (*h.clones.values(), *h.whole.values()):
+            clone.base = new if clone.base is old else clone.base
+
+
+def _pairs(at: Attached, parts: dict[str, Module]) -> Iterator[tuple[Parameter, Parameter]]:
+    """Each Parameter of the merged parts, with the one whose place it takes."""
+    for path, part in parts.items():
+        old = dict(at.wrappers[path].base.named_parameters())
+        for name, p in part.named_parameters():
+            yield p, old[name] if name in old else next(iter(old.values()))
+
+
+def _pass_flags_on(at: Attached, pairs: list[tuple[Parameter, Parameter]]) -> None:
+    """What trained before a method was attached trains after it, in its merged form."""
+    for h in at.model.handles:
+        if h.number <= at.number:
+            flags = {id(p): flag for p, flag in h.flags}
+            h.flags += [(p, flags.get(id(old), flags.get(id(original(old)), False)))
+                        for p, old in pairs]  # fmt: skip
+    later = at.later()
+    if later:  # which restores them at its own end
+        mine = {id(p): flag for p, flag in at.flags}
+        rest = [(p, flag) for p, flag in later[0].flags if id(p) not in mine]
+        later[0].flags = [*at.flags, *rest]
+        for p, _ in at.flags:
+            p.requires_grad = False
+    else:
+        at.release()
+
+
+def _plain(at: Attached, path: str, wrapper: Wrapper, untie: bool) -> Module:
+    """The merged part, or an error that names the path."""
+    tied = tied_with(at.model, path, wrapper)
+    if tied and not untie:
+        raise NotMergeable(f"{path} shares its weight with {tied}: merging one end parts the two. "
+                           "merge(untie=True) allows it")  # fmt: skip
+    try:
+        part = wrapper.merged()
+    except NotMergeable as error:
+        raise NotMergeable(f"{path}: {error}") from None
+    for p in part.parameters():
+        _check_finite(path, p)
+    return part
+
+
+def _check_finite(path: str, p: Parameter) -> None:
+    if not bool(xp_of(p.data).isfinite(p.data).all()):
+        raise NotMergeable(f"{path}: the merged weight has NaN or infinite values")
+
+
+def tied_with(model: Module, path: str, wrapper: Wrapper) -> str:
+    """The path of another place of one of the wrapped part's Parameters, or "".
+
+    Where the part itself stands at two places, its wrapper stands at both: that is no tie.
+    """
+    own = {id(p) for p in wrapper.base.parameters()}
+    inside: set[int] = set()
+    part: Module = wrapper
+    while isinstance(part, Wrapper):
+        part = part.base
+        inside |= {id(below) for _, below in part.named_modules()}
+    for place in model.places():
+        if id(place.parameter) in own and id(place.owner) not in inside:
+            return place.path
+    return ""
+
+
+def _compare(path: str, wrapper: Wrapper, part: Module) -> dict[str, Any]:
+    """Errors of the merged weight and of its output, and what rounding explains of them."""
+    row: dict[str, Any] = {"path": path}
+    if not isinstance(part, Linear):
+        return row
+    exact = _in_float64(wrapper).merged().weight.data
+    weight = part.weight.data
+    eps = float(np.finfo(weight.dtype).eps)
+    largest = float(abs(exact).max())
+    row["weight_error"] = float(abs(weight - exact).max())
+    row["weight_rounding"] = eps * largest
+    xp = xp_of(weight)
+    x = xp.asarray(Rng(0, "merge", path).normal((ROWS, part.d_in)), dtype=weight.dtype)
+    with no_grad():
+        before, after = wrapper(Tensor(x)).data, part(Tensor(x)).data
+    row["output"] = float(abs(before).max())
+    row["output_error"] = float(abs(before - after).max())
+    row["output_rounding"] = eps * part.d_in**0.5 * row["output"]
+    row["change"] = float(abs(exact - wrapper.weight.data.astype(exact.dtype)).max())
+    return row
+
+
+def _in_float64(module: Any) -> Any:
+    """A copy of a part whose Parameters are float64; nothing is shared with the original."""
+    twin = copy.copy(module)
+    for name, value in vars(module).items():
+        if isinstance(value, Parameter):
+            setattr(twin, name, Parameter(value.data.astype(np.float64), value.requires_grad))
+        elif isinstance(value, Module):
+            setattr(twin, name, _in_float64(value))
+    return twin
+
+
+class MergeReport:
+    """Rows (a dict per part) that print as text and as HTML; `worst` is the largest error of y."""
+
+    columns = (
+        ("path", "part"),
+        ("change", "largest |ΔW|"),
+        ("weight_error", "error of W"),
+        ("weight_rounding", "rounding of W"),
+        ("output_error", "error of y"),
+        ("output_rounding", "rounding of y"),
+    )
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self.rows = rows
+
+    @property
+    def worst(self) -> float:
+        return max((r.get("output_error", 0.0) for r in self.rows), default=0.0)
+
+    def _cells(self) -> list[list[str]]:
+        def text(value: Any) -> str:
+            return value if isinstance(value, str) else "" if value is None else f"{value:.2e}"
+
+        return [[text(row.get(key)) for key, _ in self.columns] for row in self.rows]
+
+    def __str__(self) -> str:
+        if not self.rows:
+            return "merged: the trained parameters are the model's own now; nothing was rounded"
+        rows = [[title for _, title in self.columns], *self._cells()]
+        widths = [max(len(r[i]) for r in rows) for i in range(len(self.columns))]
+        return "\n".join(
+            "  ".join(c.ljust(w) if i == 0 else c.rjust(w)
+                      for i, (c, w) in enumerate(zip(r, widths, strict=True)))
+            for r in rows
+        )  # fmt: skip
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        def row(cells: list[str], tag: str) -> str:
+            return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
+
+        if not self.rows:
+            return f"<p>{self}</p>"
+        body = "".join(row(c, "td") for c in self._cells())
+        return f"<table>{row([title for _, title in self.columns], 'th')}{body}</table>"

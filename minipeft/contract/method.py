@@ -1,0 +1,260 @@
+"""What a method is: a small dataclass that wraps, selects or recomputes nodes of a model."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from minipeft.backend import Array, Rng, is_whole, xp_of
+from minipeft.engine import Tensor, context, ops, running
+from minipeft.nn import Module, Parameter, Place
+
+if TYPE_CHECKING:
+    from minipeft.contract.handle import Attached
+
+Recompute = Callable[[Tensor], Tensor]
+
+
+class NotMergeable(ValueError):
+    """Why a method, or a part of it, cannot become plain weights."""
+
+
+@dataclass(frozen=True)
+class Where:
+    """What a method may know about the place that it changes."""
+
+    rng: Rng  # this place's own random stream, named by the method's seed and the path
+    layer: int | None  # number of the block, None outside the blocks
+    layers: int  # how many blocks there are
+    config: Any  # the model's sizes
+    shared: Callable[[str, Callable[[], Array]], Parameter]  # (name, make): one for many places
+
+
+@dataclass(frozen=True)
+class Method:
+    """Hyperparameters, in the paper's letters, and the hooks that change a model.
+
+    A subclass overrides `wrap` (for the parts that its `targets` name), `select` or `reparam`,
+    and what else it needs. `at` is the handle that attach() made: it holds the wrappers. Fields
+    are numbers, text, None, or tuples of such: a file keeps them, and NumPy's are made plain.
+    """
+
+    name: ClassVar[str]
+    compose: ClassVar[str]  # "parameter", "function" or "input"
+    gradient: ClassVar[str] = "exact"  # or "surrogate": not the derivative of the forward pass
+    by_row: ClassVar[bool] = False  # may rows of one batch carry different adapters of its kind?
+    identity: ClassVar[str] = ""  # why attaching changes the output; "" where it does not
+    lr: ClassVar[float] = 1e-3  # the default of fit, chosen by a sweep on validation data
+
+    def __post_init__(self) -> None:
+        """Bring each field to the type that it declares, or refuse it by name."""
+        for f in dataclasses.fields(self):
+            object.__setattr__(self, f.name, _typed(type(self), f, getattr(self, f.name)))
+
+    def wrap(self, path: str, module: Module, where: Where) -> Wrapper | None:
+        """The Wrapper to put around a part that `targets` names, or None."""
+        return None
+
+    def select(self, path: str, parameter: Parameter, where: Where) -> bool:
+        """Whether one of the base's own parameters trains."""
+        return False
+
+    def reparam(self, path: str, parameter: Parameter, where: Where) -> Recompute | None:
+        """How a parameter is computed, once per forward pass, from its frozen value."""
+        return None
+
+    def prepare(self, at: Attached) -> None:
+        """Called by attach when every place was seen: what needs all of them, and refusals."""
+
+    def before_forward(self, at: Attached) -> None:
+        """Called when a forward pass begins."""
+
+    def extra_loss(self, at: Attached) -> Tensor | None:
+        """A penalty that fit adds to the loss."""
+        return None
+
+    def before_step(self, at: Attached, step: int, total: int) -> None:
+        """Called by fit before each optimizer step, when gradients are there: sensitivities."""
+
+    def after_step(self, at: Attached, step: int, total: int) -> None:
+        """Called by fit after each optimizer step: schedules, re-masking."""
+
+    def measure(self, at: Attached, batches: Sequence[Any]) -> None:
+        """Look at data first; the user calls it before fit, for methods that need it."""
+
+    def state(self, at: Attached) -> dict[str, np.ndarray]:
+        """Arrays that are saved though they do not train."""
+        return {}
+
+    def load_state(self, at: Attached, state: dict[str, np.ndarray]) -> None:
+        """Take back what `state` gave, all of it or nothing; shapes and kinds are checked."""
+
+    def whole(self, path: str, module: Module) -> bool:
+        """Whether a part is trained whole and saved beside the rest: a freshly made head."""
+        return bool(getattr(module, "new", False))
+
+    def uses(self, hook: str) -> bool:
+        """Whether the subclass defines a hook."""
+        return getattr(type(self), hook) is not getattr(Method, hook)
+
+    @classmethod
+    def from_fields(cls, values: dict[str, Any]) -> Method:
+        """A method from plain values, as JSON or a command line gives them.
+
+        Raises  ValueError that names an unknown field's nearest, or a value of a wrong type
+        """
+        known = {f.name: f for f in dataclasses.fields(cls)}
+        for key in values:
+            if key not in known:
+                near = difflib.get_close_matches(key[:80], known, 1, 0)
+                hint = f"; nearest is {near[0]!r}, all: {', '.join(known)}" if known else ""
+                raise ValueError(f"{cls.__name__} has no setting {key[:80]!r}{hint}")
+        return cls(**{k: _coerce(cls, known[k], v) for k, v in values.items()})
+
+
+def _declared(field: dataclasses.Field[Any]) -> tuple[str, list[str]]:
+    """A field's type in words, and the kinds that it allows."""
+    # the type is text in a file that postpones annotations, as ours do, else an object
+    declared = field.type.__name__ if isinstance(field.type, type) else str(field.type)
+    return declared, [kind.partition("[")[0].strip() for kind in declared.split("|")]
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers and text as Python's, lists as tuples; they equal what a file gives back."""
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_plain, value))
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _typed(cls: type, field: dataclasses.Field[Any], value: Any) -> Any:
+    """A plain value of a field's declared type."""
+    (declared, kinds), value = _declared(field), _plain(value)
+    if "float" in kinds and is_whole(value):
+        return float(value)
+    inner = declared.partition("tuple[")[2].partition(",")[0]  # what a tuple holds
+    right = any(
+        kind == "None" if value is None else type(value).__name__ == kind for kind in kinds
+    )  # by name and exactly: True is no int, and what a file gives back is no subclass
+    if right and isinstance(value, tuple) and inner:
+        right = all(type(v).__name__ == inner for v in value)
+    if right:
+        return value
+    got = _short(value)
+    if isinstance(value, (set, frozenset)):
+        got = f"a set, which has no order: write {_short(tuple(sorted(map(str, value))))}"
+    raise ValueError(f"{cls.__name__}: {field.name} must be {declared}, got {got}")
+
+
+def _short(value: Any) -> str:
+    """A value in an error, which is to fit a line."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:79]}…"
+
+
+def _coerce(cls: type, field: dataclasses.Field[Any], value: Any) -> Any:
+    """A value of a field's declared type, from text where needed."""
+    declared, kinds = _declared(field)
+    text, flag = isinstance(value, str), isinstance(value, bool)
+    words = str(value).lower()
+    several = isinstance(value, (list, tuple)) or (text and ("," in value or "str" not in kinds))
+    try:
+        if value is None or (text and words == "none"):
+            if "None" in kinds:
+                return None
+        elif "tuple" in kinds and several:
+            return tuple(v for v in (value.split(",") if text else value) if v != "")
+        elif "bool" in kinds and words in ("true", "1", "yes", "false", "0", "no"):
+            return words in ("true", "1", "yes")
+        elif "int" in kinds and not flag and float(value) == int(float(value)):
+            return int(float(value))
+        elif "float" in kinds and not flag:
+            return float(value)
+        elif "str" in kinds and text:
+            return value
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise ValueError(f"{cls.__name__}: {field.name} must be {declared}, got {_short(value)}")
+
+
+class Wrapper(Module):
+    """A part around a frozen one. Its path is that of the part it holds as `base`.
+
+    What the wrapper lacks (weight, d_in, …) is looked up in the base.
+    """
+
+    wraps = True
+    added = True
+    replaces: tuple[str, ...] = ()  # the base's Parameters that its forward pass goes without
+    owner: Any = None  # the handle that put it there
+    quantized = "refuse"  # what merging does to a weight that is stored as codes
+    before_merge = ""  # what to know before something above it can be merged
+
+    def __init__(self, base: Module) -> None:
+        self.base: Any = base
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        ctx = context()
+        if self.owner is not None:
+            if self.owner in ctx.off:
+                return self.base(*args, **kwargs)
+            if ctx.rows is not None:
+                return self._by_row(ctx.rows, *args, **kwargs)
+        return super().__call__(*args, **kwargs)
+
+    def _by_row(self, rows: tuple[Any, ...], x: Tensor, **kwargs: Any) -> Tensor:
+        """Rows of the batch that carry this adapter go through it, the others past it.
+
+        Shapes  x (B, …), rows B handles or None
+        """
+        if len(rows) != x.shape[0]:
+            raise ValueError(
+                f"running(rows=...) names {len(rows)} rows, the batch has {x.shape[0]}"
+            )
+        xp = xp_of(x.data)
+        mine = [i for i, handle in enumerate(rows) if handle is self.owner]
+        others = [i for i, handle in enumerate(rows) if handle is not self.owner]
+        parts: list[Tensor] = []
+        for chosen, part in ((mine, super().__call__), (others, self.base)):
+            if chosen:
+                here = x if len(chosen) == len(rows) else x[xp.asarray(chosen)]
+                with running(rows=[rows[i] for i in chosen]):  # for wrappers further in
+                    parts.append(part(here, **kwargs))
+        if len(parts) == 1:
+            return parts[0]
+        back = xp.argsort(xp.asarray(mine + others))
+        return ops.concatenate(parts, axis=0)[back]
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "base":
+            raise AttributeError(name)
+        return getattr(self.base, name)
+
+    def layers(self) -> Iterator[Wrapper]:
+        """This wrapper, and those right under it that the same handle put there."""
+        part: Any = self
+        while isinstance(part, Wrapper) and part.owner is self.owner:
+            yield part
+            part = part.base
+
+    def own_places(self) -> Iterator[Place]:
+        """Where the wrapper's own Parameters stand, those of its base left out."""
+        for name, value in vars(self).items():
+            if isinstance(value, Parameter):
+                yield Place(name, value, self, name, True)
+            elif isinstance(value, Module) and name != "base":
+                yield from value._places(name, True)
+
+    def merged(self) -> Module:
+        """A plain module that computes the same."""
+        raise NotMergeable(f"{type(self).__name__} has no dense equivalent")
+
+
+class Shared(Module):
+    """Parameters that a method keeps for the whole model; they stand at its root."""
+
+    added = True

@@ -1,0 +1,1 @@
+"""The text that models are pretrained on, and how they are."""

@@ -1,0 +1,1 @@
+"""What the course shows: comparisons, pictures, notebooks, and experiments over seeds."""

@@ -1,0 +1,49 @@
+"""The claims of the course as runs over seeds; their results are committed in data/results.
+
+python -m minipeft.experiments lora_matrices --fast
+"""
+
+from minipeft.course.experiments.bases import ladder, probes
+from minipeft.course.experiments.claims import Claim
+from minipeft.course.experiments.lora import claims as lora_claims
+from minipeft.course.experiments.lora import runs as lora
+from minipeft.course.experiments.lora_family import (
+    claims as lora_family_claims,
+)
+from minipeft.course.experiments.lora_family import (
+    runs as lora_family,
+)
+from minipeft.course.experiments.pruning import claims as pruning_claims
+from minipeft.course.experiments.pruning import runs as pruning
+from minipeft.course.experiments.quantization import (
+    claims as quantization_claims,
+)
+from minipeft.course.experiments.quantization import (
+    runs as quantization,
+)
+from minipeft.course.experiments.rates import runs as learning_rates
+from minipeft.course.experiments.runner import (
+    Difference,
+    Experiment,
+    Results,
+    difference,
+    results,
+)
+from minipeft.course.experiments.subsets import claims as subset_claims
+from minipeft.course.experiments.subsets import runs as subsets
+from minipeft.course.experiments.subspaces import claims as subspace_claims
+from minipeft.course.experiments.subspaces import runs as subspaces
+from minipeft.course.experiments.world import runs as world
+
+PARTS = (
+    probes, world, ladder, learning_rates, lora, lora_family, subsets, quantization, subspaces,
+    pruning,
+)  # fmt: skip
+EXPERIMENTS: dict[str, Experiment] = {e.name: e for part in PARTS for e in part.EXPERIMENTS}
+CLAIMED = (
+    lora_claims, lora_family_claims, subset_claims, quantization_claims, subspace_claims,
+    pruning_claims,
+)  # fmt: skip
+CLAIMS: tuple[Claim, ...] = tuple(claim for part in CLAIMED for claim in part.CLAIMS)
+
+__all__ = ["CLAIMS", "EXPERIMENTS", "Difference", "Experiment", "Results", "difference", "results"]

@@ -1,0 +1,100 @@
+"""The lectures: finding the notebooks, and opening, running or printing them with Jupyter."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from minipeft.display.progress import Progress
+from minipeft.engine.blas import one_thread
+
+INSTALL = (
+    "the lectures need Jupyter, which is not installed. From the checkout:\n"
+    "  uv run --extra lectures minipeft lectures …\n"
+    "  pip install -e '.[lectures]'"
+)
+
+
+def folder() -> Path:
+    """The folder with the notebooks: the checkout's, or lectures/ here."""
+    places = [Path(__file__).resolve().parents[2] / "lectures", Path("lectures").resolve()]
+    for place in places:
+        if any(place.glob("[0-9][0-9]_*.ipynb")):
+            return place
+    raise FileNotFoundError(
+        f"no lectures found. Looked in: {', '.join(map(str, dict.fromkeys(places)))}. They are "
+        "part of the checkout, not of the installed package"
+    )
+
+
+def listed() -> list[dict[str, Any]]:
+    """Number, title and file of every lecture, in order."""
+    files = sorted(folder().glob("[0-9][0-9]_*.ipynb"))
+    return [{"number": f.name[:2], "title": _title(f), "file": str(f)} for f in files]
+
+
+def find(number: str) -> Path:
+    """The notebook of a number such as "08" or "8"."""
+    there = {one["number"]: one["file"] for one in listed()}
+    if number.zfill(2) not in there:
+        raise ValueError(f"no lecture {number!r}; there are {', '.join(there)}")
+    return Path(there[number.zfill(2)])
+
+
+def open_one(number: str) -> str:
+    """Open a lecture in the browser, and wait until Jupyter is closed."""
+    file = find(number)
+    _jupyter("lab", str(file))
+    return str(file)
+
+
+def run_all() -> list[dict[str, Any]]:
+    """Run every lecture from top to bottom in a copy; returns the seconds that each took."""
+    done = []
+    files = [Path(one["file"]) for one in listed()]
+    show = Progress("lectures", len(files))
+    with tempfile.TemporaryDirectory() as scratch:
+        for i, file in enumerate(files):
+            began = time.perf_counter()
+            _jupyter(
+                "nbconvert", "--to", "notebook", "--execute", "--output-dir", scratch, str(file)
+            )
+            done.append({"lecture": file.stem, "seconds": time.perf_counter() - began})
+            show.update(i + 1, file.stem)
+    show.done()
+    return done
+
+
+def to_html(where: str) -> list[str]:
+    """Write every lecture as a web page, with the outputs that it has."""
+    Path(where).mkdir(parents=True, exist_ok=True)
+    files = [one["file"] for one in listed()]
+    _jupyter("nbconvert", "--to", "html", "--output-dir", where, *files)
+    return [str(Path(where, Path(file).stem + ".html")) for file in files]
+
+
+def _title(file: Path) -> str:
+    """The notebook's first heading."""
+    for cell in json.loads(file.read_text(encoding="utf-8"))["cells"]:
+        for line in "".join(cell["source"]).splitlines():
+            if cell["cell_type"] == "markdown" and line.startswith("# "):
+                return line[2:].strip()
+    return file.stem
+
+
+def _jupyter(tool: str, *arguments: str) -> None:
+    """Run a tool of Jupyter, its kernels on one BLAS thread; what it prints goes to stderr."""
+    needed = {"lab": "jupyterlab", "nbconvert": "nbconvert"}[tool]
+    if importlib.util.find_spec(needed) is None:
+        raise ModuleNotFoundError(INSTALL)
+    command = [sys.executable, "-m", "jupyter", tool, *arguments]
+    done = subprocess.run(command, stdout=sys.stderr, env=one_thread(os.environ))
+    if done.returncode:
+        raise RuntimeError(f"jupyter {tool} failed with code {done.returncode}; see above")

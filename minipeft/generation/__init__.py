@@ -1,0 +1,1 @@
+"""What a trained model says: sampling, beams, the likelihood of answers, and scores of texts."""

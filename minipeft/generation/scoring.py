@@ -1,0 +1,100 @@
+"""How likely a model finds a text after a prompt, in nats.
+
+`score` is how a language model classifies: the class whose label words it finds likeliest
+after the prompt (a verbalizer), or the likeliest answer of a multiple choice. A masked language
+model has masks after the prompt, one for each token of the longest continuation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from minipeft.backend import to_numpy, xp_of
+from minipeft.checks import takes, whole
+from minipeft.engine import no_grad
+from minipeft.engine.blas import blas_threads, threads_for
+from minipeft.models.inputs import blanks, need_lm, pad, prompt_ids
+from minipeft.nn.finite import check_logits
+
+
+def score(
+    model: Any, prompt: str, continuations: Sequence[str], normalize: bool = False
+) -> list[float]:
+    """log p(continuation | prompt) of each, in nats; with normalize=True per token."""
+    return score_many(model, [(prompt, continuations)], normalize=normalize)[0]
+
+
+@takes(batch=whole(1))
+def score_many(
+    model: Any,
+    questions: Sequence[tuple[str, Sequence[str]]],
+    normalize: bool = False,
+    batch: int = 64,
+) -> list[list[float]]:
+    """`score` for many (prompt, continuations). One-token continuations share one forward pass.
+
+    A masked model scores the tokens at its masks, the end tokens after a shorter continuation
+    among them; with normalize=True without those.
+    """
+    masked = model.config.head == "mlm"
+    if not masked:
+        need_lm(model, "scoring")
+    rows: list[Row] = []
+    scores = [[0.0] * len(options) for _, options in questions]
+    for q, (prompt, options) in enumerate(questions):
+        if isinstance(options, str):
+            raise TypeError(f"score needs a list of continuations, got one str: {options[:40]!r}")
+        if not options or any(not o for o in options):
+            raise ValueError(f"score needs continuations that are not empty, got {list(options)!r}")
+        encoded = model.tokenizer.encode_many(list(options))
+        longest = max(len(e) for e in encoded)
+        head = prompt_ids(model, prompt, room=longest + 2 * masked)
+        if masked:
+            ids, first, filled = blanks(head, encoded, model.tokenizer)
+            both = list(enumerate(zip(encoded, filled, strict=True)))
+            reads = []
+            for k in range(longest):
+                live = [(i, e, f) for i, (e, f) in both if k < len(e) or not normalize]
+                reads.append((first + k, [(q, i, f[k], len(e)) for i, e, f in live]))
+            rows.append((ids, reads))
+        elif longest == 1:  # one row for all options
+            reads = [(len(head) - 1, [(q, i, e[0], 1) for i, e in enumerate(encoded)])]
+            rows.append((head, reads))
+        else:
+            for i, e in enumerate(encoded):
+                reads = [(len(head) - 1 + k, [(q, i, t, len(e))]) for k, t in enumerate(e)]
+                rows.append(([*head, *e[:-1]], reads))
+    rows.sort(key=lambda row: len(row[0]))  # like lengths together: less padding
+    for start in range(0, len(rows), batch):
+        _score_rows(model, rows[start : start + batch], scores, normalize)
+    return scores
+
+
+# ids, and what to read where: (place, [(question, option, token, tokens of the option)])
+Row = tuple[list[int], list[tuple[int, list[tuple[int, int, int, int]]]]]
+
+
+def _score_rows(model: Any, rows: list[Row], scores: list[list[float]], normalize: bool) -> None:
+    """Add what the rows tell to the scores."""
+    xp = xp_of(model.parameters()[0].data)
+    where = [(r, place) for r, (_, reads) in enumerate(rows) for place, _ in reads]
+    at = tuple(xp.asarray(np.array(column)) for column in zip(*where, strict=True))
+    ids = pad([ids for ids, _ in rows], model.tokenizer.pad_id)
+    mask = None if model.causal else xp.asarray(pad([[1] * len(t) for t, _ in rows], 0) > 0)
+
+    def run() -> Any:
+        return model(xp.asarray(ids), mask=mask, at=at).data
+
+    cores = threads_for(model, *ids.shape)
+    with no_grad(), blas_threads(cores), np.errstate(all="ignore"):  # what is not finite raises
+        logits = to_numpy(run()).astype(np.float64)
+    check_logits(model, logits, run)
+    top = logits.max(axis=1, keepdims=True)
+    logp = logits - top - np.log(np.exp(logits - top).sum(axis=1, keepdims=True))
+    picked = [tokens for _, reads in rows for _, tokens in reads]
+    for line, wanted in zip(logp, picked, strict=True):
+        for q, option, token, length in wanted:
+            scores[q][option] += float(line[token]) / (length if normalize else 1)

@@ -1,0 +1,256 @@
+"""Strings to arrays: what a task gives, as the batches that a training step takes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol
+
+import numpy as np
+
+from minipeft.backend import Rng, is_whole
+from minipeft.models.inputs import blanks, pad
+
+IGNORE = -100  # a label that does not count
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's data.
+
+    ids     (B, T) token ids, padded on the right; or pictures (B, K, side, side)
+    labels  (B, T): what should follow each id, or what stands behind a mask, IGNORE where
+            nothing is learnt; (B,) classes for a linear head
+    mask    (B, T) true where an id is real
+    rows    (B,) numbers of the examples, where the same number always is the same text
+    """
+
+    ids: np.ndarray
+    labels: np.ndarray
+    mask: np.ndarray
+    rows: np.ndarray | None = None
+
+
+class Source(Protocol):
+    """Where batches come from: the batch of a step depends on (seed, step) alone."""
+
+    def batch(self, step: int, size: int, seed: int) -> Batch: ...
+
+
+@lru_cache(maxsize=4)
+def _order(n: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of n examples in an epoch; kept, because every batch of the epoch asks for it."""
+    return Rng(seed, "epoch", epoch).permutation(n)
+
+
+def in_turn(n: int, step: int, size: int, seed: int) -> list[int]:
+    """The numbers of a step's examples: epochs follow one another without a gap."""
+    chosen: list[int] = []
+    while len(chosen) < size:
+        epoch, start = divmod(step * size + len(chosen), n)
+        chosen += _order(n, seed, epoch)[start : start + size - len(chosen)].tolist()
+    return chosen
+
+
+class TaskBatches:
+    """Batches of a task's examples, in a new random order every epoch.
+
+    head="lm"      the text is prompt + target + the end token; the loss is on the last two
+    head="mlm"     it is the prompt with masks for the longest option; the loss is on them
+    head="linear"  it is the prompt, and the label its class
+    Where the model is not `causal` the end token stands in front too: a linear head reads it.
+    Raises  ValueError that names the example: an empty prompt, a text longer than the context, a
+            label that is missing, none of the options or `classes`, or not that of the target
+    """
+
+    def __init__(
+        self, examples: Sequence[Any], tokenizer: Any, head: str, context: int,
+        causal: bool = True, classes: int | None = None,
+    ) -> None:  # fmt: skip
+        if not examples:
+            raise ValueError("there is no example to train on")
+        for i, example in enumerate(examples):
+            _check_example(f"example {i}", example, head, classes)
+        prompts = tokenizer.encode_many([e.prompt for e in examples])
+        targets = tokenizer.encode_many([e.target for e in examples])
+        words = sorted({option for e in examples for option in e.options})
+        options = dict(zip(words, tokenizer.encode_many(words), strict=True))
+        end, self.pad, self.linear = tokenizer.end_id, tokenizer.pad_id, head == "linear"
+        self.rows: list[tuple[list[int], list[int]]] = []
+        for example, prompt, target in zip(examples, prompts, targets, strict=True):
+            if not prompt:
+                raise ValueError(f"an example with an empty prompt; its target: {example.target!r}")
+            if self.linear:
+                ids, labels = prompt if causal else [end, *prompt], [example.label]
+                needed = len(ids)
+            elif head == "mlm":
+                ids, first, filled = blanks(
+                    prompt, [options[o] for o in example.options], tokenizer
+                )
+                labels = [IGNORE] * len(ids)
+                labels[first:-1] = filled[example.label]
+                needed = len(ids)
+            else:
+                ids = [*prompt, *target]
+                labels = [IGNORE] * (len(prompt) - 1) + [*target, end]
+                needed = len(ids) + 1
+            if needed > context:
+                raise ValueError(f"an example has {needed} tokens, the context holds {context}: "
+                                 f"{example.prompt[:60]!r} …")  # fmt: skip
+            self.rows.append((ids, labels))
+
+    @classmethod
+    def of(cls, model: Any, examples: Any) -> Any:
+        """Examples as a model takes them: texts with its tokenizer and head, or pictures."""
+        config, pictures = model.config, hasattr(examples, "pixels")
+        if pictures != hasattr(config, "image"):
+            reads, got = ("text", "pictures") if pictures else ("pictures", "text")
+            raise ValueError(f"a {type(model).__name__} reads {reads}, this task is on {got}")
+        if pictures:
+            return ImageBatches(examples.pixels, examples.labels, config.classes)
+        return cls(
+            examples, model.tokenizer, config.head, config.context, model.causal, config.classes
+        )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, step: int, size: int, seed: int) -> Batch:
+        return self.collate(in_turn(len(self.rows), step, size, seed))
+
+    def collate(self, chosen: Sequence[int]) -> Batch:
+        """The batch of the examples with these numbers."""
+        ids = pad([self.rows[i][0] for i in chosen], self.pad)
+        mask = pad([[1] * len(self.rows[i][0]) for i in chosen], 0) > 0
+        if self.linear:
+            labels = np.array([self.rows[i][1][0] for i in chosen])
+        else:
+            labels = pad([self.rows[i][1] for i in chosen], IGNORE)
+        return Batch(ids, labels, mask, np.asarray(chosen))
+
+
+def _check_example(which: str, example: Any, head: str, classes: int | None) -> None:
+    """Refuse what would train on something else than the example says."""
+    label, options = example.label, example.options
+    for name in ("prompt", "target"):
+        if not isinstance(getattr(example, name), str):
+            raise ValueError(f"{which}: {name} must be a text, got {getattr(example, name)!r:.60}")
+    which = f"{which}, {example.prompt[:60]!r} …"
+    if label is None:
+        if head != "lm":
+            raise ValueError(f"{which}: head={head!r} needs a label, and there is none; a task "
+                             "of generation needs head='lm'")  # fmt: skip
+        return
+    if not is_whole(label) or label < 0:
+        raise ValueError(f"{which}: label must be a whole number >= 0, got {label!r}")
+    if head == "mlm" and not options:
+        raise ValueError(f"{which}: head='mlm' needs options, of which one is the target")
+    if options and label >= len(options):
+        raise ValueError(f"{which}: label {label} names none of its {len(options)} options, "
+                         "which are counted from 0")  # fmt: skip
+    if options and options[label] != example.target:
+        raise ValueError(f"{which}: label {label} stands for the option {options[label]!r}, but "
+                         f"the target is {example.target!r}")  # fmt: skip
+    if head == "linear" and classes is not None and label >= classes:
+        raise ValueError(f"{which}: label {label} is none of the head's {classes} classes, which "
+                         "are counted from 0")  # fmt: skip
+
+
+class ImageBatches:
+    """Batches of pictures with their classes.
+
+    Shapes  pixels (N, K, side, side), labels (N,); of a batch the mask is (B, 1), all true
+    """
+
+    def __init__(self, pixels: np.ndarray, labels: np.ndarray, classes: int | None = None) -> None:
+        if len(labels) != len(pixels) or labels.dtype.kind not in "iu":
+            raise ValueError(f"{len(pixels)} pictures need as many whole numbers as labels, got "
+                             f"{labels.dtype} of shape {labels.shape}")  # fmt: skip
+        most = np.inf if classes is None else classes
+        for i in np.flatnonzero((labels < 0) | (labels >= most))[:1].tolist():
+            raise ValueError(f"picture {i}: label {labels[i]} is none of the {classes or ''} "
+                             "classes, which are counted from 0")  # fmt: skip
+        self.pixels, self.labels = pixels, labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, step: int, size: int, seed: int) -> Batch:
+        return self.collate(in_turn(len(self), step, size, seed))
+
+    def collate(self, chosen: Sequence[int]) -> Batch:
+        """The batch of the pictures with these numbers."""
+        at = np.asarray(chosen)
+        return Batch(self.pixels[at], self.labels[at], np.ones((len(at), 1), bool), at)
+
+
+class TokenBatches:
+    """Rows of running text for language modelling: every token is to be foretold.
+
+    Shapes  rows (N, T + 1) ids; `fill` marks padding at the end of a row
+    """
+
+    def __init__(self, rows: np.ndarray, fill: int) -> None:
+        self.rows, self.fill = rows, fill
+
+    @classmethod
+    def pack(cls, texts: Sequence[Sequence[int]], length: int, end: int, fill: int) -> TokenBatches:
+        """Put texts one after another, each with an end token, into rows of length + 1.
+
+        A row begins where a text begins, as a prompt does; what does not fit is cut off.
+        """
+        if not texts:
+            raise ValueError("there is no text to pack")
+        rows: list[list[int]] = []
+        row: list[int] = []
+        for ids in texts:
+            row += [*ids, end]
+            if len(row) > length:
+                rows.append(row[: length + 1])
+                row = []
+        if row:
+            rows.append(row + [fill] * (length + 1 - len(row)))
+        return cls(np.array(rows, dtype=np.int32), fill)
+
+    @classmethod
+    def apart(
+        cls, texts: Sequence[Sequence[int]], length: int, end: int, fill: int
+    ) -> TokenBatches:
+        """Put each text into a row of its own, with an end token; what does not fit is cut off."""
+        if not texts:
+            raise ValueError("there is no text to put into rows")
+        rows = np.full((len(texts), length + 1), fill, dtype=np.int32)
+        for row, ids in zip(rows, texts, strict=True):
+            shown = [*ids, end][: length + 1]
+            row[: len(shown)] = shown
+        return cls(rows, fill)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, step: int, size: int, seed: int) -> Batch:
+        return self.collate(in_turn(len(self.rows), step, size, seed))
+
+    def collate(self, chosen: Sequence[int]) -> Batch:
+        rows = self.rows[np.asarray(chosen)].astype(np.int64)
+        labels = np.where(rows[:, 1:] == self.fill, IGNORE, rows[:, 1:])
+        return Batch(rows[:, :-1], labels, rows[:, :-1] != self.fill, np.asarray(chosen))
+
+
+def task_batches(
+    model: Any, task: Any, split: str, n: int | None, pattern: int, seed: int = 0
+) -> Any:
+    """A task's examples as batches for a model, with the model's tokenizer and head."""
+    examples = task_of(task).load(split, n=n, seed=seed, pattern=pattern)
+    return TaskBatches.of(model, examples)
+
+
+def task_of(source: Any) -> Any:
+    """The task given, or one of the rows of a list or a file."""
+    if not isinstance(source, (list, tuple, str, os.PathLike)):
+        return source
+    from minipeft.tasks.own import load_own
+
+    return load_own(source)

@@ -1,0 +1,164 @@
+"""One step's loss and gradients, in one go or with the batch's parts in threads of their own."""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from typing import Any
+
+import numpy as np
+
+from minipeft.backend import Array, Rng, xp_of
+from minipeft.engine import Tensor, context, fused, running
+from minipeft.training.batches import IGNORE, Batch
+from minipeft.training.hidden import HiddenStates
+
+
+def loss_of(model: Any, batch: Batch, smoothing: float = 0.0) -> Tensor:
+    """Mean cross-entropy of a batch; the head runs only where there is a label."""
+    xp = xp_of(next(model.places()).parameter.data)
+    counts, labels, at = batch.labels != IGNORE, batch.labels, None
+    mask: np.ndarray | None = batch.mask
+    if labels.ndim > 1:
+        if model.causal:
+            mask = None  # padding stands on the right, where nothing looks
+        if not counts.all():
+            at, labels = counts.nonzero(), labels[counts]
+    if mask is not None and mask.all():
+        mask = None  # everything is seen
+    ids, mask, labels, at = upload(xp, batch.ids, mask, labels, at)
+    logits = model(ids, mask=mask) if at is None else model(ids, mask=mask, at=at)  # (…, V)
+    return fused.cross_entropy(logits, labels, ignore=IGNORE, smoothing=smoothing)
+
+
+def upload(xp: Any, *arrays: Any) -> list[Any]:
+    """Host arrays, tuples of them and None, for the library xp; to a device in one transfer."""
+    if xp is np:
+        return list(arrays)
+    parts: list[np.ndarray] = []
+    for entry in arrays:
+        parts += entry if isinstance(entry, tuple) else [] if entry is None else [entry]
+    sizes = [-(-a.nbytes // 16) * 16 for a in parts]  # each begins where any dtype may begin
+    ends = np.cumsum(sizes).tolist()
+    host = np.zeros(ends[-1], np.uint8)
+    for a, end, size in zip(parts, ends, sizes, strict=True):
+        host[end - size : end - size + a.nbytes] = np.ascontiguousarray(a).reshape(-1).view("u1")
+    there = xp.asarray(host)
+    made = iter(
+        there[end - size : end - size + a.nbytes].view(a.dtype).reshape(a.shape)
+        for a, end, size in zip(parts, ends, sizes, strict=True)
+    )
+    return [
+        tuple(next(made) for _ in entry) if isinstance(entry, tuple)
+        else None if entry is None else next(made)
+        for entry in arrays
+    ]  # fmt: skip
+
+
+class Workers:
+    """Forward and backward passes for fit: one thread, or several with a part of the batch each.
+
+    NumPy lets go of Python's lock inside its loops, so threads that share nothing but arrays run
+    side by side. Each keeps its gradients apart; they are summed in a fixed order, so that a run
+    repeats to the bit. With more threads the sums, and so the last bits, are others.
+    """
+
+    def __init__(
+        self, model: Any, params: list[tuple[str, Any]], threads: int, smoothing: float,
+        recompute: bool, cached: bool,
+    ) -> None:  # fmt: skip
+        self.model, self.params = model, params
+        self.smoothing, self.recompute = smoothing, recompute
+        self.states = HiddenStates(model) if cached else None
+        self.pool = ThreadPoolExecutor(threads) if threads > 1 else None
+        self.threads = threads
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.pool:
+            self.pool.shutdown()
+
+    def gradients(
+        self, data: Batch, rng: Rng, labels: int | None = None, penalties: bool = True
+    ) -> float:
+        """Add the gradients of a batch's share in the loss of a step to `.grad`.
+
+        labels     how many labels count in all batches of the step, if it has several: each
+                   label weighs the same
+        penalties  whether the methods' penalties, which count once a step, are in this share
+        Returns    the share, a sum over the batch's labels divided by `labels`; where it is not
+                   finite no gradient is added
+        """
+        labels = labels or label_count(data)
+        if self.pool is None:
+            value, found = self._work(data, rng, label_count(data) / labels, penalties)
+        else:
+            adapters = context().rows
+            if adapters is not None and len(adapters) != len(data.ids):
+                raise ValueError(f"running(rows=...) names {len(adapters)} rows, the batch has "
+                                 f"{len(data.ids)}")  # fmt: skip
+            work = []
+            for i, (cut, part) in enumerate(_parts(data, self.threads)):
+                with running(rows=adapters and adapters[cut]):
+                    here = copy_context()  # a thread has none of its own
+                stream, weight = rng.spawn("part", i), label_count(part) / labels
+                extra = penalties and i == 0
+                work.append(self.pool.submit(here.run, self._work, part, stream, weight, extra))
+            done = [w.result() for w in work]
+            value, found = sum(v for v, _ in done), done[0][1]
+            for _, other in done[1:]:
+                for key, g in other.items():
+                    if key in found:
+                        found[key] += g
+                    else:
+                        found[key] = g
+        if math.isfinite(value):
+            for _, p in self.params:
+                g = found.get(id(p))
+                if p.grad is None:
+                    p.grad = g
+                elif g is not None:
+                    p.grad += g
+        return value
+
+    def _work(
+        self, data: Batch, rng: Rng, weight: float, penalties: bool
+    ) -> tuple[float, dict[int, Array]]:
+        """A part's weighted loss, and its gradients by id(Parameter)."""
+        found: dict[int, Array] = {}
+        # what warns here is looked at by whoever gets the loss
+        hidden = self.states.of(data) if self.states else None
+        with (
+            running(rng=rng, recompute=self.recompute, hidden=hidden),
+            np.errstate(all="ignore"),
+        ):
+            loss = loss_of(self.model, data, self.smoothing)
+            if weight != 1:
+                loss = loss * weight
+            for handle in self.model.handles if penalties else ():
+                extra = handle.extra_loss()
+                loss = loss if extra is None else loss + extra
+            value = loss.item()
+            if math.isfinite(value):
+                loss.backward(into=found)
+        return value, found
+
+
+def _parts(data: Batch, n: int) -> list[tuple[slice, Batch]]:
+    """The batch cut into n parts by rows, (which, part); those left out that hold no label."""
+    cuts = np.linspace(0, len(data.ids), n + 1).round().astype(int).tolist()
+    which = [slice(a, b) for a, b in zip(cuts, cuts[1:], strict=False) if a < b]
+    parts = [
+        (cut, Batch(data.ids[cut], data.labels[cut], data.mask[cut],
+                    None if data.rows is None else data.rows[cut]))
+        for cut in which
+    ]  # fmt: skip
+    return [(cut, part) for cut, part in parts if label_count(part)]
+
+
+def label_count(data: Batch) -> int:
+    """How many labels count."""
+    return int((data.labels != IGNORE).sum())

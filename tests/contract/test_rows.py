@@ -1,0 +1,130 @@
+"""Rows of one batch carry different adapters."""
+
+import numpy as np
+import pytest
+
+from minipeft.backend import Rng
+from minipeft.contract import attach
+from minipeft.engine import no_grad, running
+from minipeft.generation.sampling import generate_many
+from minipeft.methods import BitFit, LoRA
+from minipeft.training.step import Workers, loss_of
+from tests.tiny import Rows, gpt, tokenizer
+
+VOCAB = tokenizer().vocab_size
+
+
+def two():
+    """A model with two adapters on the same parts and one on others, all of them moved."""
+    model = gpt()
+    handles = [attach(model, LoRA(r=2, seed=1)), attach(model, LoRA(r=3, seed=2)),
+               attach(model, LoRA(r=2, targets="fc_in", seed=3))]  # fmt: skip
+    for handle in handles:
+        for path, p in handle.trainable():
+            p.data = p.data + 0.2 * Rng(handle.method.seed, path).normal(p.shape)
+    return model, handles
+
+
+def test_each_row_is_as_if_alone():
+    model, (a, b, c) = two()
+    ids = Rows(VOCAB).batch(0, 5, 0).ids
+    rows = [b, None, a, c, b]
+    with no_grad(), running(rows=rows):
+        mixed = model(ids).data
+    for i, mine in enumerate(rows):
+        with no_grad(), running(off=[h for h in (a, b, c) if h is not mine]):
+            alone = model(ids[i : i + 1]).data[0]
+        np.testing.assert_allclose(mixed[i], alone, rtol=0, atol=1e-10 * np.abs(alone).max())
+        with no_grad(), running(off=(a, b, c)):
+            base = model(ids[i : i + 1]).data[0]
+        assert (mine is None) == np.allclose(mixed[i], base, atol=1e-9)
+
+
+def test_gradients_go_to_the_adapters_of_the_rows():
+    model, (a, b, c) = two()
+    for handle in (a, b, c):
+        for p in handle.trained.values():
+            p.requires_grad = True
+    with running(rows=[b, b, b]):
+        loss_of(model, Rows(VOCAB).batch(0, 3, 0)).backward()
+    assert all(p.grad is None for p in (*a.trained.values(), *c.trained.values()))
+    assert all(np.abs(p.grad).max() > 0 for p in b.trained.values())
+
+
+@pytest.mark.parametrize("settings", [{"rows": "bacb"}, {"off": "ac"}, {"rows": "b-ab"}])
+def test_threads_take_the_rows_and_what_is_off(settings):
+    """Each part of the batch carries the adapters of its own rows."""
+    model, handles = two()
+    called = dict(zip("abc-", [*handles, None], strict=True))
+    params = [(f"{i}.{path}", p) for i, h in enumerate(handles) for path, p in h.trained.items()]
+    for _, p in params:
+        p.requires_grad = True
+    data = Rows(VOCAB).batch(0, 4, 0)
+    found = []
+    for threads in (1, 2, 3):
+        with (
+            running(**{name: [called[c] for c in value] for name, value in settings.items()}),
+            Workers(model, params, threads, 0.0, False, False) as workers,
+        ):
+            loss = workers.gradients(data, Rng(0))
+        found.append((loss, {path: p.grad for path, p in params}))
+        for _, p in params:
+            p.grad = None
+    (loss, alone), *others = found
+    for other, parts in others:
+        assert other == pytest.approx(loss, rel=1e-12)
+        for path, g in alone.items():
+            if g is None:
+                assert parts[path] is None, path
+            else:
+                np.testing.assert_allclose(parts[path], g, rtol=1e-9, atol=1e-13, err_msg=path)
+    with (
+        running(rows=[None] * 5),
+        Workers(model, params, 2, 0.0, False, False) as workers,
+        pytest.raises(ValueError, match="names 5 rows, the batch has 4"),
+    ):
+        workers.gradients(data, Rng(0))
+
+
+def test_texts_are_generated_by_the_adapter_of_their_row():
+    model, (a, b, c) = two()
+    prompts = ["the cat", "a dog sleeps", "the cow", "the"]
+    rows = [a, None, b, a]
+    mixed = generate_many(model, prompts, max_tokens=5, rows=rows)
+    for prompt, mine, text in zip(prompts, rows, mixed, strict=True):
+        with running(off=[h for h in (a, b, c) if h is not mine]):
+            assert generate_many(model, [prompt], max_tokens=5) == [text]
+
+
+def test_wrong_rows_are_refused():
+    model, (a, b, _) = two()
+    ids = Rows(VOCAB).batch(0, 3, 0).ids
+    with running(rows=[a, b]), pytest.raises(ValueError, match="names 2 rows, the batch has 3"):
+        model(ids)
+    other = attach(gpt(), LoRA(r=2))
+    with running(rows=[a, b, other]), pytest.raises(ValueError, match="not attached to this model"):
+        model(ids)
+    with pytest.raises(ValueError, match="rows names 1 adapters, there are 2 prompts"):
+        generate_many(model, ["the cat", "the dog"], rows=[a])
+
+
+def test_what_all_rows_share_may_be_off():
+    model, (a, b, c) = two()
+    shared = attach(model, BitFit())
+    for path, p in shared.trainable():
+        p.data = p.data + Rng(0, path).normal(p.shape)
+    ids = Rows(VOCAB).batch(0, 2, 0).ids
+    with no_grad(), running(rows=[a, None], off=[shared]):
+        mixed = model(ids).data
+    with no_grad(), running(rows=[a, "b"], off=[shared]), pytest.raises(ValueError, match="names"):
+        model(ids)
+    shared.detach()
+    with no_grad(), running(rows=[a, None]):
+        assert np.array_equal(model(ids).data, mixed)
+
+
+def test_what_all_rows_share_cannot_be_mixed():
+    model = gpt()
+    at = attach(model, BitFit())
+    with running(rows=[at, None]), pytest.raises(ValueError, match="bitfit changes parameters"):
+        model(Rows(VOCAB).batch(0, 2, 0).ids)

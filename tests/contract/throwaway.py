@@ -1,0 +1,96 @@
+"""Two methods for the tests alone, to prove that the contract holds beyond the shipped ones."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from minipeft.backend import to_numpy, xp_of
+from minipeft.contract import Method, Where, Wrapper
+from minipeft.engine import Tensor, fused
+from minipeft.nn import Linear, Module, Parameter, init
+
+
+@dataclass(frozen=True)
+class Subspace(Method):
+    """Every weight of the blocks moves along random directions, by one vector for all.
+
+    Adds     n per model; theta = theta0 + P v, P redrawn from the seed, v = 0 at first
+    """
+
+    name: ClassVar[str] = "throwaway_subspace"
+    compose: ClassVar[str] = "parameter"
+    lr: ClassVar[float] = 3e-2
+
+    n: int = 20
+    seed: int = 0
+
+    def reparam(self, path: str, parameter: Parameter, where: Where) -> Any:
+        if where.layer is None:
+            return None
+        v = where.shared("v", lambda: init.zeros((self.n,), parameter.data))
+        P = Tensor(init.normal((parameter.size, self.n), parameter.data, where.rng, 0.1))
+        return lambda theta: theta + (P @ v).reshape(parameter.shape)
+
+
+@dataclass(frozen=True)
+class Masked(Method):
+    """A sparse difference: after each step fewer of its elements are kept, the largest ones.
+
+    Adds     d_in * d_out per module; y = (W0 + M * D) x, D = 0 at first
+    """
+
+    name: ClassVar[str] = "throwaway_masked"
+    compose: ClassVar[str] = "parameter"
+    lr: ClassVar[float] = 1e-2
+
+    keep: float = 0.25
+    strength: float = 1e-3
+    targets: str | tuple[str, ...] = ("fc_in", "o_proj")
+
+    def wrap(self, path: str, module: Module, where: Where) -> MaskedLinear:
+        return MaskedLinear(module)
+
+    def after_step(self, at: Any, step: int, total: int) -> None:
+        share = 1 - (1 - self.keep) * (step + 1) / total
+        for w in at.wrappers.values():
+            size = abs(w.D.data * w.mask)
+            k = math.ceil(share * size.size)
+            w.mask = (size >= xp_of(size).sort(size.reshape(-1))[-k]) * w.mask
+
+    def extra_loss(self, at: Any) -> Tensor:
+        total: Any = 0.0
+        for w in at.wrappers.values():
+            total = total + (w.D * w.D).sum()
+        return total * self.strength
+
+    def state(self, at: Any) -> dict[str, np.ndarray]:
+        return {path: to_numpy(w.mask) for path, w in at.wrappers.items()}
+
+    def load_state(self, at: Any, state: dict[str, np.ndarray]) -> None:
+        if any(mask.mean() < self.keep / 2 for mask in state.values()):
+            raise ValueError(f"a mask keeps less than half of keep = {self.keep}")
+        for path, w in at.wrappers.items():
+            w.mask = xp_of(w.D.data).asarray(state[path], dtype=bool)
+
+
+class MaskedLinear(Wrapper):
+    """y = (W0 + M * D) x + b, D trained, M a mask.  Shapes  x (..., d_in) -> (..., d_out)"""
+
+    def __init__(self, base: Module) -> None:
+        super().__init__(base)
+        self.D = Parameter(init.zeros(base.weight.shape, base.weight.data))
+        self.mask = init.ones(self.D.shape, self.D.data) > 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x) + fused.linear(x, self.D * self.mask.astype(self.D.dtype))
+
+    def merged(self) -> Linear:
+        weight = Parameter(self.base.weight.data + self.D.data * self.mask)
+        return Linear.of(weight, Parameter(self.base.bias.data.copy()))
+
+
+THROWAWAY = {m.name: m for m in (Subspace, Masked)}

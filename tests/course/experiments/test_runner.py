@@ -1,0 +1,155 @@
+"""Runs that resume, results that are read back, and what "held" means."""
+
+import json
+
+import numpy as np
+import pytest
+
+from minipeft.course.experiments import EXPERIMENTS, difference, results, runner
+from minipeft.course.experiments.runner import Difference, Experiment, Results, main, perform
+
+
+@pytest.fixture(autouse=True)
+def no_model(monkeypatch):
+    """The runner alone: the base is an array that can be changed."""
+
+    class Base:
+        weights = np.zeros(2, np.float32)
+
+        def state_dict(self):
+            return {"w": self.weights}
+
+    base = Base()
+    monkeypatch.setattr(runner, "base", lambda name: base)
+    return base
+
+
+def counting(made, n=3):
+    def run(settings):
+        made.append(settings["seed"])
+        return {"score": np.float64(settings["seed"]) / 3, "curve": [1.0, 2.0]}
+
+    return Experiment(
+        "trial", "?", lambda fast: [{"seed": i} for i in range(1 if fast else n)], run
+    )
+
+
+def test_an_experiment_is_taken_up_where_it_stopped(tmp_path):
+    made = []
+    perform(counting(made), tmp_path, limit=0)
+    assert made == []
+    perform(counting(made, 2), tmp_path)
+    perform(counting(made, 3), tmp_path)
+    assert made == [0, 1, 2]
+    assert len(Results(tmp_path / "trial.json").runs) == 3
+
+
+def test_a_run_that_fails_leaves_the_earlier_ones(tmp_path):
+    def run(settings):
+        if settings["seed"]:
+            raise RuntimeError("stopped")
+        return {"score": 1.0}
+
+    bad = Experiment("trial", "?", lambda fast: [{"seed": 0}, {"seed": 1}], run)
+    with pytest.raises(RuntimeError, match="stopped"):
+        perform(bad, tmp_path)
+    assert [r["settings"]["seed"] for r in Results(tmp_path / "trial.json").runs] == [0]
+
+
+def test_another_base_starts_anew(tmp_path, no_model):
+    made = []
+    perform(counting(made), tmp_path)
+    no_model.weights = np.ones(2, np.float32)
+    perform(counting(made), tmp_path)
+    assert made == [0, 1, 2, 0, 1, 2]
+
+
+def test_the_file_says_how_it_was_made(tmp_path):
+    perform(counting([]), tmp_path)
+    about = json.loads((tmp_path / "trial.json").read_text())
+    assert about["command"] == "python -m minipeft.experiments trial"
+    assert about["seeds"] == [0, 1, 2] and about["hours"] >= 0
+    assert {"minipeft", "numpy", "python"} <= about["versions"].keys()
+    assert about["bases"].keys() == {"tiny-gpt"} and len(about["bases"]["tiny-gpt"]) == 64
+    assert about["runs"][1]["outcome"]["score"] == 0.333333
+
+
+def test_where_selects_by_settings(tmp_path):
+    perform(counting([]), tmp_path)
+    found = Results(tmp_path / "trial.json")
+    assert found.where("score", seed=2) == [0.666667]
+    assert found.mean("score") == pytest.approx(1 / 3, abs=1e-6)
+    assert found.label == "3 seeds; remake: python -m minipeft.experiments trial"
+    with pytest.raises(KeyError, match="seed"):
+        found.where("score", seed=9)
+
+
+def test_held_needs_five_pairs_and_two_standard_errors():
+    a = [3.0, 3.1, 2.9, 3.0, 3.2]
+    assert difference(a, [1.0] * 5).held
+    assert not difference(a[:4], [1.0] * 4).held, "four pairs are too few"
+    assert not difference([1.0] * 5, a).held, "the wrong way round"
+    assert not difference([5.0, -5.0, 5.0, -5.0, 1.0], [0.0] * 5).held, "noise"
+    assert difference([1.0, 2.0], [0.0, 0.0]).error == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="same length"):
+        difference([1.0, 2.0], [1.0])
+
+
+def test_a_difference_is_paired_with_its_sample_error():
+    """Three unlike differences 1, 2, 6: deviation of n - 1, error over the root of n."""
+    found = difference([11.0, 22.0, 36.0], [10.0, 20.0, 30.0])
+    assert found.mean == pytest.approx(3.0) and found.n == 3
+    deviation = np.sqrt((2**2 + 1**2 + 3**2) / 2)
+    assert found.error == pytest.approx(deviation / np.sqrt(3))
+    assert str(found) == "+3 ± 1.5 over 3 pairs"
+
+
+def test_exactly_two_errors_are_not_enough():
+    assert not Difference(2.0, 1.0, 5).held and Difference(2.0 + 1e-9, 1.0, 5).held
+    assert not Difference(9.0, 1.0, 4).held and not Difference(0.0, 0.0, 9).held
+
+
+def several(settings):
+    return {"score": 10.0 * settings["r"] + settings["seed"]}
+
+
+def test_curves_and_means_are_over_the_runs_that_were_asked_for(tmp_path):
+    wanted = [{"seed": seed, "r": r, "on": seed > 0} for r in (1, 2, 4) for seed in (0, 1)]
+    perform(Experiment("trial", "?", lambda fast: wanted, several), tmp_path)
+    found = Results(tmp_path / "trial.json")
+    values, outcomes = found.curve("score", "r", [4, 1])
+    assert values == [4, 1] and outcomes.tolist() == [[40.0, 10.0], [41.0, 11.0]]  # a run to a row
+    assert found.mean("score", seed=1) == pytest.approx((11 + 21 + 41) / 3)
+    assert found.where("score", on=False) == [10.0, 20.0, 40.0]
+    assert found.label.startswith("2 seeds; ")
+
+
+def test_runs_are_kept_in_the_order_of_the_settings(tmp_path):
+    def perform_on(seeds):
+        settings = [{"seed": s, "r": 1} for s in seeds]
+        perform(Experiment("trial", "?", lambda fast: settings, several), tmp_path)
+        return Results(tmp_path / "trial.json")
+
+    perform_on([5, 2])
+    found = perform_on([1, 2, 5])
+    assert [r["settings"]["seed"] for r in found.runs] == found.about["seeds"] == [1, 2, 5]
+    assert found.where("score") == [11.0, 12.0, 15.0]
+    seconds = [r["seconds"] for r in found.runs]
+    assert found.about["hours"] == round(sum(seconds) / 3600, 4)
+
+
+def test_unknown_results_name_the_known(monkeypatch, tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "one.json").write_text("{}")
+    monkeypatch.setenv("MINIPEFT_DATA", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="there are: one"):
+        results("two")
+
+
+def test_command_writes_fast_runs_elsewhere(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MINIPEFT_DATA", str(tmp_path))
+    assert main({"trial": counting([])}, ["trial", "--fast"]) == 0
+    assert "1 runs" in capsys.readouterr().out
+    assert not (tmp_path / "results").exists()
+    with pytest.raises(SystemExit):
+        main(EXPERIMENTS, ["nonsense"])
