@@ -40,7 +40,7 @@ MOVED = {  # modules of before 0.2 -> where what was in them is now
     "train": "training.loop, training.evaluation and training.malloc",
     "engine.codes": "methods.codes", "engine.projection": "methods.projection",
     "engine.cost": "ledger.cost", "engine.meter": "ledger.meter",
-    "methods.base": "contract.method", "methods.attached": "contract.handle",
+    "methods.base": "contract.method", "methods.attached": "contract.attached",
     "methods.targets": "contract.targets", "methods.merge": "contract.merging",
     "methods.report": "contract.report", "methods.adapter_file": "contract.file",
     "tasks.world": "world.town", "tasks.claims": "world.statements",

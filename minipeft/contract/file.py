@@ -11,11 +11,12 @@ import dataclasses
 import json
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from minipeft.backend import is_array, to_numpy, xp_of
+from minipeft.contract.handle import Handle
 from minipeft.contract.method import Method
 from minipeft.nn import Module, Parameter
 from minipeft.storage.checkpoint import (
@@ -28,14 +29,11 @@ from minipeft.storage.checkpoint import (
     version_of,
 )
 
-if TYPE_CHECKING:
-    from minipeft.contract.handle import Attached
-
 FORMAT, VERSION = "minipeft-adapter", 2
 STATE = "state:"  # in front of the names of arrays that do not train
 
 
-def save(at: Attached, path: str | Path, card: dict[str, Any] | None = None) -> None:
+def save(at: Handle, path: str | Path, card: dict[str, Any] | None = None) -> None:
     """Write an adapter, whole or not at all, and a card that tells what it was trained for.
 
     Raises  CheckpointError for what could not be loaded, or would compute something else
@@ -53,13 +51,13 @@ def save(at: Attached, path: str | Path, card: dict[str, Any] | None = None) -> 
     save_arrays(path, _arrays(at), metadata)
 
 
-def _arrays(at: Attached) -> dict[str, np.ndarray]:
+def _arrays(at: Handle) -> dict[str, np.ndarray]:
     """What a file holds of a handle: what trains, and the method's state."""
     arrays = {name: to_numpy(p.data) for name, p in at.trainable()}
     return arrays | {STATE + name: a for name, a in at.method.state(at).items()}
 
 
-def _told_of(at: Attached) -> dict[str, Any]:
+def _told_of(at: Handle) -> dict[str, Any]:
     """A method that lies underneath: its name, its fields, and a digest of its arrays."""
     arrays = fingerprint(_arrays(at))
     return {"method": at.method.name, "fields": _fields(at.method), "arrays": arrays}
@@ -78,7 +76,7 @@ def _fields(method: Method) -> dict[str, Any]:
                           "__post_init__ must call super().__post_init__()")  # fmt: skip
 
 
-def _check_whole(at: Attached) -> None:
+def _check_whole(at: Handle) -> None:
     """Refuse a handle of which a part was replaced by hand, or beside which something trains."""
     stand: set[int] = set()
     for place in at.model.places():
@@ -139,7 +137,7 @@ def method_of(path: str | Path, kind: Any, fields: dict[str, Any]) -> Any:
         ) from error
 
 
-def load(at: Attached, path: str | Path) -> None:
+def load(at: Handle, path: str | Path) -> None:
     """Put a saved adapter into a handle, or change nothing."""
     arrays, metadata = read(path)
     if metadata["method"] != at.method.name:
@@ -163,13 +161,13 @@ def load(at: Attached, path: str | Path) -> None:
 
 def base_of(model: Module, method: Method) -> str:
     """The fingerprint of the base model, without what the method trains whole."""
-    parts = {path for path, part in model.named_modules() if method.whole(path, part)}
+    parts = {path for path, part in model.named_modules() if getattr(part, "new", False)}
     state = model.base_arrays()
     return fingerprint({n: a for n, a in state.items() if n.rpartition(".")[0] not in parts})
 
 
 def check_base(
-    model: Module, method: Method, over: list[Attached], path: str | Path, metadata: dict[str, Any]
+    model: Module, method: Method, over: list[Handle], path: str | Path, metadata: dict[str, Any]
 ) -> None:
     """Refuse an adapter that was trained on another base, or over other adapters.
 
@@ -209,10 +207,8 @@ def check_sizes(
     model: Module, method: Method, path: str | Path, arrays: dict[str, np.ndarray]
 ) -> None:
     """Compare a file with what the method would train, before anything is allocated for it."""
-    from minipeft.contract.handle import Attached
-
     try:
-        wanted = dict(Attached(_hollow(model, {}), method).trainable())
+        wanted = dict(Handle(_hollow(model, {}), method).trainable())
     except Exception:  # what it refuses, it refuses on the model too, in its own words
         return
     _refuse(path, _misfits(wanted, {k: a for k, a in arrays.items() if not k.startswith(STATE)}))
@@ -237,7 +233,7 @@ def _hollow(part: Module, made: dict[int, Any]) -> Any:
 Values = tuple[dict[str, Any], dict[str, np.ndarray]]  # what trains, and the method's state
 
 
-def checked(at: Attached, path: str | Path, arrays: dict[str, np.ndarray]) -> Values:
+def checked(at: Handle, path: str | Path, arrays: dict[str, np.ndarray]) -> Values:
     """The arrays of a file in the dtype of the handle's, or an error that lists what is wrong."""
     own, wanted = dict(at.trainable()), at.method.state(at)
     saved = {k: a for k, a in arrays.items() if not k.startswith(STATE)}
@@ -282,7 +278,7 @@ def _refuse(path: str | Path, trouble: list[str]) -> None:
         raise CheckpointError(f"{path} does not fit: {'; '.join(trouble[:6])}{more}")
 
 
-def put(at: Attached, values: Values) -> None:
+def put(at: Handle, values: Values) -> None:
     """Put checked arrays in."""
     arrays, state = values
     if state:

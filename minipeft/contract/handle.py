@@ -1,22 +1,17 @@
-"""attach, and the handle that it gives: what was changed, what trains, and the way back."""
+"""The handle of a method on a model: what was changed, what trains, and the way back."""
 
 from __future__ import annotations
 
 import difflib
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
-from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from weakref import WeakSet
 
 from minipeft.backend import Array, Rng, xp_of
-from minipeft.contract import file as adapter_file
-from minipeft.contract.merging import MergeReport, merge
-from minipeft.contract.method import Method, Recompute, Shared, Where, Wrapper
-from minipeft.contract.report import AdapterReport
+from minipeft.contract.method import Method, Shared, Where, Wrapper
 from minipeft.contract.targets import layer_of, match
 from minipeft.engine import Tensor, context, explain_grad
 from minipeft.nn import Module, Parameter, Place, init
@@ -25,37 +20,7 @@ from minipeft.nn.module import original, standings
 MISSING = object()
 KEPT = "merged, with its base kept"
 _NUMBERS = count()
-_LIVE: WeakSet[Attached] = WeakSet()  # handles of all models, as two may share a part
-
-
-def attach(model: Module, method: Method) -> Attached:
-    """Freeze a model and put a method on it; `with attach(…) as a:` detaches at the end.
-
-    Everything that trained before is frozen, an earlier method's parameters too, until this one
-    is detached or merged. That the earlier ones stay is told by a warning, unless they train
-    nothing, as codes do.
-    Raises  TypeError for a path (load_adapter loads) or a class; ValueError if nothing matches,
-            with the names that exist, or if the same method is attached already
-    """
-    if isinstance(method, (str, Path)):
-        raise TypeError(f"attach takes a method, got {str(method)!r}; a saved adapter is attached "
-                        "with load_adapter(model, path)")  # fmt: skip
-    if not isinstance(method, Method):
-        got = method.__name__ if isinstance(method, type) else type(method).__name__
-        raise TypeError(f"attach takes a method such as LoRA(r=8), got {got}; "
-                        "a class needs its brackets")  # fmt: skip
-    if not isinstance(model, Module):
-        raise TypeError(f"attach takes a model, got {type(model).__name__}")
-    handle = Attached(model, method)
-    stay = [repr(h.method.name) for h in handle.over() if h.count()]
-    if stay:
-        warnings.warn(
-            f"{method.name!r} goes on top of {', '.join(stay)}: what was attached before stays on "
-            "the model, frozen. Unless they are to act together, detach() it first; "
-            "`with attach(…)` does so at its end",
-            stacklevel=2,
-        )
-    return handle
+_LIVE: WeakSet[Handle] = WeakSet()  # handles of all models, as two may share a part
 
 
 @dataclass
@@ -79,13 +44,13 @@ class Change:
             setattr(self.owner, self.name, value)
 
 
-class Attached:
-    """A method on a model. It prints what trains; it saves, loads, merges and detaches.
+class Handle:
+    """A method on a model: what it changed, what trains, and the way back.
 
     wrappers   path -> the Wrapper that stands there
     clones     path -> the trainable copy of a selected parameter
-    whole      path -> the same, of parts that are trained whole (a new head)
-    reparams   (path, frozen Parameter, how it is computed)
+    head       those of their paths that belong to a freshly made head, which trains whole
+    computed   path -> the frozen Parameter for which the method computes something else
     """
 
     def __init__(self, model: Module, method: Method) -> None:
@@ -111,11 +76,11 @@ class Attached:
     # -- building and undoing ---------------------------------------------------------------------
 
     def build(self) -> None:
-        """Freeze everything, then wrap, select and recompute; all or nothing."""
+        """Freeze everything, then wrap and select; all or nothing."""
         self.wrappers: dict[str, Wrapper] = {}
         self.clones: dict[str, Parameter] = {}
-        self.whole: dict[str, Parameter] = {}
-        self.reparams: list[tuple[str, Parameter, Recompute]] = []
+        self.head: set[str] = set()
+        self.computed: dict[str, Parameter] = {}
         self.shared: dict[str, Parameter] = {}  # name -> one Parameter for many places
         self.root, self.slot = Shared(), ""  # where those stand that no wrapper holds
         self.changes: list[Change] = []
@@ -164,7 +129,7 @@ class Attached:
         for change in self.changes:
             change.put(change.new)
 
-    def later(self) -> list[Attached]:
+    def later(self) -> list[Handle]:
         """The handles that were attached after this one."""
         return [h for h in self.model.handles if h.number > self.number]
 
@@ -187,7 +152,7 @@ class Attached:
             if id(part) in seen:  # it stands at two places, and is wrapped at both
                 continue
             seen.add(id(part))
-            wrapper = self.method.wrap(path, part, self._where(path))
+            wrapper = self.method.wrap(path, part, self.where(path))
             if wrapper is not None:
                 for layer in list(wrapper.layers()):
                     layer.owner = self
@@ -196,7 +161,7 @@ class Attached:
                 self.wrappers[path] = wrapper
 
     def _choose(self) -> None:
-        """Clone what is selected or trained whole; note what is recomputed."""
+        """Clone what is selected, and a new head; or note what is computed."""
         method, parts = self.method, dict(self.model.named_modules())
         ends: dict[int, list[Place]] = {}  # of ties
         for place in self.model.places():
@@ -206,15 +171,15 @@ class Attached:
             if added:
                 continue
             part = path.rpartition(".")[0]
-            if part in parts and method.whole(part, parts[part]):
-                self.whole[path] = self._clone(places)
-            elif method.uses("select") and method.select(path, p, self._where(path)):
+            if part in parts and getattr(parts[part], "new", False):  # a fresh head
+                self.head.add(path)
                 self.clones[path] = self._clone(places)
-            elif method.uses("reparam"):
-                compute = method.reparam(path, p, self._where(path))
-                if compute is not None:
-                    self.reparams.append((path, p, compute))
-        if not (self.wrappers or self.clones or self.reparams):
+            elif method.uses("select") and method.select(path, p, self.where(path)):
+                if method.uses("compute"):
+                    self.computed[path] = p
+                else:
+                    self.clones[path] = self._clone(places)
+        if not (self.wrappers or self.clones.keys() - self.head or self.computed):
             raise ValueError(f"{method} changes nothing in this model: no part of it fits")
         self._check_used()
 
@@ -229,7 +194,7 @@ class Attached:
             for name in layer.replaces
         }
         changed = [(path, p) for path, c in self.clones.items() for p in (c, c.base)]
-        for path, p in [*changed, *((path, p) for path, p, _ in self.reparams)]:
+        for path, p in [*changed, *self.computed.items()]:
             if id(p) in unused:
                 other = unused[id(p)]
                 raise ValueError(f"{self.method.name!r} would change {path}, which {other!r} has "
@@ -239,7 +204,7 @@ class Attached:
         """Put one trainable copy at all the places of one Parameter."""
         path, p = places[0].path, places[0].parameter
         for h in self.model.handles:
-            if any(p is computed for _, computed, _ in h.reparams):
+            if any(p is computed for computed in h.computed.values()):
                 other = h.method.name
                 raise ValueError(f"{self.method.name!r} would train {path}, which {other!r} "
                                  f"computes: merge or detach {other!r} first")  # fmt: skip
@@ -248,7 +213,8 @@ class Attached:
             self.swap(owner, name, clone)
         return clone
 
-    def _where(self, path: str) -> Where:
+    def where(self, path: str) -> Where:
+        """What the method may know about a place."""
         config = getattr(self.model, "config", None)
         rng = Rng(getattr(self.method, "seed", 0), self.method.name, path)
         return Where(rng, layer_of(path), getattr(config, "layers", 0), config, self._share)
@@ -282,8 +248,8 @@ class Attached:
         for name, p in self.shared.items():
             if p.requires_grad:
                 yield f"{self.slot}.{name}", p
-        yield from self.clones.items()
-        yield from self.whole.items()
+        yield from ((path, p) for path, p in self.clones.items() if path not in self.head)
+        yield from ((path, self.clones[path]) for path in self.clones if path in self.head)
 
     # -- the forward pass and the step ------------------------------------------------------------
 
@@ -295,16 +261,15 @@ class Attached:
         if context().rows is not None:
             self._check_rows(context().rows or ())
         if self in context().off:
-            for clone in (*self.clones.values(), *self.whole.values()):
+            for clone in self.clones.values():
                 assert clone.base is not None
                 values[id(clone)] = clone.base
             return
         rng = context().rng
         if rng is not None:  # in each pass other masks, and other ones than another handle's
             values[self] = rng.spawn("adapter", int(rng.raw(1)[0]))
-        self.method.before_forward(self)
-        for _, p, compute in self.reparams:
-            values[id(p)] = compute(values.get(id(p), p))
+        made = self.method.compute(self)
+        values |= {id(self.computed[path]): t for path, t in made.items()}
 
     def _check_rows(self, rows: tuple[Any, ...]) -> None:
         """Refuse running(rows=...) where the rows of a batch cannot carry different adapters."""
@@ -350,13 +315,13 @@ class Attached:
 
     def count(self) -> int:
         """Trainable numbers, a freshly made head left out, as papers count."""
-        return sum(p.size for path, p in self.trainable() if path not in self.whole)
+        return sum(p.size for path, p in self.trainable() if path not in self.head)
 
     def count_head(self) -> int:
         """Trainable numbers of what is trained whole: a freshly made head."""
-        return sum(p.size for p in self.whole.values())
+        return sum(self.clones[path].size for path in self.head)
 
-    def over(self) -> list[Attached]:
+    def over(self) -> list[Handle]:
         """The handles that were attached before this one, and still are."""
         return [h for h in self.model.handles if h.number < self.number]
 
@@ -372,28 +337,7 @@ class Attached:
             raise ValueError(f"there is no array {path!r}; nearest is {near[0]!r}")
         return explain_grad(loss, named[path], path)
 
-    def report(self) -> AdapterReport:
-        """Counts, and gradient and update norms of what trains, with the never-moved list."""
-        return AdapterReport(self)
-
-    # -- saving, merging, detaching ---------------------------------------------------------------
-
-    def save(self, path: str | Path, card: dict[str, Any] | None = None) -> None:
-        """Write what trains, the method's state and fields, and a fingerprint of the base.
-
-        card  what the adapter is for, as plain values: it is kept in the file beside them
-        """
-        self._need_live("save")
-        adapter_file.save(self, path, card)
-
-    def load(self, path: str | Path) -> None:
-        """Take over a saved adapter of the same method and base, or change nothing.
-
-        Raises  CheckpointError for another method, other settings (the seed may differ), another
-                base, missing, unexpected or misshapen arrays, NaN, or a damaged file
-        """
-        self._need_live("load")
-        adapter_file.load(self, path)
+    # -- detaching ---------------------------------------------------------------
 
     @contextmanager
     def rebuilt(self, method: Method) -> Iterator[None]:
@@ -420,29 +364,10 @@ class Attached:
             self.redo()
             raise
 
-    def merge(
-        self, *, keep: bool = False, untie: bool = False, quantized: str = "refuse"
-    ) -> MergeReport:
-        """Turn the adapter into plain weights, all of it or nothing; the handle ends.
-
-        keep    hold the base, so that detach() can still put it back
-        untie   allow a merge at one end of a tie, which parts the two ends
-        quantized  where the weight is stored as codes: "refuse"; "dequantize" keeps the sum as
-                floats; "requantize" rounds it to the codes' values again, another function
-        Returns per part, the error of W and of the output beside what rounding explains
-        Raises  NotMergeable that says which part cannot and why; the model is as it was
-        """
-        self._need_live("merge")
-        report = merge(self, untie, quantized)
-        if not keep:
-            self.changes = []
-        self._end(KEPT if keep else "merged")
-        return report
-
     def detach(self) -> None:
         """Put the base back, bit for bit; what was attached last goes first."""
         if self.ended != KEPT:
-            self._need_live("detach")
+            self.need_live("detach")
         later = self.later()
         if later:
             raise RuntimeError(f"{self.method.name!r} was attached before "
@@ -455,23 +380,25 @@ class Attached:
                                    "undone first")  # fmt: skip
         self.undo()
         self.release()
-        self._end("detached")
+        self.end("detached")
 
-    def _need_live(self, verb: str) -> None:
+    def need_live(self, verb: str) -> None:
+        """Raises  RuntimeError if the handle was merged or detached before"""
         if self.ended:
             hint = (
                 "; merge(keep=True) holds the base for a later detach()" if verb == "detach" else ""
             )
             raise RuntimeError(f"cannot {verb}: this adapter was {self.ended} before{hint}")
 
-    def _end(self, why: str) -> None:
+    def end(self, why: str) -> None:
+        """The handle can do no more."""
         self.ended = why
         _LIVE.discard(self)
         if self in self.model.handles:
             self.model.handles.remove(self)  # type: ignore[attr-defined]
         self._spread()
 
-    def __enter__(self) -> Attached:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -479,7 +406,7 @@ class Attached:
             self.detach()
 
     def __repr__(self) -> str:
-        head = f" + {self.count_head():,} of a new head" if self.whole else ""
+        head = f" + {self.count_head():,} of a new head" if self.head else ""
         share = 100 * self.count() / self.total
         under = ", ".join(h.method.name for h in self.over())
         end = f", {self.ended}" if self.ended else f", over {under}" if under else ""
@@ -487,7 +414,7 @@ class Attached:
                 f"{share:.3f} %{end})")  # fmt: skip
 
 
-def _one_list(model: Module) -> list[Attached]:
+def _one_list(model: Module) -> list[Handle]:
     """The handles of a model and its parts in one list, which all of them are to share."""
     below = model.attached()
     lists = {id(part.handles): part.handles for _, part in model.named_modules()}

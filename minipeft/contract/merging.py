@@ -5,24 +5,22 @@ from __future__ import annotations
 import copy
 import html
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from minipeft.backend import Rng, xp_of
+from minipeft.contract.handle import Handle
 from minipeft.contract.method import NotMergeable, Wrapper
 from minipeft.engine import Tensor, no_grad
 from minipeft.nn import Linear, Module, Parameter
 from minipeft.nn.module import original, standing
 
-if TYPE_CHECKING:
-    from minipeft.contract.handle import Attached
-
 POLICIES = ("refuse", "dequantize", "requantize")  # where a weight is stored as codes
 ROWS = 16  # of random inputs on which merged and unmerged parts are compared
 
 
-def merge(at: Attached, untie: bool, quantized: str) -> MergeReport:
+def merge(at: Handle, untie: bool, quantized: str) -> MergeReport:
     """Put plain parts in place of an adapter's wrappers, clones and computed parameters."""
     if quantized not in POLICIES:
         raise ValueError(f"merge: quantized must be one of {', '.join(POLICIES)}, "
@@ -33,24 +31,23 @@ def merge(at: Attached, untie: bool, quantized: str) -> MergeReport:
         raise NotMergeable(f"{at.method.name!r} changes the input, not the weights: there is "
                            "nothing to merge it into")  # fmt: skip
     _check_order(at)
-    at.method.before_forward(at)
     parts = {path: _plain(at, path, wrapper, untie) for path, wrapper in at.wrappers.items()}
-    clones = at.clones | at.whole
-    plain = {path: Parameter(clone.data) for path, clone in clones.items()}
+    plain = {path: Parameter(clone.data) for path, clone in at.clones.items()}
     with no_grad():
-        values = [compute(p).data for _, p, compute in at.reparams]
-    computed = [Parameter(xp_of(v).array(v)) for v in values]
-    for path, p in [*plain.items(), *zip([r[0] for r in at.reparams], computed, strict=True)]:
+        made = at.method.compute(at)
+    computed = {path: Parameter(xp_of(t.data).array(t.data)) for path, t in made.items()}
+    for path, p in [*plain.items(), *computed.items()]:
         _check_finite(path, p)
     report = MergeReport([_compare(path, at.wrappers[path], part) for path, part in parts.items()])
 
     pairs = list(_pairs(at, parts))  # (new Parameter, old one); nothing is refused from here on
     for path, part in parts.items():
         _replace(at, at.wrappers[path], part)
-    for path, clone in clones.items():
+    for path, clone in at.clones.items():
         pairs.append((plain[path], clone))
         _replace(at, clone, plain[path])
-    for (_, p, _), fixed in zip(at.reparams, computed, strict=True):
+    for path, fixed in computed.items():
+        p = at.computed[path]
         pairs.append((fixed, p))
         for owner, name in standing(at.model, p):
             at.swap(owner, name, fixed)
@@ -62,7 +59,7 @@ def merge(at: Attached, untie: bool, quantized: str) -> MergeReport:
     return report
 
 
-def _check_order(at: Attached) -> None:
+def _check_order(at: Handle) -> None:
     """Where two methods touch the same thing, one of them must be merged first."""
     for path, wrapper in at.wrappers.items():
         *_, lowest = wrapper.layers()
@@ -72,12 +69,12 @@ def _check_order(at: Attached) -> None:
             raise NotMergeable(f"{path} has {under!r} under {at.method.name!r}: merge {under!r} "
                                f"first{below.before_merge}")  # fmt: skip
     mine = {id(p): path for path, w in at.wrappers.items() for p in w.base.parameters()}
-    lower = {id(c.base): path for path, c in (at.clones | at.whole).items()}
-    lower |= {id(p): path for path, p, _ in at.reparams}
+    lower = {id(c.base): path for path, c in at.clones.items()}
+    lower |= {id(p): path for path, p in at.computed.items()}
     for h in at.model.handles:
         if h is at:
             continue
-        theirs = [*h.clones.values(), *h.whole.values(), *(p for _, p, _ in h.reparams)]
+        theirs = [*h.clones.values(), *h.computed.values()]
         met = mine | lower if h.number < at.number else mine
         for p in theirs:
             if id(p) in met:
@@ -87,7 +84,7 @@ def _check_order(at: Attached) -> None:
                 )
 
 
-def _replace(at: Attached, old: Any, new: Any) -> None:
+def _replace(at: Handle, old: Any, new: Any) -> None:
     """Put `new` wherever `old` stands, and wherever a later handle would put it back."""
     for owner, name in standing(at.model, old):
         setattr(owner, name, new)
@@ -99,15 +96,15 @@ def _replace(at: Attached, old: Any, new: Any) -> None:
         _replace_below(at, old, new)
 
 
-def _replace_below(at: Attached, old: Parameter, new: Parameter) -> None:
+def _replace_below(at: Handle, old: Parameter, new: Parameter) -> None:
     """Later handles that clone a Parameter, or compute from it, go on from the new one."""
     for h in at.later():
-        h.reparams = [(path, new if p is old else p, fn) for path, p, fn in h.reparams]
-        for clone in (*h.clones.values(), *h.whole.values()):
+        h.computed = {path: new if p is old else p for path, p in h.computed.items()}
+        for clone in h.clones.values():
             clone.base = new if clone.base is old else clone.base
 
 
-def _pairs(at: Attached, parts: dict[str, Module]) -> Iterator[tuple[Parameter, Parameter]]:
+def _pairs(at: Handle, parts: dict[str, Module]) -> Iterator[tuple[Parameter, Parameter]]:
     """Each Parameter of the merged parts, with the one whose place it takes."""
     for path, part in parts.items():
         old = dict(at.wrappers[path].base.named_parameters())
@@ -115,7 +112,7 @@ def _pairs(at: Attached, parts: dict[str, Module]) -> Iterator[tuple[Parameter, 
             yield p, old[name] if name in old else next(iter(old.values()))
 
 
-def _pass_flags_on(at: Attached, pairs: list[tuple[Parameter, Parameter]]) -> None:
+def _pass_flags_on(at: Handle, pairs: list[tuple[Parameter, Parameter]]) -> None:
     """What trained before a method was attached trains after it, in its merged form."""
     for h in at.model.handles:
         if h.number <= at.number:
@@ -133,7 +130,7 @@ def _pass_flags_on(at: Attached, pairs: list[tuple[Parameter, Parameter]]) -> No
         at.release()
 
 
-def _plain(at: Attached, path: str, wrapper: Wrapper, untie: bool) -> Module:
+def _plain(at: Handle, path: str, wrapper: Wrapper, untie: bool) -> Module:
     """The merged part, or an error that names the path."""
     tied = tied_with(at.model, path, wrapper)
     if tied and not untie:

@@ -6,18 +6,13 @@ import dataclasses
 import difflib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from minipeft.backend import Array, Rng, is_whole, xp_of
+from minipeft.backend import Array, Rng, is_whole, to_numpy, xp_of
 from minipeft.engine import Tensor, context, ops, running
 from minipeft.nn import Module, Parameter, Place
-
-if TYPE_CHECKING:
-    from minipeft.contract.handle import Attached
-
-Recompute = Callable[[Tensor], Tensor]
 
 
 class NotMergeable(ValueError):
@@ -39,9 +34,10 @@ class Where:
 class Method:
     """Hyperparameters, in the paper's letters, and the hooks that change a model.
 
-    A subclass overrides `wrap` (for the parts that its `targets` name), `select` or `reparam`,
-    and what else it needs. `at` is the handle that attach() made: it holds the wrappers. Fields
-    are numbers, text, None, or tuples of such: a file keeps them, and NumPy's are made plain.
+    A subclass overrides `wrap` (for the parts that its `targets` name) or `select`, with `compute`
+    where it does not train what it selects, and what else it needs. `at` is the handle that
+    attach() made: it holds the wrappers. Fields are numbers, text, None, or tuples of such: a
+    file keeps them, and NumPy's are made plain.
     """
 
     name: ClassVar[str]
@@ -61,42 +57,48 @@ class Method:
         return None
 
     def select(self, path: str, parameter: Parameter, where: Where) -> bool:
-        """Whether one of the base's own parameters trains."""
+        """Whether one of the base's own parameters trains, or, with `compute`, is computed."""
         return False
 
-    def reparam(self, path: str, parameter: Parameter, where: Where) -> Recompute | None:
-        """How a parameter is computed, once per forward pass, from its frozen value."""
-        return None
+    def compute(self, at: Any) -> dict[str, Tensor]:
+        """What stands for the selected parameters, by path; called when a forward pass begins.
 
-    def prepare(self, at: Attached) -> None:
+        `at.computed` holds their frozen values. A method whose wrappers need something once in
+        each pass does it here, and returns nothing.
+        """
+        return {}
+
+    def prepare(self, at: Any) -> None:
         """Called by attach when every place was seen: what needs all of them, and refusals."""
 
-    def before_forward(self, at: Attached) -> None:
-        """Called when a forward pass begins."""
-
-    def extra_loss(self, at: Attached) -> Tensor | None:
+    def extra_loss(self, at: Any) -> Tensor | None:
         """A penalty that fit adds to the loss."""
         return None
 
-    def before_step(self, at: Attached, step: int, total: int) -> None:
+    def before_step(self, at: Any, step: int, total: int) -> None:
         """Called by fit before each optimizer step, when gradients are there: sensitivities."""
 
-    def after_step(self, at: Attached, step: int, total: int) -> None:
+    def after_step(self, at: Any, step: int, total: int) -> None:
         """Called by fit after each optimizer step: schedules, re-masking."""
 
-    def measure(self, at: Attached, batches: Sequence[Any]) -> None:
+    def measure(self, at: Any, batches: Sequence[Any]) -> None:
         """Look at data first; the user calls it before fit, for methods that need it."""
 
-    def state(self, at: Attached) -> dict[str, np.ndarray]:
-        """Arrays that are saved though they do not train."""
-        return {}
+    def state(self, at: Any) -> dict[str, np.ndarray]:
+        """Arrays that are saved though they do not train: those that wrappers declare."""
+        return {f"{path}.{name}": to_numpy(_array(getattr(w, name))).copy()
+                for path, w in at.wrappers.items() for name in w.saved}  # fmt: skip
 
-    def load_state(self, at: Attached, state: dict[str, np.ndarray]) -> None:
+    def load_state(self, at: Any, state: dict[str, np.ndarray]) -> None:
         """Take back what `state` gave, all of it or nothing; shapes and kinds are checked."""
-
-    def whole(self, path: str, module: Module) -> bool:
-        """Whether a part is trained whole and saved beside the rest: a freshly made head."""
-        return bool(getattr(module, "new", False))
+        for path, w in at.wrappers.items():
+            for name in w.saved:
+                old = getattr(w, name)
+                new = xp_of(_array(old)).array(state[f"{path}.{name}"], dtype=old.dtype)
+                if isinstance(old, Tensor):
+                    old.data = new
+                else:
+                    setattr(w, name, new)
 
     def uses(self, hook: str) -> bool:
         """Whether the subclass defines a hook."""
@@ -115,6 +117,10 @@ class Method:
                 hint = f"; nearest is {near[0]!r}, all: {', '.join(known)}" if known else ""
                 raise ValueError(f"{cls.__name__} has no setting {key[:80]!r}{hint}")
         return cls(**{k: _coerce(cls, known[k], v) for k, v in values.items()})
+
+
+def _array(value: Any) -> Any:
+    return value.data if isinstance(value, Tensor) else value
 
 
 def _declared(field: dataclasses.Field[Any]) -> tuple[str, list[str]]:
@@ -189,6 +195,7 @@ class Wrapper(Module):
 
     wraps = True
     added = True
+    saved: tuple[str, ...] = ()  # its arrays that are saved though they do not train
     replaces: tuple[str, ...] = ()  # the base's Parameters that its forward pass goes without
     owner: Any = None  # the handle that put it there
     quantized = "refuse"  # what merging does to a weight that is stored as codes

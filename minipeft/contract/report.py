@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import html
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from minipeft.backend import to_numpy
-
-if TYPE_CHECKING:
-    from minipeft.contract.handle import Attached
+from minipeft.contract.handle import Handle
 
 
 class AdapterReport:
@@ -21,7 +19,7 @@ class AdapterReport:
     never_moved  paths whose update is exactly 0
     """
 
-    def __init__(self, at: Attached) -> None:
+    def __init__(self, at: Handle) -> None:
         self.title = repr(at)
         self.total = at.total
         self.count, self.count_head = at.count(), at.count_head()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from minipeft.contract import file as adapter_file
-from minipeft.contract.handle import Attached
+from minipeft.contract.attached import Attached
 from minipeft.contract.method import Method
 from minipeft.methods.adalora import AdaLoRA
 from minipeft.methods.bitfit import BitFit

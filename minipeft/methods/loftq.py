@@ -22,10 +22,8 @@ from minipeft.backend import xp_of
 from minipeft.contract.method import Method, Where
 from minipeft.methods.lora import (
     LoRALinear,
-    arrays_of,
     check_settings,
     principal,
-    put_arrays,
     weight_of,
 )
 from minipeft.methods.quant import (
@@ -104,16 +102,13 @@ class LoftQ(Method):
     def prepare(self, at: Any) -> None:
         refuse_trained(at)
 
-    def state(self, at: Any) -> dict[str, np.ndarray]:
-        """Another machine's singular vectors, and so its codes, may be others."""
-        return arrays_of(at, *NAMES)
-
     def load_state(self, at: Any, state: dict[str, np.ndarray]) -> None:
+        """The codes are made anew."""
         made = {}
         for path, w in at.wrappers.items():
             A0, B0 = (xp_of(w.A.data).array(state[f"{path}.{x}"], dtype=w.A.dtype) for x in NAMES)
             made[path] = self.codes(w.base.base, w.scale * (B0 @ A0))
-        put_arrays(at, state)  # nothing is refused from here on
+        super().load_state(at, state)  # nothing is refused from here on
         for path, w in at.wrappers.items():
             w.base, made[path].owner = made[path], at
 
@@ -124,6 +119,7 @@ class LoftQLinear(LoRALinear):
     A0, B0  what was taken from the weight before its codes were made
     """
 
+    saved = NAMES  # another machine's singular vectors, and so its codes, may be others
     A0: Parameter
     B0: Parameter
 

@@ -17,9 +17,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
-
-from minipeft.backend import Rng, dropout_factors, to_numpy, xp_of
+from minipeft.backend import Rng, dropout_factors, xp_of
 from minipeft.contract.method import Method, NotMergeable, Where, Wrapper
 from minipeft.contract.targets import is_linear
 from minipeft.engine import Tensor, context, fused, ops
@@ -172,20 +170,6 @@ def root(square: Tensor) -> Tensor:
     """The square root of a sum of squares; where it is 0, so is its derivative, and not NaN."""
     zero = xp_of(square.data).asarray(square.data == 0, dtype=square.dtype)
     return ops.sqrt(square + zero) - zero
-
-
-def arrays_of(at: Any, *names: str) -> dict[str, np.ndarray]:
-    """Copies of frozen arrays of a handle's wrappers, to be saved as state."""
-    return {f"{path}.{name}": to_numpy(getattr(w, name).data).copy()
-            for path, w in at.wrappers.items() for name in names}  # fmt: skip
-
-
-def put_arrays(at: Any, state: dict[str, np.ndarray]) -> None:
-    """Take back what `arrays_of` gave."""
-    for key, array in state.items():
-        path, _, name = key.rpartition(".")
-        held = getattr(at.wrappers[path], name)
-        held.data = xp_of(held.data).array(array, dtype=held.dtype)
 
 
 def group_of(path: str, fused: tuple[str, ...]) -> str:

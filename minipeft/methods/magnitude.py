@@ -30,7 +30,7 @@ from minipeft.methods.masks import BLOCK, MaskedLinear, Masking, cubic, parts, t
 from minipeft.nn import init
 
 if TYPE_CHECKING:
-    from minipeft.contract.handle import Attached
+    from minipeft.contract.attached import Attached
 
 
 @dataclass(frozen=True)

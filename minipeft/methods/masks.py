@@ -21,7 +21,7 @@ from minipeft.nn import Linear, Module, Parameter, init
 from minipeft.storage.checkpoint import CheckpointError
 
 if TYPE_CHECKING:
-    from minipeft.contract.handle import Attached
+    from minipeft.contract.attached import Attached
 
 BLOCK = ("q_proj", "k_proj", "v_proj", "o_proj", "fc_in", "fc_out")  # every Linear of a block
 
@@ -101,7 +101,7 @@ class Masking(Method):
 
     def prepare(self, at: Attached) -> None:
         computed = {id(p): h.method.name for h in at.model.handles if h is not at
-                    for _, p, _ in h.reparams}  # fmt: skip
+                    for p in h.computed.values()}  # fmt: skip
         ends = Counter(id(place.parameter) for place in at.model.places())
         for path, w in parts(at).items():
             if ends[id(w.base.weight)] > 1:
@@ -177,7 +177,7 @@ def cubic(first: float, last: float, t: float) -> float:
 
 def kept(at: Attached) -> dict[str, float]:
     """path -> the share of its weights that is kept."""
-    at.method.before_forward(at)
+    at.method.compute(at)
     return {path: float(w.mask.mean()) for path, w in parts(at).items()}
 
 

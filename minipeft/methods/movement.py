@@ -32,7 +32,7 @@ from minipeft.nn import Module, Parameter, init
 from minipeft.storage.checkpoint import CheckpointError
 
 if TYPE_CHECKING:
-    from minipeft.contract.handle import Attached
+    from minipeft.contract.attached import Attached
 
 LEAST = 0.005  # of each weight is kept with a threshold, as in the authors' code
 
@@ -98,7 +98,7 @@ class Movement(Masking):
         """How far the pruning has gone after a share t of the steps, from 0 to 1."""
         return cubic(0.0, 1.0, (t - self.warm) / (1 - self.warm - self.cool))
 
-    def before_forward(self, at: Attached) -> None:
+    def compute(self, at: Attached) -> dict[str, Tensor]:
         """Choose anew where scores, or how many are kept, have changed."""
         for group in self.groups(at):
             first = group[0]
@@ -114,6 +114,7 @@ class Movement(Masking):
             for w, mask in zip(group, masks, strict=True):
                 w.mask = mask
             first.basis = basis
+        return {}
 
     def after_step(self, at: Attached, step: int, total: int) -> None:
         u = self.pruned((step + 1) / total)
@@ -136,7 +137,7 @@ class Movement(Masking):
         return total * (weight / len(every))
 
     def state(self, at: Attached) -> dict[str, np.ndarray]:
-        self.before_forward(at)
+        self.compute(at)
         first = next(iter(parts(at).values()))
         threshold = {"threshold": np.array([first.threshold])} if self.mode == "soft" else {}
         return super().state(at) | threshold

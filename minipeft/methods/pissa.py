@@ -18,19 +18,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
-
 from minipeft.backend import xp_of
-from minipeft.contract.handle import Attached, attach
+from minipeft.contract.attached import Attached, attach
 from minipeft.contract.method import Method, Where
 from minipeft.engine import Tensor, fused
 from minipeft.methods.lora import (
     LoRA,
     LoRALinear,
-    arrays_of,
     check_settings,
     principal,
-    put_arrays,
     weight_of,
 )
 from minipeft.nn import Module, Parameter, init
@@ -71,19 +67,14 @@ class PiSSA(Method):
             A, B = principal(weight, self.r, s)
         return PiSSALinear(module, Parameter(A), Parameter(B), s, self.dropout, path)
 
-    def state(self, at: Any) -> dict[str, np.ndarray]:
-        """A0 and B0: another machine's singular vectors are not the same to the bit."""
-        return arrays_of(at, "A0", "B0")
-
-    def load_state(self, at: Any, state: dict[str, np.ndarray]) -> None:
-        put_arrays(at, state)
-
 
 class PiSSALinear(LoRALinear):
     """y = W0 x + b + s (B A x - B0 A0 x).
 
     Shapes  x (..., d_in) -> (..., d_out), A, A0 (r, d_in), B, B0 (d_out, r)
     """
+
+    saved = ("A0", "B0")  # another machine's singular vectors are not the same to the bit
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -108,7 +99,7 @@ def as_lora(at: Attached) -> Attached:
     method = at.method
     if not isinstance(method, PiSSA):
         raise ValueError(f"as_lora takes a PiSSA adapter, got one of {method.name!r}")
-    values = {path: p.data for path, p in at.whole.items()}
+    values = {path: p.data for path, p in at.clones.items()}
     for path, w in at.wrappers.items():
         xp = xp_of(w.A.data)
         values[f"{path}.A"] = xp.concatenate([w.A.data, w.A0.data])

@@ -227,7 +227,7 @@ def refuse_trained(at: Any) -> None:
     """A weight that an earlier method trains or computes cannot stay behind codes."""
     behind = {id(w.base.weight): path for path, w in codes_of(at).items()}
     for h in at.model.handles:
-        changed = [*h.clones.values(), *h.whole.values(), *(p for _, p, _ in h.reparams)]
+        changed = [*h.clones.values(), *h.computed.values()]
         for p in changed:
             if h is not at and id(p) in behind:
                 other = h.method.name

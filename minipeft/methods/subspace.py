@@ -23,9 +23,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from threading import get_ident
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -39,7 +38,7 @@ from minipeft.nn import Module, ModuleList, Parameter, init
 from minipeft.storage.checkpoint import CheckpointError
 
 if TYPE_CHECKING:
-    from minipeft.contract.handle import Attached
+    from minipeft.contract.attached import Attached
 
 KINDS = ("fastfood", "dense", "sparse")
 
@@ -77,14 +76,14 @@ class Subspace(Method):
                 f"Subspace: said must be '', 'layer' or 'tensor', got {self.said!r:.80}"
             )
 
-    def reparam(self, path: str, parameter: Parameter, where: Where) -> Moved:
+    def select(self, path: str, parameter: Parameter, where: Where) -> bool:
         if parameter.dtype.kind != "f":
             raise ValueError(f"Subspace: {path} holds {parameter.dtype}; only floats can be moved")
-        return Moved()
+        return True
 
     def prepare(self, at: Attached) -> None:
-        sizes = [p.size for _, p, _ in at.reparams]
-        groups = self._groups([path for path, _, _ in at.reparams])
+        sizes = [p.size for p in at.computed.values()]
+        groups = self._groups(list(at.computed))
         m, D = len(set(groups)), sum(sizes)
         if self.d > D:
             raise ValueError(f"Subspace: d = {self.d} is more than the {D} parameters of the base: "
@@ -92,7 +91,7 @@ class Subspace(Method):
         if self.d <= m:
             raise ValueError(f"Subspace: d = {self.d} leaves no direction beside the {m} factors "
                              f"of said={self.said!r:.80}: at least {m + 1}")  # fmt: skip
-        like, rng = at.reparams[0][1].data, Rng(self.seed, self.name)
+        like, rng = _first(at), Rng(self.seed, self.name)
         z = at.shared["z"] = Parameter(init.zeros((self.d - m,), like))
         if m:
             at.shared["factors"] = Parameter(init.ones((m,), like))
@@ -100,8 +99,6 @@ class Subspace(Method):
         parts = [DRAW[self.projection](n, z.size, like, rng.spawn(i)) for i, n in enumerate(cuts)]
         space = Space(z, at.shared.get("factors"), parts, sizes, groups)
         vars(at.root)["space"] = space
-        for number, (_, _, moved) in enumerate(at.reparams):
-            vars(moved).update(space=space, number=number)
 
     def _groups(self, paths: list[str]) -> list[int]:
         """Per tensor the number of its factor; none without SAID."""
@@ -111,11 +108,14 @@ class Subspace(Method):
         order = {name: i for i, name in enumerate(dict.fromkeys(names))}
         return [order[name] for name in names]
 
-    def before_forward(self, at: Attached) -> None:
-        vars(at.root)["space"].project()
+    def compute(self, at: Attached) -> dict[str, Tensor]:
+        """theta0 + P z, tensor by tensor."""
+        moves = vars(at.root)["space"].moves()
+        pairs = zip(at.computed.items(), moves, strict=True)
+        return {path: theta + move.reshape(theta.shape) for (path, theta), move in pairs}
 
     def state(self, at: Attached) -> dict[str, np.ndarray]:
-        if init.is_shape_only(at.reparams[0][1].data):
+        if init.is_shape_only(_first(at)):
             raise RuntimeError("Subspace: the base has shapes but no values: nothing to save")
         return {"digest": vars(at.root)["space"].digest()}
 
@@ -126,14 +126,8 @@ class Subspace(Method):
                                   "differ")  # fmt: skip
 
 
-class Moved:
-    """How one tensor is computed: theta0 + its part of P z."""
-
-    space: Space
-    number: int
-
-    def __call__(self, theta: Tensor) -> Tensor:
-        return theta + self.space.take(self.number).reshape(theta.shape)
+def _first(at: Attached) -> Array:
+    return next(iter(at.computed.values())).data
 
 
 class Space(Module):
@@ -156,23 +150,17 @@ class Space(Module):
         self.of = (z, factors)  # in a tuple: their place is the root
         self.sizes, self.groups = sizes, groups
         self.projections = ModuleList(list(parts))  # one, or one for each tensor
-        self.waiting: dict[int, list[Any]] = {}  # by thread
 
-    def project(self) -> None:
-        """Compute P z, once for all tensors."""
-        z, _ = self.of
+    def moves(self) -> Iterator[Tensor]:
+        """P z, computed once, in its parts: each tensor's, with its factor."""
+        z, factors = self.of
         moves = [part(z) for part in self.projections]
-        self.waiting[get_ident()] = moves if len(moves) > 1 else cut(moves[0], self.sizes)
-
-    def take(self, number: int) -> Tensor:
-        """The part of one tensor, with its factor; nothing of it stays here."""
-        mine = self.waiting[get_ident()]
-        move, mine[number] = mine[number], None
-        factors = self.of[1]
-        if factors is None:
-            return move
-        g = self.groups[number]
-        return move * factors[g : g + 1]
+        moves = moves if len(moves) > 1 else cut(moves[0], self.sizes)
+        moves.reverse()
+        for number in range(len(self.sizes)):
+            move = moves.pop()  # nothing of it stays here
+            g = self.groups[number] if factors is not None else 0
+            yield move if factors is None else move * factors[g : g + 1]
 
     def digest(self) -> np.ndarray:
         """SHA-256 of the raw integers that the projections were drawn from.  (32,) bytes"""

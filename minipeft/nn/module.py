@@ -327,10 +327,8 @@ def _forward_scope(module: Module) -> Iterator[None]:
     opened = (*context().opened, module.handles)
     outer = context().inside
     with changed(inside=module if outer is None else outer, values=values, opened=opened):
-        computed = dict(values)
         for handle in module.handles:
-            handle.open_forward(computed)
-        values |= computed
+            handle.open_forward(values)
         yield
 
 

@@ -78,7 +78,7 @@ def _cut(model: Any) -> int:
     if getattr(model.config, "dropout", 0.0):
         raise ValueError("cached=True: the model has dropout, which draws other states each time")
     for handle in model.handles:
-        if handle.reparams:
+        if handle.computed:
             raise ValueError(
                 f"cached=True: {handle.method.name!r} computes parameters anew in every pass"
             )

@@ -184,19 +184,13 @@ class Counting(Method):
     compose: ClassVar[str] = "parameter"
     calls: ClassVar[Counter] = Counter()
 
-    def reparam(self, path, parameter, where):
-        if not path.endswith("weight") or where.layer is None:
-            return None
-        v = where.shared("v", lambda: np.zeros(1))
+    def select(self, path, parameter, where):
+        where.shared("v", lambda: np.zeros(1))
+        return path.endswith("weight") and where.layer is not None
 
-        def compute(theta):
-            self.calls[path] += 1
-            return theta + v
-
-        return compute
-
-    def before_forward(self, at):
-        self.calls["before_forward"] += 1
+    def compute(self, at):
+        self.calls["compute"] += 1
+        return {path: theta + at.shared["v"] for path, theta in at.computed.items()}
 
     def after_step(self, at, step, total):
         self.calls[f"step {step} of {total}"] += 1
@@ -211,10 +205,10 @@ def test_hooks_are_called_once_a_pass_and_once_a_step(model):
     calls = Counting.calls
     calls.clear()
     model(IDS)
-    assert len(handle.reparams) == 16 and set(calls.values()) == {1}
+    assert len(handle.computed) == 16 and set(calls.values()) == {1}
     with no_grad():
         model(IDS)
-    assert set(calls.values()) == {2} and "before_forward" in calls
+    assert set(calls.values()) == {2} and "compute" in calls
     model.blocks[1](model.emb(IDS, np.arange(8)[None]))  # two calls from outside, of parts
     assert set(calls.values()) == {4}
     with running(off=[handle]):
@@ -222,7 +216,7 @@ def test_hooks_are_called_once_a_pass_and_once_a_step(model):
     assert set(calls.values()) == {4}
     calls.clear()
     history = fit(model, Next(), steps=3, lr=0.0, batch=2, accumulate=2, quiet=True)
-    assert calls["before_forward"] == 6  # once a batch
+    assert calls["compute"] == 6  # once a batch
     assert calls["extra_loss"] == 3
     assert [calls[f"step {i} of 3"] for i in range(3)] == [1, 1, 1]
     plain = (
@@ -261,7 +255,7 @@ def test_a_hook_that_fails_leaves_no_pass_open(model):
     class Failing(Counting):
         name = "failing"
 
-        def before_forward(self, at):
+        def compute(self, at):
             raise ZeroDivisionError
 
     base = output(model, IDS)

@@ -30,8 +30,9 @@ class Recorder(LoRA):
     tag: str = "a"
     penalty: float | None = None
 
-    def before_forward(self, at):
-        log.append((self.tag, "before_forward"))
+    def compute(self, at):
+        log.append((self.tag, "compute"))
+        return {}
 
     def extra_loss(self, at):
         log.append((self.tag, "extra_loss"))
@@ -64,8 +65,8 @@ def test_two_methods_are_called_in_the_order_of_attaching():
         entry
         for step in range(3)
         for entry in [
-            *[(t, hook) for hook in ("before_forward", "extra_loss") for t in "ab"],
-            *[(t, "before_forward") for t in "ab"],
+            *[(t, hook) for hook in ("compute", "extra_loss") for t in "ab"],
+            *[(t, "compute") for t in "ab"],
             *[(t, hook, step, 3) for hook in ("before_step", "after_step") for t in "ab"],
         ]
     ]
@@ -74,7 +75,7 @@ def test_two_methods_are_called_in_the_order_of_attaching():
 def test_with_threads_each_part_is_a_pass_and_the_penalty_is_asked_for_once():
     found, _ = recorded(Recorder(r=2), Recorder(r=2, tag="b"), threads=3, steps=2)
     counts = Counter(entry[:2] for entry in found)
-    wanted = {"before_forward": 6, "extra_loss": 2, "before_step": 2, "after_step": 2}
+    wanted = {"compute": 6, "extra_loss": 2, "before_step": 2, "after_step": 2}
     assert counts == {(t, hook): n for t in "ab" for hook, n in wanted.items()}
     steps = [entry for entry in found if len(entry) == 4]
     assert steps == [(t, hook, step, 2) for step in (0, 1)
@@ -192,7 +193,7 @@ def test_what_ended_or_is_off_is_not_called():
     log.clear()
     with running(off=[a]):
         model(ids)
-    assert log == [("b", "before_forward")]
+    assert log == [("b", "compute")]
     b.detach()
     found, _ = recorded(model=model, steps=1)
     assert {entry[0] for entry in found} == {"a"}
@@ -207,7 +208,7 @@ def test_every_pass_of_a_generation_is_a_forward_pass_and_no_step():
     attach(model, Recorder(r=2, penalty=1.0))
     log.clear()
     generate(model, "the cat", max_tokens=3)
-    assert set(log) == {("a", "before_forward")} and 1 <= len(log) <= 3
+    assert set(log) == {("a", "compute")} and 1 <= len(log) <= 3
 
 
 passes: Counter = Counter()
@@ -222,17 +223,17 @@ class Scaled(Method):
 
     factor: float = 1.0
 
-    def before_forward(self, at):
+    def select(self, path, parameter, where):
+        where.shared("v", lambda: init.zeros((1,), parameter.data))
+        return path.endswith("fc_in.weight")
+
+    def compute(self, at):
         passes[self] += 1
-
-    def reparam(self, path, parameter, where):
-        if not path.endswith("fc_in.weight"):
-            return None
-        v = where.shared("v", lambda: init.zeros((1,), parameter.data))
-        return lambda w: w * (self.factor * passes[self]) + v
+        factor, v = self.factor * passes[self], at.shared["v"]
+        return {path: w * factor + v for path, w in at.computed.items()}
 
 
-def test_what_before_forward_sets_holds_in_the_pass_that_begins():
+def test_what_compute_gives_holds_in_the_pass_that_begins():
     model, ids = gpt(), np.array([[3, 4, 5]])
     still = model(ids).data
     attach(model, Scaled())
@@ -272,16 +273,14 @@ class Neighbours(Method):
     name: ClassVar[str] = "neighbours"
     compose: ClassVar[str] = "parameter"
 
-    def reparam(self, path, parameter, where):
-        if path.endswith(("q_proj.weight", "k_proj.weight")):
-            return lambda theta: theta + self.other(path)
-        return None
+    def select(self, path, parameter, where):
+        return path.endswith(("q_proj.weight", "k_proj.weight"))
 
-    def prepare(self, at):
-        found = {path: p for path, p, _ in at.reparams}
-        swap = {"q_proj": "k_proj", "k_proj": "q_proj"}
-        pairs = {p: found[p.replace(p.split(".")[-2], swap[p.split(".")[-2]])] for p in found}
-        object.__setattr__(self, "other", pairs.__getitem__)
+    def compute(self, at):
+        other = {"q_proj": "k_proj", "k_proj": "q_proj"}
+        names = {path: path.split(".")[-2] for path in at.computed}
+        return {path: p + at.computed[path.replace(names[path], other[names[path]])]
+                for path, p in at.computed.items()}  # fmt: skip
 
 
 def test_parameters_are_computed_from_what_stood_there_before_the_pass():

@@ -28,12 +28,20 @@ class Subspace(Method):
     n: int = 20
     seed: int = 0
 
-    def reparam(self, path: str, parameter: Parameter, where: Where) -> Any:
-        if where.layer is None:
-            return None
-        v = where.shared("v", lambda: init.zeros((self.n,), parameter.data))
-        P = Tensor(init.normal((parameter.size, self.n), parameter.data, where.rng, 0.1))
-        return lambda theta: theta + (P @ v).reshape(parameter.shape)
+    def select(self, path: str, parameter: Parameter, where: Where) -> bool:
+        return where.layer is not None
+
+    def prepare(self, at: Any) -> None:
+        first = next(iter(at.computed.values())).data
+        at.shared["v"] = Parameter(init.zeros((self.n,), first))
+        for path, p in at.computed.items():
+            P = init.normal((p.size, self.n), p.data, at.where(path).rng, 0.1)
+            vars(at.root)[f"P {path}"] = P
+
+    def compute(self, at: Any) -> dict[str, Tensor]:
+        v, drawn = at.shared["v"], vars(at.root)
+        return {path: p + (Tensor(drawn[f"P {path}"]) @ v).reshape(p.shape)
+                for path, p in at.computed.items()}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def test_the_surrogate_has_its_closed_form(method):
     """dL/dS = c dL/dW' * W, dL/dW = dL/dW' * M, dL/dx = dL/dy (W * M), dL/dW' = gᵀ x."""
     _, handle, w = one(method)
     x = Tensor(Rng(1).normal((5, 7)), requires_grad=True)
-    method.before_forward(handle)
+    method.compute(handle)
     y = w(x)
     g = Rng(2).normal((5, 6))
     y.backward(g)
@@ -111,7 +111,7 @@ def test_the_largest_scores_are_kept_with_their_sign():
     w.S.data = -abs(w.S.data) * 100
     w.S.data[0, 0] = 1e-9
     w.S.data = w.S.data
-    handle.method.before_forward(handle)
+    handle.method.compute(handle)
     assert w.mask[0, 0] and w.mask.sum() == round(0.2 * 42)
     assert w.S.data[w.mask].min() > w.S.data[~w.mask].max()
 
@@ -134,13 +134,13 @@ def test_a_threshold_on_the_sigmoid():
     _, handle, w = one(Movement(mode="soft", tau=0.4, c=2.0))
     for step in (0, 4, 9):
         handle.after_step(step, 10)
-        handle.method.before_forward(handle)
+        handle.method.compute(handle)
         assert same(w.mask, sigmoid(2.0 * w.S.data) > w.threshold)
     assert w.threshold == 0.4 and 0 < w.mask.sum() < w.mask.size
     w.S.data = np.full((6, 7), -50.0)
     w.S.data[2, 3] = -49.0
     w.S.data = w.S.data
-    handle.method.before_forward(handle)
+    handle.method.compute(handle)
     assert np.argwhere(w.mask).tolist() == [[2, 3]]  # half a per cent stays, at least one
 
 

@@ -567,7 +567,7 @@ def test_a_new_head_is_attached_too_and_what_was_merged_or_detached_is_saved(tmp
     model, path = GPT(GPTConfig(**CONFIG, head="linear", classes=3)), tmp_path / "m.safetensors"
     base = model(IDS).data
     at = attach(model, Quantize())  # its only Parameter that trains is the head
-    at.whole["head.weight"].data += 1
+    at.clones["head.weight"].data += 1
     with pytest.raises(CheckpointError, match="has 'quant' attached"):
         save_model(model, path)
     at.merge(keep=True)
