@@ -14,12 +14,13 @@ from minipeft.contract.report import AdapterReport
 from minipeft.nn import Module
 
 
-def attach(model: Module, method: Method) -> Attached:
+def attach(model: Module, method: Method, freeze: bool = True) -> Attached:
     """Freeze a model and put a method on it; `with attach(…) as a:` detaches at the end.
 
     Everything that trained before is frozen, an earlier method's parameters too, until this one
     is detached or merged. That the earlier ones stay is told by a warning, unless they train
     nothing, as codes do.
+    freeze  False: what earlier methods train goes on training, together with this one's
     Raises  TypeError for a path (load_adapter loads) or a class; ValueError if nothing matches,
             with the names that exist, or if the same method is attached already
     """
@@ -32,13 +33,13 @@ def attach(model: Module, method: Method) -> Attached:
                         "a class needs its brackets")  # fmt: skip
     if not isinstance(model, Module):
         raise TypeError(f"attach takes a model, got {type(model).__name__}")
-    handle = Attached(model, method)
+    handle = Attached(model, method, freeze)
     stay = [repr(h.method.name) for h in handle.over() if h.count()]
-    if stay:
+    if stay and freeze:
         warnings.warn(
             f"{method.name!r} goes on top of {', '.join(stay)}: what was attached before stays on "
-            "the model, frozen. Unless they are to act together, detach() it first; "
-            "`with attach(…)` does so at its end",
+            "the model, frozen. Unless they are to act together, detach() it first, as `with "
+            "attach(…)` does at its end; attach(…, freeze=False) trains both",
             stacklevel=2,
         )
     return handle

@@ -53,10 +53,10 @@ class Handle:
     computed   path -> the frozen Parameter for which the method computes something else
     """
 
-    def __init__(self, model: Module, method: Method) -> None:
+    def __init__(self, model: Module, method: Method, freeze: bool = True) -> None:
         if any(h.method == method for h in model.attached()):
             raise ValueError(f"{method} is attached to this model already: detach() it first")
-        self.model, self.method = model, method
+        self.model, self.method, self.freeze = model, method, freeze
         self.number = next(_NUMBERS)  # later handles have larger ones
         self.ended = ""  # why the handle can do no more
         self.flags = [(p, p.requires_grad) for p in model.parameters()]  # before it froze them
@@ -84,8 +84,7 @@ class Handle:
         self.shared: dict[str, Parameter] = {}  # name -> one Parameter for many places
         self.root, self.slot = Shared(), ""  # where those stand that no wrapper holds
         self.changes: list[Change] = []
-        for p, _ in self.flags:
-            p.requires_grad = False
+        self._freeze()
         try:
             self._wrap()
             self._choose()
@@ -122,10 +121,15 @@ class Handle:
             else:
                 heir.flags = [(q, trained if q is p else flag) for q, flag in heir.flags]
 
+    def _freeze(self) -> None:
+        """Nothing trains that was there before, but what an earlier method may go on with."""
+        go_on = set() if self.freeze else {id(p) for h in self.over() for p in h.trained.values()}
+        for p, _ in self.flags:
+            p.requires_grad = p.requires_grad and id(p) in go_on
+
     def redo(self) -> None:
         """Take an undo back."""
-        for p, _ in self.flags:
-            p.requires_grad = False
+        self._freeze()
         for change in self.changes:
             change.put(change.new)
 

@@ -22,22 +22,7 @@ ROWS = 16  # of random inputs on which merged and unmerged parts are compared
 
 def merge(at: Handle, untie: bool, quantized: str) -> MergeReport:
     """Put plain parts in place of an adapter's wrappers, clones and computed parameters."""
-    if quantized not in POLICIES:
-        raise ValueError(f"merge: quantized must be one of {', '.join(POLICIES)}, "
-                         f"got {quantized!r}")  # fmt: skip
-    for wrapper in at.wrappers.values():
-        wrapper.quantized = quantized
-    if at.method.compose == "input":
-        raise NotMergeable(f"{at.method.name!r} changes the input, not the weights: there is "
-                           "nothing to merge it into")  # fmt: skip
-    _check_order(at)
-    parts = {path: _plain(at, path, wrapper, untie) for path, wrapper in at.wrappers.items()}
-    plain = {path: Parameter(clone.data) for path, clone in at.clones.items()}
-    with no_grad():
-        made = at.method.compute(at)
-    computed = {path: Parameter(xp_of(t.data).array(t.data)) for path, t in made.items()}
-    for path, p in [*plain.items(), *computed.items()]:
-        _check_finite(path, p)
+    parts, plain, computed = plain_parts(at, untie, quantized)
     report = MergeReport([_compare(path, at.wrappers[path], part) for path, part in parts.items()])
 
     pairs = list(_pairs(at, parts))  # (new Parameter, old one); nothing is refused from here on
@@ -57,6 +42,32 @@ def merge(at: Handle, untie: bool, quantized: str) -> MergeReport:
         delattr(at.model, at.slot)
     _pass_flags_on(at, pairs)
     return report
+
+
+def plain_parts(
+    at: Handle, untie: bool, quantized: str
+) -> tuple[dict[str, Module], dict[str, Parameter], dict[str, Parameter]]:
+    """By path, what is to stand for an adapter's wrappers, clones and computed parameters.
+
+    Nothing is put anywhere yet. Raises as `Attached.merge` says
+    """
+    if quantized not in POLICIES:
+        raise ValueError(f"merge: quantized must be one of {', '.join(POLICIES)}, "
+                         f"got {quantized!r}")  # fmt: skip
+    for wrapper in at.wrappers.values():
+        wrapper.quantized = quantized
+    if at.method.compose == "input":
+        raise NotMergeable(f"{at.method.name!r} changes the input, not the weights: there is "
+                           "nothing to merge it into")  # fmt: skip
+    _check_order(at)
+    with no_grad():
+        made = at.method.compute(at)
+    parts = {path: _plain(at, path, wrapper, untie) for path, wrapper in at.wrappers.items()}
+    plain = {path: Parameter(clone.data) for path, clone in at.clones.items()}
+    computed = {path: Parameter(xp_of(t.data).array(t.data)) for path, t in made.items()}
+    for path, p in [*plain.items(), *computed.items()]:
+        _check_finite(path, p)
+    return parts, plain, computed
 
 
 def _check_order(at: Handle) -> None:
@@ -124,7 +135,7 @@ def _pass_flags_on(at: Handle, pairs: list[tuple[Parameter, Parameter]]) -> None
         mine = {id(p): flag for p, flag in at.flags}
         rest = [(p, flag) for p, flag in later[0].flags if id(p) not in mine]
         later[0].flags = [*at.flags, *rest]
-        for p, _ in at.flags:
+        for p, _ in pairs:
             p.requires_grad = False
     else:
         at.release()

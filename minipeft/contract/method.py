@@ -207,7 +207,7 @@ class Wrapper(Module):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         ctx = context()
         if self.owner is not None:
-            if self.owner in ctx.off:
+            if self.owner in ctx.off or self in ctx.off:
                 return self.base(*args, **kwargs)
             if ctx.rows is not None:
                 return self._by_row(ctx.rows, *args, **kwargs)

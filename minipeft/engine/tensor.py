@@ -96,7 +96,7 @@ def running(
 
     What is not named stays as the block around it has it; `off=()` or `rows=None` resets.
     rng        dropout is drawn from it; with none there is no dropout
-    off        attached handles whose branches are skipped
+    off        attached handles whose branches are skipped, or single wrappers of them
     rows       the adapter of each row of the batch: an attached handle, or None for the base
     recompute  keep no activations inside blocks: backward computes them again
     hidden     stored states that stand for what the lower blocks make of this batch

@@ -13,7 +13,7 @@ import pytest
 from minipeft.backend import Rng
 from minipeft.contract import Method, attach
 from minipeft.engine import no_grad, running
-from minipeft.methods import METHODS, BitFit, Full, LoRA, Quantize, TopK
+from minipeft.methods import METHODS, BitFit, Full, LoRA, Quantize, TopK, load_adapter
 from minipeft.models import GPT
 from minipeft.nn import Linear, Module
 from minipeft.storage.checkpoint import CheckpointError, save_model
@@ -653,3 +653,49 @@ class Inside(Module):
 def test_parts_that_a_module_around_the_model_calls_have_their_hooks(name):
     model, _ = CASES[name].attached()
     assert same(Inside(model)(IDS).data, output(model, IDS))
+
+
+# --- methods that train together ---------------------------------------------------------------
+
+
+def test_two_methods_train_together_and_are_saved_one_by_one(model, tmp_path):
+    lower = attach(model, LoRA(r=2, targets="q_proj"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # nothing is to be told: both are meant
+        upper = attach(model, BitFit(), freeze=False)
+    fit(model, Next(), steps=3, lr=0.05, batch=2, quiet=True)
+    assert not lower.report().never_moved and not upper.report().never_moved
+    y = output(model, IDS)
+    lower.save(tmp_path / "a.safetensors")
+    upper.save(tmp_path / "b.safetensors")
+    upper.detach()
+    assert all(p.requires_grad for _, p in lower.trainable())
+    lower.detach()
+    load_adapter(model, tmp_path / "a.safetensors")
+    load_adapter(model, tmp_path / "b.safetensors")
+    assert same(output(model, IDS), y)
+
+
+def test_a_method_between_keeps_the_lowest_frozen(model):
+    lowest = attach(model, LoRA(r=2, targets="q_proj"))
+    middle = attach(model, LoRA(r=2, targets="v_proj"))
+    top = attach(model, BitFit(), freeze=False)
+    trains = [{p.requires_grad for _, p in h.trainable()} for h in (lowest, middle, top)]
+    assert trains == [{False}, {True}, {True}]
+    top.merge()
+    middle.detach()
+    assert {p.requires_grad for _, p in lowest.trainable()} == {True}
+
+
+def test_a_single_wrapper_can_be_off(model):
+    handle = attach(model, LoRA(r=2))
+    randomize(handle)
+    y, base = output(model, IDS), None
+    with running(off=[handle]):
+        base = output(model, IDS)
+    wrappers = list(handle.wrappers.values())
+    with running(off=wrappers):
+        assert same(output(model, IDS), base)
+    with running(off=wrappers[:1]):
+        some = output(model, IDS)
+    assert not same(some, y) and not same(some, base)
