@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,16 @@ def attach(model: Module, method: Method, freeze: bool = True) -> Attached:
 
 class Attached(Handle):
     """A method on a model. It prints what trains; it saves, loads, merges and detaches."""
+
+    def measure(self, batches: Sequence[Any]) -> None:
+        """Let the method look at data before it trains, if it is one that does.
+
+        Raises  ValueError for a method that has nothing to measure
+        """
+        self.need_live("measure")
+        if not self.method.uses("measure"):
+            raise ValueError(f"{self.method.name!r} measures nothing: it needs no data before fit")
+        self.method.measure(self, batches)
 
     def report(self) -> AdapterReport:
         """Counts, and gradient and update norms of what trains, with the never-moved list."""

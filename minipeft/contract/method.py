@@ -82,7 +82,7 @@ class Method:
         """Called by fit after each optimizer step: schedules, re-masking."""
 
     def measure(self, at: Any, batches: Sequence[Any]) -> None:
-        """Look at data first; the user calls it before fit, for methods that need it."""
+        """Look at data first, for methods that need it: `handle.measure(batches)` before fit."""
 
     def state(self, at: Any) -> dict[str, np.ndarray]:
         """Arrays that are saved though they do not train: those that wrappers declare."""

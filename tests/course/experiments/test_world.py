@@ -10,10 +10,10 @@ import pytest
 from minipeft.backend import Rng
 from minipeft.contract import attach
 from minipeft.course.experiments import results
+from minipeft.course.experiments.activations import activations
 from minipeft.course.experiments.bases import ladder
 from minipeft.course.experiments.bases.counted_words import bag_of_words, ridge
 from minipeft.course.experiments.bases.ladder import nearest_levels
-from minipeft.course.experiments.lora.activations import activations
 from minipeft.course.experiments.runner import base
 from minipeft.course.experiments.world import context as world_context
 from minipeft.course.experiments.world import training as world_training

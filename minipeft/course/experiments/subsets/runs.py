@@ -17,8 +17,8 @@ import numpy as np
 from minipeft.backend import Rng
 from minipeft.contract import Attached, Method, Where, attach
 from minipeft.corpus.pretraining import rows
+from minipeft.course.experiments.activations import activations
 from minipeft.course.experiments.bases.counted_words import ridge
-from minipeft.course.experiments.lora.activations import activations
 from minipeft.course.experiments.runner import BASE, Experiment, Outcome, Settings, base
 from minipeft.engine.graph import operations
 from minipeft.ledger import predict

@@ -8,8 +8,9 @@ import numpy as np
 
 from minipeft.backend import Rng
 from minipeft.contract import attach
+from minipeft.contract.watching import outputs
+from minipeft.course.experiments.activations import activations
 from minipeft.course.experiments.bases.counted_words import ridge
-from minipeft.course.experiments.lora.activations import Watch, activations
 from minipeft.course.experiments.runner import Outcome, Settings, base
 from minipeft.engine import no_grad
 from minipeft.methods import Full
@@ -121,10 +122,8 @@ def pictures(s: Settings) -> Outcome:
 
 def _pooled(model: Any, pixels: np.ndarray) -> np.ndarray:
     """What the head of a ViT sees.  (N, C)"""
-    found = []
-    with attach(model, Watch("ln_f")) as at, no_grad():
-        for i in range(0, len(pixels), 100):
-            model(pixels[i : i + 100])
-            y = at.wrappers["ln_f"].seen
-            found.append(y if y.ndim == 2 else y[:, 0])
-    return np.concatenate(found)
+    source = ImageBatches(pixels, np.zeros(len(pixels), int))
+    parts = range(0, len(pixels), 100)
+    batches = (source.collate(range(i, min(i + 100, len(pixels)))) for i in parts)
+    seen = [given["ln_f"] for _, given in outputs(model, batches, "ln_f")]
+    return np.concatenate([y if y.ndim == 2 else y[:, 0] for y in seen])
