@@ -46,6 +46,33 @@ def takes(**checks: Check) -> Callable[[Callable[P, R]], Callable[P, R]]:
     return decorate
 
 
+def settle(owner: Any, **checks: Check) -> None:
+    """Send fields of a frozen dataclass through checks, from its `__post_init__`.
+
+    None passes where it is the field's default.
+    """
+    for name, check in checks.items():
+        value = getattr(owner, name)
+        if value is not None or getattr(type(owner), name, check) is not None:
+            object.__setattr__(owner, name, check(name, value))
+
+
+def moved(**ways: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Refuse keywords that a function no longer has, each with the new way to say it."""
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+            for name in kwargs:
+                if name in ways:
+                    raise TypeError(f"{name} has moved: {ways[name]}")
+            return function(*args, **kwargs)
+
+        return checked
+
+    return decorate
+
+
 def whole(least: int, most: int | None = None) -> Check:
     """A check that asks for a whole number from `least` on, and up to `most`."""
     wanted = f">= {least}" if most is None else f"from {least} to {most}"

@@ -15,6 +15,7 @@ from minipeft.contract import attach
 from minipeft.methods import LoRA
 from minipeft.training.loop import fit
 from minipeft.training.optim import AdamW
+from minipeft.training.resume import Checkpoint
 from tests.tiny import Rows, gpt, tokenizer
 
 PHASES = ("step", "save", "before rename", "after rename")
@@ -53,7 +54,7 @@ def main(state, steps, phase="", count=0, mark=""):
     model = gpt(dropout=0.1)
     attach(model, LoRA(r=2, dropout=0.1))
     fit(model, Rows(tokenizer().vocab_size), steps=int(steps), lr=0.02, batch=3, quiet=True,
-        checkpoint=state, save_every=int(steps) if phase == "ctrl-c" else 1)  # fmt: skip
+        checkpoint=Checkpoint(state, int(steps) if phase == "ctrl-c" else 1))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import inspect
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from minipeft.generation.sampling import generate, generate_many
 from minipeft.generation.scoring import score_many
 from minipeft.training.evaluation import evaluate, mean_loss
 from minipeft.training.loop import fit
-from minipeft.training.optim import SGD, AdamW, Muon, schedule
+from minipeft.training.optim import SGD, AdamW, Muon, Schedule
+from minipeft.training.resume import Checkpoint
 from tests.short_runs import VOCAB, lora, run
 from tests.tiny import Rows, Sounds, gpt
 
@@ -33,7 +35,7 @@ class Untouched(Rows):
 
 @pytest.mark.parametrize(
     "name",
-    ["steps", "batch", "accumulate", "threads", "evaluate_every", "save_every", "patience", "n"],
+    ["steps", "batch", "accumulate", "threads", "evaluate_every", "patience", "n"],
 )
 @pytest.mark.parametrize("value", WHOLE)
 def test_counts_of_a_run_are_whole(name, value):
@@ -55,7 +57,6 @@ def test_seeds_and_bytes_are_whole(name, value):
         ("lr", (-1e-9, *NUMBERS), "a finite number >= 0, got "),
         ("decay", (-0.1, *NUMBERS), "a finite number >= 0, got "),
         ("clip", (0, -1, *NUMBERS), r"a finite number > 0 \(None sets no limit\), got "),
-        ("warmup", (10, -1, 1.01, *NUMBERS), r"in \[0, 1\] \(a share of the steps\), got "),
         ("smoothing", (2, 1, -0.1, *NUMBERS), r"in \[0, 1\), got "),
     ],
 )
@@ -65,9 +66,29 @@ def test_rates_and_shares_of_a_run_are_in_range(name, wrong, message):
             run(task=Untouched(), **{name: value})
 
 
+@pytest.mark.parametrize("value", WHOLE)
+def test_a_checkpoint_is_written_after_whole_steps(value):
+    with pytest.raises(ValueError, match="^every must be a whole number >= 1, got "):
+        Checkpoint("state", value)
+
+
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [
+        ("decline", 'schedule="cosine", or schedule=Schedule'),
+        ("warmup", "schedule=Schedule"),
+        ("save_every", "checkpoint=Checkpoint"),
+        ("out", "contextlib.redirect_stdout"),
+    ],
+)
+def test_a_keyword_that_is_gone_names_the_new_way(name, way):
+    with pytest.raises(TypeError, match=f"^{name} has moved: {re.escape(way)}"):
+        run(task=Untouched(), **{name: 1})
+
+
 def test_names_and_functions_of_a_run_are_checked_first():
     for settings, message in (
-        ({"decline": "down"}, "schedule must be one of"),
+        ({"schedule": "down"}, "schedule must be one of"),
         ({"optimizer": "adam"}, "optimizer must be"),
         ({"evaluation": {"loss": 1.0}}, "evaluation= must be a function, got {'loss': 1.0}"),
         ({"watch": 3}, "watch= must be a function, got 3"),
@@ -80,15 +101,16 @@ def test_numpys_numbers_are_pythons(tmp_path):
     f32, i64 = np.float32, np.int64
     same = {
         "steps": (i64(3), 3), "lr": (f32(1e-2), float(f32(1e-2))), "batch": (np.uint8(3), 3),
-        "seed": (i64(3), 3), "decay": (f32(0.5), 0.5), "warmup": (np.float16(0.5), 0.5),
+        "seed": (i64(3), 3), "decay": (f32(0.5), 0.5),
+        "schedule": (Schedule(warmup=np.float16(0.5)), Schedule(warmup=0.5)),
         "clip": (f32(0.25), 0.25), "accumulate": (np.int32(2), 2), "smoothing": (f32(0.125), 0.125),
-        "threads": (i64(1), 1), "evaluate_every": (i64(2), 2), "save_every": (i64(2), 2),
-        "patience": (i64(5), 5),
+        "threads": (i64(1), 1), "evaluate_every": (i64(2), 2), "patience": (i64(5), 5),
     }  # fmt: skip
     runs = []
     for which, file in enumerate((tmp_path / "numpy", tmp_path / "python")):
         history, _ = run(
-            checkpoint=file, evaluation=lambda m: {"x": np.float32(0.5), "k": np.int64(4)},
+            checkpoint=Checkpoint(file, (i64(2), 2)[which]),
+            evaluation=lambda m: {"x": np.float32(0.5), "k": np.int64(4)},
             keep="x", **{name: values[which] for name, values in same.items()},
         )  # fmt: skip
         numbers = [*history.loss, *history.lr, *history.seconds]
@@ -195,9 +217,9 @@ def test_settings_of_optimizers_are_in_range():
     ):
         with pytest.raises(ValueError, match=message):
             make(params, **{"lr": 0.1} | settings)
-    for warmup in (10, -1, math.nan):
+    for warmup in (10, -1, 1.01, *NUMBERS):
         with pytest.raises(ValueError, match=r"warmup must be in \[0, 1\] \(a share of the steps"):
-            schedule("linear", 0, 10, warmup)
+            Schedule("linear", warmup)
 
 
 # -- takes ----------------------------------------------------------------------------------------

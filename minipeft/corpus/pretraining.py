@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from minipeft.tasks.shapes import Shapes
 from minipeft.training.batches import Batch, ImageBatches, TokenBatches
 from minipeft.training.evaluation import mean_loss
 from minipeft.training.loop import History, fit
+from minipeft.training.optim import Schedule
 from minipeft.world.town import World
 
 
@@ -134,12 +135,11 @@ def _texts(
     megabytes: float,
     shares: Mapping[str, float] | None = None,
     quiet: bool = True,
-    out: TextIO | None = None,
 ) -> list[str]:
     """Documents of a split until they hold that much text; told with quiet=False."""
     stream = documents(world, seed, split=split, shares=shares)
     left = megabytes * 1e6
-    show = Progress("making text, kB", round(megabytes * 1e3), out, quiet)
+    show = Progress("making text, kB", round(megabytes * 1e3), quiet=quiet)
 
     def more(doc: Any) -> bool:
         nonlocal left
@@ -196,7 +196,6 @@ def pretrain(
     steps: int | None = None,
     checkpoint: str | Path | None = None,
     quiet: bool = False,
-    out: TextIO | None = None,
 ) -> dict[str, Any]:
     """Make a base model by its recipe and write it, with its card; returns the card.
 
@@ -217,7 +216,7 @@ def pretrain(
     if recipe.pictures:
         train, evaluation = _on_pictures(model, recipe)
     else:
-        train, evaluation = _on_text(model, recipe, quiet=quiet, out=out)
+        train, evaluation = _on_text(model, recipe, quiet=quiet)
 
     def watch(step: int) -> None:
         if step in recipe.checkpoints:
@@ -230,8 +229,8 @@ def pretrain(
     def leg(source: Any, steps: int, lr: float, state: Any, watch: Any = None) -> History:
         return fit(
             model, source, steps=steps, optimizer=recipe.optimizer, lr=lr, batch=recipe.batch,
-            seed=recipe.seed, decline="linear", warmup=0.02, evaluate_every=max(1, steps // 40),
-            evaluation=evaluation, watch=watch, checkpoint=state, quiet=quiet, out=out,
+            seed=recipe.seed, schedule=Schedule("linear", 0.02), evaluate_every=max(1, steps // 40),
+            evaluation=evaluation, watch=watch, checkpoint=state, quiet=quiet,
         )  # fmt: skip
 
     began = time.time()
@@ -242,7 +241,7 @@ def pretrain(
         second = replace(
             recipe, megabytes=later.megabytes, seed=recipe.seed + 1, short=(0, 0), rate=later.rate
         )
-        source, _ = _on_text(model, second, later, quiet, out)
+        source, _ = _on_text(model, second, later, quiet)
         state = Path(checkpoint).with_suffix(".later.safetensors") if checkpoint else None
         history = _joined(history, leg(source, later.steps, later.lr, state))
         passes.append(later.steps * recipe.batch / len(source))
@@ -267,7 +266,7 @@ Evaluation = Callable[[Any], dict[str, float]]
 
 
 def _on_text(
-    model: Any, recipe: Recipe, leg: Leg = Leg(), quiet: bool = True, out: TextIO | None = None
+    model: Any, recipe: Recipe, leg: Leg = Leg(), quiet: bool = True
 ) -> tuple[MixedLengths, Evaluation]:
     """The text to train on, for the model's kind, and the loss on held-out text.
 
@@ -288,7 +287,7 @@ def _on_text(
 
     def train(mix: str) -> list[list[int]]:
         shares = LATER.get(mix)
-        texts = _texts(world, seed, "train", recipe.megabytes, shares, quiet, out)
+        texts = _texts(world, seed, "train", recipe.megabytes, shares, quiet)
         return tokenizer.encode_many(texts)
 
     ids, hiding = train(leg.mix), (recipe.rate, leg.last)

@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from minipeft.backend import Array, Rng, is_whole
-from minipeft.checks import real, takes, whole
+from minipeft.checks import moved, real, takes, whole
 from minipeft.display.progress import Progress
 from minipeft.engine import running
 from minipeft.engine.blas import blas_threads, threads_for
@@ -21,8 +21,8 @@ from minipeft.nn.finite import NonFiniteLoss, where_it_began
 from minipeft.storage.checkpoint import fingerprint
 from minipeft.training.batches import Batch, Source, task_batches
 from minipeft.training.malloc import trimmed, tune_malloc
-from minipeft.training.optim import WARMUP, clip_gradients, get_optimizer, schedule
-from minipeft.training.resume import Best, Guard, State
+from minipeft.training.optim import Schedule, clip_gradients, get_optimizer
+from minipeft.training.resume import Best, Checkpoint, Guard, State
 from minipeft.training.step import Workers, label_count, loss_of
 
 WATCHED = 10  # first steps whose gradient norms an adapter's report shows
@@ -43,11 +43,16 @@ def trainable(model: Module) -> list[tuple[str, Any]]:
     return [(path, p) for path, p in model.named_parameters() if p.requires_grad]
 
 
+@moved(
+    decline='schedule="cosine", or schedule=Schedule(decline, warmup)',
+    warmup="schedule=Schedule(decline, warmup)",
+    save_every="checkpoint=Checkpoint(path, every=…)",
+    out="contextlib.redirect_stdout sends what fit prints elsewhere",
+)
 @takes(
     steps=whole(1), lr=real(0), batch=whole(1), seed=whole(0), n=whole(1), decay=real(0),
-    warmup=WARMUP, clip=real(above=0, hint="None sets no limit"), accumulate=whole(1),
-    smoothing=real(0, below=1), threads=whole(1), paged=whole(0), evaluate_every=whole(1),
-    patience=whole(1), save_every=whole(1),
+    clip=real(above=0, hint="None sets no limit"), accumulate=whole(1), smoothing=real(0, below=1),
+    threads=whole(1), paged=whole(0), evaluate_every=whole(1), patience=whole(1),
 )  # fmt: skip
 def fit(
     model: Any,
@@ -61,8 +66,7 @@ def fit(
     pattern: int = 0,
     optimizer: str = "adamw",
     decay: float = 0.0,
-    decline: str = "linear",
-    warmup: float = 0.06,
+    schedule: str | Schedule = "linear",
     clip: float | None = 1.0,
     accumulate: int = 1,
     smoothing: float = 0.0,
@@ -75,10 +79,8 @@ def fit(
     keep: str | None = None,
     patience: int | None = None,
     watch: Callable[[int], None] | None = None,
-    checkpoint: str | Path | None = None,
-    save_every: int = 500,
+    checkpoint: str | Path | Checkpoint | None = None,
     quiet: bool = False,
-    out: TextIO | None = None,
 ) -> History:
     """Train what is trainable in a model, from clean gradients.
 
@@ -87,7 +89,8 @@ def fit(
                 or anything with batch(step, size, seed) -> Batch
     lr          the peak; None takes the default of the method that is attached last
     optimizer   "adamw", "sgd" or "muon" (for training whole models); decay is for matrices only
-    decline     "linear", "cosine", "constant" or "trapezoid", after `warmup` (a share of steps)
+    schedule    how the rate falls: "linear", "cosine", "constant" or "trapezoid", or a Schedule
+                with a warm-up of another length
     clip        the largest joint norm of the gradients, None for no limit
     accumulate  batches per step: the same as one of so many times the size, in less memory
     recompute   keep no activations inside blocks; backward makes them again: less memory, more time
@@ -101,13 +104,17 @@ def fit(
                 is best low, any other best high; None ends with the last
     patience    stop after so many evaluations in a row without a better one
     watch       called with the number of steps done: before the first, and after each
-    checkpoint  a file to save the state to every `save_every` steps and when the run is stopped,
-                and to resume from: the same call goes on to the same bits
+    checkpoint  a file, or Checkpoint(path, every): the state is saved there now and then and when
+                the run is stopped, and resumed from: the same call goes on to the same bits
     Stopped by Ctrl-C or an error, it leaves the last whole step, or the best weights with `keep`
     Raises  ValueError if nothing trains, or a setting is out of range; NonFiniteLoss that names
             the step, the batch, the first operation and the parameter that went bad
     """
-    _check_settings(decline, keep, patience, evaluate_every, evaluation, watch)
+    if not isinstance(schedule, Schedule):
+        schedule = Schedule(schedule)
+    if not isinstance(checkpoint, Checkpoint | None):
+        checkpoint = Checkpoint(checkpoint)
+    _check_settings(keep, patience, evaluate_every, evaluation, watch)
     tune_malloc()
     handles = list(model.handles)
     if lr is None:
@@ -133,16 +140,16 @@ def fit(
     if checkpoint is not None:
         settings = {
             "steps": steps, "lr": lr, "batch": batch, "seed": seed, "optimizer": optimizer,
-            "decay": decay, "decline": decline, "warmup": warmup, "clip": clip,
-            "accumulate": accumulate, "smoothing": smoothing, "threads": threads, "keep": keep,
+            "decay": decay, **vars(schedule), "clip": clip, "accumulate": accumulate,
+            "smoothing": smoothing, "threads": threads, "keep": keep,
             "methods": [repr(handle.method) for handle in handles],
             "frozen": fingerprint(_frozen(model)),
             "data": fingerprint(_arrays(source.batch(0, batch, seed))),
         }  # fmt: skip
-        saved = State(Path(checkpoint), settings, opt, handles, history, best)
+        saved = State(Path(checkpoint.path), settings, opt, handles, history, best)
         with blas_threads(cores):
             first = saved.resume()
-    show = Progress("training", steps, out=out, quiet=quiet, start=first)
+    show = Progress("training", steps, quiet=quiet, start=first)
 
     def due(done: int) -> bool:
         """Whether the model is to be evaluated after so many steps, and was not yet."""
@@ -174,7 +181,7 @@ def fit(
             if patience and best and best.since >= patience:
                 break
             began = time.perf_counter()
-            rate = lr * schedule(decline, step, steps, warmup)
+            rate = lr * schedule.at(step, steps)
             loss = _gradients(workers, source, step, accumulate, batch, seed)
             if step == first:
                 _check_reached(params)
@@ -193,7 +200,7 @@ def fit(
                 history.lr.append(rate)
                 history.seconds.append(time.perf_counter() - began)
             look(step + 1)
-            if saved and (step + 1) % save_every == 0:
+            if checkpoint and saved and (step + 1) % checkpoint.every == 0:
                 saved.save()
             show.update(step + 1, f"loss {loss:.3f}")
         if saved:
@@ -203,11 +210,9 @@ def fit(
 
 
 def _check_settings(
-    decline: str, keep: str | None, patience: int | None, evaluate_every: int | None,
-    evaluation: Any, watch: Any,
+    keep: str | None, patience: int | None, evaluate_every: int | None, evaluation: Any, watch: Any
 ) -> None:  # fmt: skip
     """Refuse what does not go together, before anything is done."""
-    schedule(decline, 0, 1)
     for name, called in (("evaluation", evaluation), ("watch", watch)):
         if called is not None and not callable(called):
             raise ValueError(f"{name}= must be a function, got {called!r:.60}")

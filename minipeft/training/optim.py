@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from minipeft.backend import Array, to_numpy, xp_of
-from minipeft.checks import real, takes
+from minipeft.checks import real, settle, takes
 from minipeft.nn.module import Parameter
 from minipeft.storage.paged import Scratch
 
@@ -254,27 +255,36 @@ def clip_gradients(params: Sequence[tuple[str, Parameter]], max_norm: float) -> 
 
 
 SCHEDULES = ("constant", "linear", "cosine", "trapezoid")
-WARMUP = real(0, 1, hint="a share of the steps")
 
 
-@takes(warmup=WARMUP)
-def schedule(name: str, step: int, total: int, warmup: float = 0.06) -> float:
-    """The share of the learning rate at a step of 0 … total-1.
+@dataclass(frozen=True)
+class Schedule:
+    """The share of the learning rate that each step has.
 
     It rises over the first `warmup` share of the steps, then stays (constant), falls to 0 in a
     line (linear) or along half a cosine (cosine), or stays and falls in a line over the last
     fifth (trapezoid).
     """
-    if name not in SCHEDULES:
-        raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, got {name!r}")
-    rise = round(warmup * total)
-    if step < rise:
-        return (step + 1) / rise
-    done = (step - rise) / max(1, total - rise)  # 0 … 1
-    if name == "linear":
-        return 1 - done
-    if name == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * done))
-    if name == "trapezoid":
-        return min(1.0, (1 - done) / 0.2)
-    return 1.0
+
+    decline: str = "linear"
+    warmup: float = 0.06
+
+    def __post_init__(self) -> None:
+        if self.decline not in SCHEDULES:
+            names = ", ".join(SCHEDULES)
+            raise ValueError(f"schedule must be one of {names}, got {self.decline!r}")
+        settle(self, warmup=real(0, 1, hint="a share of the steps"))
+
+    def at(self, step: int, steps: int) -> float:
+        """The share at a step of 0 … steps-1."""
+        rise = round(self.warmup * steps)
+        if step < rise:
+            return (step + 1) / rise
+        done = (step - rise) / max(1, steps - rise)  # 0 … 1
+        if self.decline == "linear":
+            return 1 - done
+        if self.decline == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * done))
+        if self.decline == "trapezoid":
+            return min(1.0, (1 - done) / 0.2)
+        return 1.0

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from minipeft.backend import Array, to_numpy, xp_of
+from minipeft.checks import settle, whole
 from minipeft.display.progress import Progress
 from minipeft.engine.blas import in_force
 from minipeft.nn.finite import NonFinite, is_finite
@@ -97,6 +98,17 @@ class Best:
         for found in history.evaluations:
             self.look(found)
         self.weights = {n: xp_of(p.data).asarray(weights[n]) for n, p in self.params}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The file of a run's state, and after how many steps it is written again."""
+
+    path: str | Path
+    every: int = 500
+
+    def __post_init__(self) -> None:
+        settle(self, every=whole(1))
 
 
 @dataclass

@@ -8,6 +8,7 @@ from minipeft.methods.quant import page_out
 from minipeft.models import GPT, GPTConfig
 from minipeft.training.batches import Batch
 from minipeft.training.loop import fit
+from minipeft.training.optim import Schedule
 from tests.benchmarks.sizes import ALPHA, CLIP, LR, SIZES, R, tokens, weights, work
 from tests.golden import gpt2_shapes, lora_shapes, our_lora, ours
 
@@ -48,8 +49,8 @@ def run(size, adapter, steps, pace=None):
         for path, p in handle.trainable():
             p.data = start[path]
     return fit(
-        model, Same(size, pace), steps=steps, lr=LR, clip=CLIP, decay=0.01, decline="constant",
-        warmup=0.0, quiet=True,
+        model, Same(size, pace), steps=steps, lr=LR, clip=CLIP, decay=0.01,
+        schedule=Schedule("constant", 0.0), quiet=True,
     ).loss  # fmt: skip
 
 

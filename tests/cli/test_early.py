@@ -296,13 +296,13 @@ def test_a_command_that_works_in_silence_is_heard(capsys, monkeypatch):
     assert threading.active_count() == begun
 
 
-def test_the_text_of_pretraining_is_counted_as_it_is_made(monkeypatch):
+def test_the_text_of_pretraining_is_counted_as_it_is_made(monkeypatch, capsys):
     from minipeft.corpus import pretraining as pretrain
     from minipeft.display import progress
     from minipeft.world.town import World
 
     ticks = iter(range(10**6))
     monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(ticks)))
-    log = io.StringIO()
-    pretrain._texts(World(0), 0, "train", 0.02, quiet=False, out=log)
-    assert log.getvalue().startswith("making text, kB  ") and "/20  " in log.getvalue()
+    pretrain._texts(World(0), 0, "train", 0.02, quiet=False)
+    out = capsys.readouterr().out
+    assert out.startswith("making text, kB  ") and "/20  " in out

@@ -14,6 +14,8 @@ from minipeft.methods import LoRA
 from minipeft.nn import init
 from minipeft.training.batches import TaskBatches
 from minipeft.training.loop import fit, trainable
+from minipeft.training.optim import Schedule
+from minipeft.training.resume import Checkpoint
 from minipeft.training.step import loss_of
 from tests.tiny import Rows, Sounds, gpt, tokenizer
 
@@ -95,7 +97,7 @@ class Failing(Rows):
 
 @pytest.mark.parametrize("hook", ["before_step", "after_step"])
 def test_a_resumed_run_goes_on_counting_where_it_stopped(hook, tmp_path):
-    settings = {"steps": 7, "checkpoint": tmp_path / "state.safetensors", "save_every": 2}
+    settings = {"steps": 7, "checkpoint": Checkpoint(tmp_path / "state.safetensors", 2)}
     methods = [Recorder(r=2), Recorder(r=2, tag="b")]
     with pytest.raises(Stop):
         recorded(*methods, task=Failing(VOCAB), **settings)
@@ -151,7 +153,7 @@ def test_before_a_step_there_are_clipped_gradients_and_after_it_the_weights_have
         def after_step(self, at, step, total):
             seen["after"] = {path: p.data.copy() for path, p in at.trainable()}
 
-    recorded(Looking(r=2), optimizer="sgd", clip=0.01, warmup=0.0, decline="constant", steps=2)
+    recorded(Looking(r=2), optimizer="sgd", clip=0.01, schedule=Schedule("constant", 0.0), steps=2)
     norm = np.sqrt(sum((g * g).sum() for g in seen["gradients"].values()))
     assert norm == pytest.approx(0.01, rel=1e-9)
     for path, g in seen["gradients"].items():
@@ -176,8 +178,8 @@ def test_the_penalties_of_all_methods_are_added_once_each(settings):
     start = {path: (p.data.copy(), p.grad) for path, p in trainable(model)}
     for _, p in trainable(model):
         p.grad = None
-    history = fit(model, Same(VOCAB), steps=1, lr=0.1, optimizer="sgd", warmup=0.0, clip=None,
-                  batch=4, quiet=True, **settings)  # fmt: skip
+    history = fit(model, Same(VOCAB), steps=1, lr=0.1, optimizer="sgd", batch=4, clip=None,
+                  schedule=Schedule(warmup=0.0), quiet=True, **settings)  # fmt: skip
     assert history.loss[0] == pytest.approx(plain.item() + 2 * sizes[0] + 3 * sizes[2], rel=1e-12)
     for path, p in trainable(model):
         before, g = start[path]

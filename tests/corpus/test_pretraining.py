@@ -26,6 +26,7 @@ from minipeft.tasks.shapes import Shapes
 from minipeft.training.batches import TokenBatches
 from minipeft.training.evaluation import mean_loss
 from minipeft.training.loop import History, fit
+from minipeft.training.resume import Checkpoint
 from minipeft.world.town import World
 
 SMALL = {"megabytes": 0.03, "length": 32, "batch": 4, "steps": 4, "long_every": 3,
@@ -233,9 +234,10 @@ def test_a_second_leg_goes_on_with_other_text(small, monkeypatch, tmp_path):
     def stopped(model, train, **settings):
         seen.append((train, settings))
         if len(seen) == 2:  # the state after two steps of the second leg
-            one = settings | {"watch": lambda step: {}[step] if step == 2 else None}
+            one = {"watch": lambda step: {}[step] if step == 2 else None,
+                   "checkpoint": Checkpoint(settings["checkpoint"], 1)}  # fmt: skip
             with pytest.raises(KeyError):
-                fit(model, train, **one, save_every=1)
+                fit(model, train, **settings | one)
             raise InterruptedError
         return fit(model, train, **settings)
 
@@ -319,7 +321,8 @@ def test_a_stopped_run_goes_on_to_the_same_model(small, tmp_path, monkeypatch):
                 raise KeyboardInterrupt
             return settings["evaluation"](m)
 
-        return fit(model, source, **(settings | {"save_every": 1, "evaluation": evaluation}))
+        file = Checkpoint(settings["checkpoint"], 1)
+        return fit(model, source, **settings | {"checkpoint": file, "evaluation": evaluation})
 
     monkeypatch.setattr(recipes, "fit", failing)
     with pytest.raises(KeyboardInterrupt):

@@ -12,6 +12,7 @@ from minipeft.methods import AdaLoRA, adalora, load_adapter
 from minipeft.models import GPT
 from minipeft.models.presets import preset
 from minipeft.training.loop import fit
+from minipeft.training.resume import Checkpoint
 from tests.methods.contract import CASES, CONFIG, QKV, Next, randomize, run, same
 
 IDS = CASES["adalora"].inputs()
@@ -250,7 +251,8 @@ def test_a_run_goes_on_to_the_bit(tmp_path):
             if done == stop:
                 raise KeyboardInterrupt
 
-        fit(model, Next(), steps=12, lr=0.02, batch=4, quiet=True, checkpoint=file, save_every=2,
+        checkpoint = file and Checkpoint(file, 2)
+        fit(model, Next(), steps=12, lr=0.02, batch=4, quiet=True, checkpoint=checkpoint,
             watch=watch)  # fmt: skip
         return handle
 

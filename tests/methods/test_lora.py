@@ -15,6 +15,7 @@ from minipeft.models import GPT
 from minipeft.models.presets import preset
 from minipeft.nn import init
 from minipeft.training.loop import fit
+from minipeft.training.optim import Schedule
 from tests.methods.contract import CASES, CONFIG, QKV, Next, randomize, run, same
 from tests.models.plain import spied
 
@@ -69,7 +70,7 @@ def test_at_the_first_step_only_b_moves():
     for path, p in handle.trainable():
         assert (np.any(p.grad) == path.endswith(".B")) and p.grad.shape == p.shape, path
     before = adapter(handle)
-    fit(model, Next(), steps=1, lr=0.1, batch=2, warmup=0.0, quiet=True)
+    fit(model, Next(), steps=1, lr=0.1, batch=2, schedule=Schedule(warmup=0.0), quiet=True)
     for path, (A, B) in adapter(handle).items():
         assert same(A, before[path][0]) and np.any(B), path
 

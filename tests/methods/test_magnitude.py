@@ -13,6 +13,7 @@ from minipeft.methods.magnitude import prune_further, random_masks, rewind, snap
 from minipeft.methods.masks import kept
 from minipeft.training.loop import fit
 from minipeft.training.optim import AdamW
+from minipeft.training.resume import Checkpoint
 from tests.methods.contract import CASES, Next, randomize, run, same
 from tests.methods.test_masks import Two
 from tests.methods.test_subspace import MLP
@@ -147,7 +148,7 @@ def test_an_interrupted_run_goes_on_with_its_masks(tmp_path):
             if step == stop:
                 raise KeyboardInterrupt
 
-        settings = {"checkpoint": file, "save_every": 3} if file else {}
+        settings = {"checkpoint": Checkpoint(file, every=3)} if file else {}
         fit(model, Next(), steps=steps, lr=0.01, batch=2, quiet=True, watch=watch, **settings)
         return handle
 

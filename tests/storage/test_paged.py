@@ -17,6 +17,7 @@ from minipeft.storage.paged import Scratch, is_paged
 from minipeft.training.batches import Batch
 from minipeft.training.loop import fit
 from minipeft.training.optim import OPTIMIZERS, AdamW
+from minipeft.training.resume import Checkpoint
 from tests import fakecupy
 
 CONFIG = GPTConfig(vocab=11, context=8, width=16, layers=2, heads=2)
@@ -174,7 +175,7 @@ def test_no_more_than_the_budget_is_in_memory():
 def run(path=None, steps=6, **settings):
     model = GPT(CONFIG)
     at = attach(model, LoRA(r=2))
-    kept = {"checkpoint": path, "save_every": 3} if path else {}
+    kept = {"checkpoint": Checkpoint(path, every=3)} if path else {}
     fit(model, Rows(), steps=steps, lr=0.01, batch=4, quiet=True, **kept, **settings)
     return {name: p.data.tobytes() for name, p in at.trainable()}
 

@@ -3,6 +3,7 @@
 import io
 import signal
 import threading
+from contextlib import redirect_stdout
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from minipeft.training import loop as train
 from minipeft.training import resume, step
 from minipeft.training.loop import fit
 from minipeft.training.optim import AdamW
-from minipeft.training.resume import unbroken
+from minipeft.training.resume import Checkpoint, unbroken
 from minipeft.training.step import loss_of
 from tests.short_runs import VOCAB, lora, run, same, values
 from tests.tiny import Rows, gpt
@@ -124,7 +125,7 @@ def test_no_gradient_stays_wherever_a_run_is_stopped(place, monkeypatch, tmp_pat
     model = gpt()
     attach(model, Hooks(r=2))
     with pytest.raises(KeyboardInterrupt):
-        run(5, model, accumulate=2, checkpoint=tmp_path / "state", save_every=2)
+        run(5, model, accumulate=2, checkpoint=Checkpoint(tmp_path / "state", every=2))
     assert len(calls) >= when and not gradients(model)
 
 
@@ -223,7 +224,7 @@ def test_a_step_that_failed_in_the_middle_is_not_saved(error, monkeypatch, tmp_p
     with monkeypatch.context() as patch:
         patch.setattr(AdamW, "_update", failing)
         with pytest.raises(error):
-            run(7, start(), checkpoint=file, save_every=2)
+            run(7, start(), checkpoint=Checkpoint(file, every=2))
     assert load_arrays(file)[1]["steps"] == "2"
     history, got = run(7, start(), checkpoint=file)
     assert history.loss == whole.loss and same(got, wanted)
@@ -236,11 +237,11 @@ def test_ctrl_c_while_the_state_is_written_leaves_a_whole_file(stopped, monkeypa
 
     file = tmp_path / "state"
     whole, wanted = run(7, start())
-    task, settings = (Stopping(5), {}) if stopped else (None, {"save_every": 5})
+    task, every = (Stopping(5), 500) if stopped else (None, 5)
     with monkeypatch.context() as patch:
         interrupt_in(patch, format, "save_file", [1])
         with pytest.raises(KeyboardInterrupt) as raised:
-            run(7, start(), task, checkpoint=file, **settings)
+            run(7, start(), task, checkpoint=Checkpoint(file, every))
     assert raised.value.__notes__[0].startswith("5 steps are in")
     assert load_arrays(file)[1]["steps"] == "5"
     assert [f.name for f in tmp_path.iterdir()] == ["state"]
@@ -304,12 +305,12 @@ def test_a_state_that_is_not_finite_replaces_no_good_one(tmp_path):
             p.data = p.data * np.inf
 
     with pytest.raises(NonFiniteLoss) as raised:
-        run(6, model, watch=spoil, checkpoint=file, save_every=2)
+        run(6, model, watch=spoil, checkpoint=Checkpoint(file, every=2))
     assert raised.value.__notes__[0].startswith("2 steps are in")
     assert load_arrays(file)[1]["steps"] == "2"
     model = start()
     with pytest.raises(NonFinite, match="after step 3 the state holds NaN or infinity in w:blocks"):
-        run(6, model, watch=spoil, checkpoint=tmp_path / "other", save_every=1)
+        run(6, model, watch=spoil, checkpoint=Checkpoint(tmp_path / "other", every=1))
     assert load_arrays(tmp_path / "other")[1]["steps"] == "2"
 
 
@@ -346,8 +347,8 @@ def test_a_line_that_changes_is_left_as_it_stands(monkeypatch):
     clock = iter(range(0, 1000, 3))
     monkeypatch.setattr(train.Progress.update.__globals__["time"], "monotonic", lambda: next(clock))
     out = Terminal()
-    with pytest.raises(KeyboardInterrupt):
-        fit(start(), Stopping(3), steps=7, lr=0.02, out=out)
+    with pytest.raises(KeyboardInterrupt), redirect_stdout(out):
+        fit(start(), Stopping(3), steps=7, lr=0.02)
     text = out.getvalue()
     assert "training  3/7" in text and text.endswith("\n") and text.count("\n") == 1
 

@@ -1,6 +1,5 @@
 """fit and evaluate: what a step does, that runs repeat to the bit, and what is refused."""
 
-import io
 import math
 import os
 from dataclasses import replace
@@ -23,10 +22,14 @@ from minipeft.training import malloc
 from minipeft.training.batches import IGNORE, Batch, TaskBatches, TokenBatches
 from minipeft.training.evaluation import evaluate, mean_loss
 from minipeft.training.loop import fit
+from minipeft.training.optim import Schedule
+from minipeft.training.resume import Checkpoint
 from minipeft.training.step import loss_of
 from tests.contract.throwaway import Masked
 from tests.short_runs import VOCAB, lora, run, same, values
 from tests.tiny import Rows, Sounds, bert, gpt, tokenizer
+
+AT_ONCE = Schedule(warmup=0.0)
 
 # -- a step ---------------------------------------------------------------------------------------
 
@@ -39,15 +42,15 @@ def test_a_step_is_the_gradient_of_the_loss():
     gradients = {path: p.grad.copy() for path, p in train.trainable(model)}
     for _, p in train.trainable(model):
         p.grad = None
-    history, after = run(1, model, optimizer="sgd", lr=0.5, clip=None, warmup=0.0)
+    history, after = run(1, model, optimizer="sgd", lr=0.5, clip=None, schedule=AT_ONCE)
     assert history.loss == [loss.item()] and history.lr == [0.5]
     for path, w in after.items():
         assert np.allclose(w, before[path] - 0.5 * gradients[path], rtol=0, atol=1e-15)
 
 
 def test_the_joint_norm_of_an_update_is_clipped():
-    _, free = run(1, optimizer="sgd", lr=1.0, clip=None, warmup=0.0)
-    _, held = run(1, optimizer="sgd", lr=1.0, clip=0.01, warmup=0.0)
+    _, free = run(1, optimizer="sgd", lr=1.0, clip=None, schedule=AT_ONCE)
+    _, held = run(1, optimizer="sgd", lr=1.0, clip=0.01, schedule=AT_ONCE)
     start = values(lora()[0])
     moves = {k: free[k] - start[k] for k in start}
     norm = math.sqrt(sum((m * m).sum() for m in moves.values()))
@@ -57,7 +60,7 @@ def test_the_joint_norm_of_an_update_is_clipped():
 
 
 def test_the_rate_follows_the_schedule():
-    history, _ = run(5, decline="cosine", warmup=0.4, lr=0.1)
+    history, _ = run(5, schedule=Schedule("cosine", 0.4), lr=0.1)
     wanted = [0.05, 0.1, 0.1, 0.075, 0.025]
     assert history.lr == pytest.approx(wanted)
 
@@ -68,7 +71,7 @@ def test_a_step_takes_the_rate_of_the_schedule():
         loss_of(model, Rows(VOCAB).batch(step, 3, 0)).backward()
         for _, p in train.trainable(model):
             p.data, p.grad = p.data - rate * p.grad, None
-    _, after = run(2, optimizer="sgd", lr=0.2, warmup=1.0, clip=None)
+    _, after = run(2, optimizer="sgd", lr=0.2, schedule=Schedule(warmup=1.0), clip=None)
     assert all(np.allclose(after[k], w, rtol=0, atol=1e-14) for k, w in values(model).items())
 
 
@@ -242,7 +245,7 @@ def test_the_rate_of_the_last_method_is_the_default():
     model = gpt()
     attach(model, TopK(k=1))
     attach(model, LoRA(r=2))
-    history = fit(model, Rows(VOCAB), steps=1, warmup=0.0, quiet=True)
+    history = fit(model, Rows(VOCAB), steps=1, schedule=AT_ONCE, quiet=True)
     assert history.lr == [LoRA.lr] and LoRA.lr != TopK.lr
     with pytest.raises(ValueError, match="fit needs lr=: no method is attached"):
         fit(gpt(), Rows(VOCAB), steps=1)
@@ -255,12 +258,11 @@ def test_the_evaluation_is_called_when_due_and_at_the_end():
     assert history.evaluations == [{"step": 3.0, "x": 1.0}]
 
 
-def test_progress_is_printed(monkeypatch):
+def test_progress_is_printed(monkeypatch, capsys):
     clock = iter(range(0, 1000, 3))
     monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
-    out = io.StringIO()
-    run(3, quiet=False, out=out)
-    lines = out.getvalue().splitlines()
+    run(3, quiet=False)
+    lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("training  1/3  loss ") and lines[0].endswith("s to go")
     assert lines[-1].startswith("training  done in ")
 
@@ -298,7 +300,7 @@ def test_wrong_names_are_refused():
     with pytest.raises(ValueError, match="'adamw', 'sgd' or 'muon', got 'adam'"):
         run(optimizer="adam")
     with pytest.raises(ValueError, match="schedule must be one of"):
-        run(decline="down")
+        run(schedule="down")
 
 
 def test_nothing_trains():
@@ -353,7 +355,7 @@ def test_a_loss_that_is_not_finite_is_traced_to_where_it_began(path, operation):
 def test_too_high_a_rate_is_told_without_warnings():
     model, _ = lora(dtype=np.float32)
     with pytest.raises(NonFiniteLoss, match="A smaller lr, or clip=1.0, is the usual cure"):
-        run(50, model, optimizer="sgd", lr=1e30, clip=None, warmup=0.0)
+        run(50, model, optimizer="sgd", lr=1e30, clip=None, schedule=AT_ONCE)
 
 
 # -- going on after a stop ------------------------------------------------------------------------
@@ -377,7 +379,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tmp_path, optimizer):
 
     file, settings = tmp_path / "state.safetensors", {"optimizer": optimizer}
     whole, wanted = run(7, start(), **settings)
-    settings |= {"checkpoint": file, "save_every": 2}
+    settings |= {"checkpoint": Checkpoint(file, every=2)}
     with pytest.raises(Stop):
         run(7, start(), Failing(VOCAB), **settings)
     assert load_arrays(file)[1]["steps"] == "5"  # also between two regular saves
@@ -391,7 +393,7 @@ def test_who_watches_is_told_every_step_once(tmp_path):
     def start():
         return lora()[0]
 
-    seen, settings = [], {"checkpoint": tmp_path / "state.safetensors", "save_every": 2}
+    seen, settings = [], {"checkpoint": Checkpoint(tmp_path / "state.safetensors", 2)}
     run(3, start(), watch=seen.append)
     assert seen == [0, 1, 2, 3]
     del seen[:]
@@ -435,7 +437,7 @@ def test_the_state_of_a_method_is_resumed(tmp_path):
         return model
 
     whole, wanted = run(7, start())
-    settings = {"checkpoint": tmp_path / "state.safetensors", "save_every": 2}
+    settings = {"checkpoint": Checkpoint(tmp_path / "state.safetensors", 2)}
     with pytest.raises(Stop):
         run(7, start(), Failing(VOCAB), **settings)
     history, got = run(7, start(), **settings)
@@ -449,7 +451,7 @@ def test_the_state_of_a_method_is_resumed(tmp_path):
         ({"seed": 1}, "seed: 0 there, 1 here"),
         ({"batch": 2}, "batch: 3 there, 2 here"),
         ({"steps": 9}, "steps: 4 there, 9 here"),
-        ({"decline": "cosine"}, "decline: 'linear' there, 'cosine' here"),
+        ({"schedule": "cosine"}, "decline: 'linear' there, 'cosine' here"),
         ({"optimizer": "sgd"}, "optimizer: 'adamw' there"),
         ({"clip": None}, "clip: 1.0 there, None here"),
         ({"smoothing": 0.1}, "smoothing: 0.0 there, 0.1 here"),
@@ -777,9 +779,9 @@ def test_the_best_weights_survive_an_interruption(tmp_path):
         return three(model)
 
     with pytest.raises(Stop):
-        run(9, evaluation=stopping, checkpoint=state, save_every=1, **settings)
+        run(9, evaluation=stopping, checkpoint=Checkpoint(state, every=1), **settings)
     rest, _ = scripted(*losses[3:])
-    again, resumed = run(9, evaluation=rest, checkpoint=state, save_every=1, **settings)
+    again, resumed = run(9, evaluation=rest, checkpoint=Checkpoint(state, every=1), **settings)
     assert again.loss == whole.loss and again.evaluations == whole.evaluations
     assert same(resumed, end) and same(end, seen[1])
 

@@ -13,9 +13,9 @@ from minipeft.training.optim import (
     SGD,
     AdamW,
     Muon,
+    Schedule,
     clip_gradients,
     orthogonal,
-    schedule,
 )
 
 
@@ -235,7 +235,7 @@ FALL = [i / 8 for i in range(8)]  # how far the rest has come
     ],
 )
 def test_schedules(name, rest):
-    got = [schedule(name, step, 10, warmup=0.2) for step in range(10)]
+    got = [Schedule(name, 0.2).at(step, 10) for step in range(10)]
     assert got == pytest.approx(WARM + rest)
 
 
@@ -245,32 +245,32 @@ def test_schedules(name, rest):
      (10, 1.0, 10), (10, 0.0, 0), (3, 0.5, 2)],
 )  # fmt: skip
 def test_warm_up_is_the_nearest_whole_number_of_steps(total, warmup, rise):
-    got = [schedule("constant", step, total, warmup) for step in range(total)]
+    got = [Schedule("constant", warmup).at(step, total) for step in range(total)]
     assert got == pytest.approx([(i + 1) / rise for i in range(rise)] + [1.0] * (total - rise))
-    line = [schedule("linear", step, total, warmup) for step in range(total)]
+    line = [Schedule("linear", warmup).at(step, total) for step in range(total)]
     if rise < total:  # the fall begins at the peak, on the step after the rise
         assert line[rise] == 1.0 and line[-1] == pytest.approx(1 / (total - rise))
 
 
 def test_the_trapezoid_falls_over_its_last_fifth():
-    got = [schedule("trapezoid", step, 10, warmup=0.0) for step in range(10)]
+    got = [Schedule("trapezoid", 0.0).at(step, 10) for step in range(10)]
     assert got == pytest.approx([1.0] * 9 + [0.5])
-    got = [schedule("trapezoid", step, 20, warmup=0.0) for step in range(20)]
+    got = [Schedule("trapezoid", 0.0).at(step, 20) for step in range(20)]
     assert got == pytest.approx([1.0] * 17 + [0.75, 0.5, 0.25])
 
 
 def test_one_step_alone_has_the_whole_rate():
     for name in SCHEDULES:
-        assert schedule(name, 0, 1, warmup=0.0) == schedule(name, 0, 1, warmup=1.0) == 1.0
+        assert Schedule(name, 0.0).at(0, 1) == Schedule(name, 1.0).at(0, 1) == 1.0
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_every_step_of_a_schedule_moves(name):
     for total in (1, 2, 3, 50):
-        rates = [schedule(name, step, total) for step in range(total)]
+        rates = [Schedule(name).at(step, total) for step in range(total)]
         assert all(0 < r <= 1 for r in rates) and max(rates) == 1.0
 
 
 def test_an_unknown_schedule_names_the_known():
     with pytest.raises(ValueError, match="constant, linear, cosine, trapezoid, got 'linaer'"):
-        schedule("linaer", 0, 10)
+        Schedule("linaer")

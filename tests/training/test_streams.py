@@ -14,11 +14,13 @@ from minipeft.nn import layers
 from minipeft.nn.finite import NonFiniteLoss
 from minipeft.training.batches import IGNORE, Batch, task_batches
 from minipeft.training.loop import fit, trainable
+from minipeft.training.optim import Schedule
 from minipeft.training.step import Workers, loss_of
 from tests.models.plain import spied
 from tests.tiny import Rows, Sounds, gpt, tokenizer
 
 VOCAB = tokenizer().vocab_size
+AT_ONCE = Schedule(warmup=0.0)
 MASKS = 1 + 2 * 3 + 2 * 2  # of a pass: embeddings, three in each block, two adapters in each
 
 
@@ -102,8 +104,8 @@ def test_gradients_of_an_accumulated_part_are_those_of_its_own_masks():
     wanted = {path: p.grad / 2 for path, p in trainable(model)}
     other = dropping()
     start = {path: p.data.copy() for path, p in trainable(other)}
-    history = fit(other, Same(), steps=1, lr=0.5, optimizer="sgd", warmup=0.0, clip=None, batch=4,
-                  seed=5, accumulate=2, quiet=True)  # fmt: skip
+    history = fit(other, Same(), steps=1, lr=0.5, optimizer="sgd", schedule=AT_ONCE, clip=None,
+                  batch=4, seed=5, accumulate=2, quiet=True)  # fmt: skip
     assert history.loss == [pytest.approx(sum(found) / 2, rel=1e-12)] and found[0] != found[1]
     for path, p in trainable(other):
         np.testing.assert_allclose(p.data, start[path] - 0.5 * wanted[path], rtol=0, atol=1e-13)
@@ -132,7 +134,7 @@ def test_threads_and_accumulated_parts_give_the_step_of_the_whole():
     def step(**settings):
         model = gpt()
         attach(model, LoRA(r=2))
-        fit(model, Rows(VOCAB), steps=1, lr=0.5, optimizer="sgd", warmup=0.0, clip=None,
+        fit(model, Rows(VOCAB), steps=1, lr=0.5, optimizer="sgd", schedule=AT_ONCE, clip=None,
             quiet=True, **settings)  # fmt: skip
         return np.concatenate([p.data.ravel() for _, p in trainable(model)])
 
@@ -166,7 +168,7 @@ def test_parts_in_which_no_label_counts_are_left_out(kept):
     def step(**settings):
         model = gpt()
         attach(model, LoRA(r=2))
-        loss = fit(model, Source(), steps=1, lr=0.5, optimizer="sgd", warmup=0.0, clip=None,
+        loss = fit(model, Source(), steps=1, lr=0.5, optimizer="sgd", schedule=AT_ONCE, clip=None,
                    quiet=True, **settings).loss  # fmt: skip
         return np.concatenate([loss, *(p.data.ravel() for _, p in trainable(model))])
 
@@ -194,7 +196,7 @@ def test_smoothing_reaches_the_loss_and_its_gradient(task, settings):
     def step(smoothing):
         model = gpt()
         attach(model, LoRA(r=2))
-        loss = fit(model, Source(), steps=1, lr=0.5, optimizer="sgd", warmup=0.0, clip=None,
+        loss = fit(model, Source(), steps=1, lr=0.5, optimizer="sgd", schedule=AT_ONCE, clip=None,
                    batch=4, quiet=True, smoothing=smoothing, **settings).loss[0]  # fmt: skip
         return loss, np.concatenate([p.data.ravel() for _, p in trainable(model)])
 

@@ -22,6 +22,7 @@ from minipeft.tasks import get_task
 from minipeft.training.batches import task_batches
 from minipeft.training.evaluation import evaluate
 from minipeft.training.loop import fit
+from minipeft.training.optim import Schedule
 
 MODEL, TASK = "tiny-gpt", "sentiment"
 SEEDS = (0, 1, 2, 3, 4)
@@ -239,8 +240,9 @@ def tickets(s: Settings) -> Outcome:
 
     def run(name: str) -> None:
         """Train with the masks as they are; the test score and when LEARNT was reached."""
-        history = fit(net, data, steps=s["steps"], lr=1.2e-3, batch=60, decline="constant",
-                      warmup=0.0, clip=None, seed=seed, quiet=True, evaluate_every=EVERY,
+        history = fit(net, data, steps=s["steps"], lr=1.2e-3, batch=60,
+                      schedule=Schedule("constant", 0.0), clip=None, seed=seed, quiet=True,
+                      evaluate_every=EVERY,
                       evaluation=lambda m: {"accuracy": accuracy(m, validation)})  # fmt: skip
         out.setdefault(name, []).append(accuracy(net, test))
         soon = [e["step"] for e in history.evaluations if e["accuracy"] >= LEARNT]
