@@ -1,6 +1,7 @@
 """The README keeps its word: its example prints what it says, what it names is there."""
 
 import hashlib
+import json
 import os
 import re
 import shlex
@@ -15,7 +16,12 @@ from minipeft import cli
 
 CHECKOUT = Path(__file__).parents[1]
 README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
-PAGES = ["README.md", "data/README.md", "lectures/README.md"]
+PAGES = sorted(
+    page.relative_to(CHECKOUT).as_posix()
+    for pattern in ("*.md", "data/*.md", "lectures/*.md", "lectures/*.ipynb")
+    for page in CHECKOUT.glob(pattern)
+)
+PART = re.compile(r"(?<![\w./{}-])(?:\w+/)*\w+\.py\b")  # a file of code, as texts name it
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 ROW = re.compile(r"^\| (\[.*\)) \| ([\d ]+) \| .* \|$", re.MULTILINE)
 POINTS = 6.0  # by which accuracies may differ between processors
@@ -28,12 +34,38 @@ def block(name):
     return found[1]
 
 
+def prose(page):
+    """The Markdown of a page: of a notebook, that of its cells."""
+    text = (CHECKOUT / page).read_text(encoding="utf-8")
+    if page.endswith(".md"):
+        return text
+    cells = json.loads(text)["cells"]
+    return "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+
+
+def test_the_pages_are_found():
+    assert {"README.md", "CHANGELOG.md", "data/README.md", "lectures/08_lora.ipynb"} <= set(PAGES)
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_to_files(page):
     here = (CHECKOUT / page).parent
-    links = re.findall(r"\]\(([^)#]+)\)", (CHECKOUT / page).read_text(encoding="utf-8"))
+    links = re.findall(r"\]\(([^)#]+)\)", prose(page))
     local = [link for link in links if not link.startswith("http")]
     assert not [link for link in local if not (here / link).exists()]
+
+
+def test_no_text_names_a_file_that_is_gone():
+    folders = (CHECKOUT / "minipeft", CHECKOUT / "tests")
+    code = [
+        f"/{file.relative_to(CHECKOUT).as_posix()}" for f in folders for file in f.rglob("*.py")
+    ]
+    texts = {page: prose(page) for page in PAGES if page != "CHANGELOG.md"}  # which tells of then
+    for file in (CHECKOUT / "minipeft").rglob("*.py"):
+        texts[file.relative_to(CHECKOUT).as_posix()] = file.read_text(encoding="utf-8")
+    named = {(page, name) for page, text in texts.items() for name in PART.findall(text)}
+    assert len(named) > 40
+    assert not [one for one in named if not any(path.endswith(f"/{one[1]}") for path in code)]
 
 
 def test_the_tree_counts_its_lines():

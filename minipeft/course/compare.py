@@ -48,7 +48,7 @@ LEARNT, EVERY, JUDGED = 95.0, 10, 100  # percent right; looked at every so many 
 # validation examples: where all scores end near 100 it is the way there that tells methods apart
 
 # where the default is far from the best: on remap-route it leaves one BitFit in three at 58 %
-RATES = {("remap-route", "bitfit"): 1e-3}  # (task, method): see experiments/learning_rates.py
+RATES = {("remap-route", "bitfit"): 1e-3}  # (task, method): see experiments/rates/runs.py
 
 Row = dict[str, Any]
 

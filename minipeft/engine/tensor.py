@@ -38,7 +38,7 @@ class Context(NamedTuple):
     )
     inside: Any = None  # the Module that was called first, inside its forward pass
     trace: Callable[[str, Array, tuple[Any, ...]], None] | None = None  # sees every operation
-    shapes: Any = None  # a Meter, which runs operations on shapes alone (meter.py)
+    shapes: Any = None  # a Meter, which runs operations on shapes alone (ledger/meter.py)
     # in this pass: id(Parameter) -> what stands for it, handle -> the generator of its dropout
     values: dict[Any, Any] | None = None
     opened: tuple[Any, ...] = ()  # the lists of handles that have computed what stands in `values`

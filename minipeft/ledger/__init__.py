@@ -1,9 +1,9 @@
 """What a training step costs: parameters, bytes and FLOPs, predicted and then measured.
 
-The prediction runs one step, forward and backward, on shapes alone (engine/meter.py): the same
+The prediction runs one step, forward and backward, on shapes alone (meter.py): the same
 modules, tape and walk as in training, with every array replaced by its size. So it needs no
 values: `GPT(preset("gpt3-175b"), init="shape")` takes no memory. What an operation keeps is
-written in engine/cost.py as its mathematics has it; `measure` then takes a real step and traces
+written in cost.py as its mathematics has it; `measure` then takes a real step and traces
 every allocation of an array. Where the two disagree, an operation's code keeps what it need not,
 and the table of operations says which. papers.py and printed.py put the numbers of published
 tables beside what is counted here.

@@ -1,4 +1,4 @@
-"""What is claimed of LoRA, read off the results of lora.py."""
+"""What is claimed of LoRA, read off the results of runs.py."""
 
 from __future__ import annotations
 

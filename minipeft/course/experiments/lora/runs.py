@@ -2,7 +2,7 @@
 
 The runs start from the shipped base, train on a task's train split and are scored on its test
 split with a setting that was fixed before: batch 16, linear decline, the learning rate of the
-sweep in learning_rates.py unless a setting says otherwise.
+sweep in rates/runs.py unless a setting says otherwise.
 """
 
 from __future__ import annotations

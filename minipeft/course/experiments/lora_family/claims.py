@@ -1,4 +1,4 @@
-"""What is claimed of LoRA's family, read off the results of lora_family.py."""
+"""What is claimed of LoRA's family, read off the results of runs.py."""
 
 from __future__ import annotations
 

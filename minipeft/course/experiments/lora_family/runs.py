@@ -3,7 +3,7 @@
 All of them change the four matrices of attention. The rank and the task change the learning rate
 that a method wants. So each gets the same trials at each rank on each task's validation split:
 its default rate, a third and three times of it, two seeds (`lora_family_rates`). The best, by the
-rule of learning_rates.py, is used on the test split (`lora_family`).
+rule of rates/runs.py, is used on the test split (`lora_family`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is claimed of pruning, read off the results of pruning.py."""
+"""What is claimed of pruning, read off the results of runs.py."""
 
 from __future__ import annotations
 

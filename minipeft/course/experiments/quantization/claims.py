@@ -1,4 +1,4 @@
-"""What is claimed of quantization and QLoRA, read off the results of quantization.py."""
+"""What is claimed of quantization and QLoRA, read off the results of runs.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is claimed of top-K, probes, BitFit and forgetting, read off the results of subsets.py."""
+"""What is claimed of top-K, probes, BitFit and forgetting, read off the results of runs.py."""
 
 from __future__ import annotations
 

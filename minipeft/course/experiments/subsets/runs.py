@@ -1,7 +1,7 @@
 """What is claimed of training a subset of the model, put to the test: one function per claim.
 
 The runs start from a shipped base, train on a task's train split and are scored on its test
-split. Learning rates come from the sweeps in learning_rates.py and, for the subsets that are not
+split. Learning rates come from the sweeps in rates/runs.py and, for the subsets that are not
 in it, from the one below.
 """
 
@@ -37,7 +37,7 @@ UNTRAINED = "tiny-gpt-0"
 STEPS = {"sentiment": 100, "nli": 200, "remap-values": 300}
 DEPTHS = (1, 2, 3, 4, 5, 6)  # of top-K
 OTHERS = ("bitfit", "bitfit-qm", "norms", "lora")
-RATES = {  # of the subsets that learning_rates.py does not sweep: what `subset_rates` has chosen
+RATES = {  # of the subsets that rates/runs.py does not sweep: what `subset_rates` has chosen
     "top-1": 3e-3, "top-4": 3e-3, "top-6": 1e-3, "bitfit-qm": 3e-2, "norms": 3e-3,
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""What is claimed of the intrinsic dimension, read off the results of subspaces.py."""
+"""What is claimed of the intrinsic dimension, read off the results of runs.py."""
 
 from __future__ import annotations
 
