@@ -50,6 +50,18 @@ MOVED = {  # modules of before 0.2 -> where what was in them is now
         "lexicon", "attributes", "grammar", "sentences", "descriptions", "narrators", "records",
         "reviews",
     )},
+    **{f"experiments.{old}": f"course.experiments.{new}" for old, new in {
+        "activations": "activations", "baselines": "bases.counted_words", "claims": "claims",
+        "digit_net": "subspaces.digit_net", "ladder": "bases.ladder",
+        "learning_rates": "rates.runs", "lora": "lora.runs", "lora_claims": "lora.claims",
+        "lora_family": "lora_family.runs", "lora_family_claims": "lora_family.claims",
+        "probes": "bases.probes", "pruning": "pruning.runs", "pruning_claims": "pruning.claims",
+        "quantization": "quantization.runs", "quantization_claims": "quantization.claims",
+        "runner": "runner", "subset_claims": "subsets.claims", "subsets": "subsets.runs",
+        "subspace_claims": "subspaces.claims", "subspaces": "subspaces.runs",
+        "world": "world.runs", "world_context": "world.context", "world_states": "world.states",
+        "world_training": "world.training",
+    }.items()},
 }  # fmt: skip
 
 __all__ = [*PUBLIC, "__version__"]  # noqa: PLE0604

@@ -119,8 +119,17 @@ def test_the_package_has_few_entries():
 def test_an_old_module_says_where_it_is_now(old):
     with pytest.raises(ModuleNotFoundError, match=rf"minipeft.{old} has moved: import from (\S+)"):
         importlib.import_module(f"minipeft.{old}")
-    for new in re.findall(r"[a-z_]+\.[a-z_]+", minipeft.MOVED[old]):
+    for new in re.findall(r"[a-z_]+(?:\.[a-z_]+)+", minipeft.MOVED[old]):
         importlib.import_module(f"minipeft.{new}")
+
+
+def test_what_was_in_experiments_says_where_it_is_now():
+    for name in ("results", "EXPERIMENTS", "lora"):
+        with pytest.raises(ImportError, match=f"from minipeft.course.experiments import {name}"):
+            exec(f"from minipeft.experiments import {name}")  # noqa: S102
+        exec(f"from minipeft.course.experiments import {name}")  # noqa: S102
+    with pytest.raises(ModuleNotFoundError, match="No module named 'minipeft.experiments.lora_x'"):
+        importlib.import_module("minipeft.experiments.lora_x")
 
 
 @pytest.fixture(scope="module")
