@@ -73,9 +73,10 @@ def moved(**ways: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     return decorate
 
 
-def whole(least: int, most: int | None = None) -> Check:
+def whole(least: int, most: int | None = None, *, hint: str = "") -> Check:
     """A check that asks for a whole number from `least` on, and up to `most`."""
     wanted = f">= {least}" if most is None else f"from {least} to {most}"
+    wanted += f" ({hint})" if hint else ""
 
     def check(name: str, value: Any) -> int:
         if not is_whole(value) or value < least or (most is not None and value > most):
@@ -116,5 +117,18 @@ def real(
         if not fits:
             raise ValueError(f"{name} must be {wanted}{told}, got {value!r}")
         return x
+
+    return check
+
+
+def one_of(*choices: str) -> Check:
+    """A check that asks for one of a few words."""
+    *most, last = map(repr, choices)
+    wanted = f"{', '.join(most)} or {last}" if most else last
+
+    def check(name: str, value: Any) -> str:
+        if value not in choices:
+            raise ValueError(f"{name} must be {wanted}, got {value!r:.80}")
+        return value
 
     return check

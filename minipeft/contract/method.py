@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from minipeft.backend import Array, Rng, is_whole, to_numpy, xp_of
+from minipeft.checks import Check
 from minipeft.engine import Tensor, context, ops, running
 from minipeft.nn import Module, Parameter, Place
 
@@ -28,6 +29,11 @@ class Where:
     layers: int  # how many blocks there are
     config: Any  # the model's sizes
     shared: Callable[[str, Callable[[], Array]], Parameter]  # (name, make): one for many places
+
+
+def setting(default: Any, check: Check) -> Any:
+    """A field with a default, and a range as checks.py has them: `r: int = setting(8, whole(1))`"""
+    return dataclasses.field(default=default, metadata={"check": check})
 
 
 @dataclass(frozen=True)
@@ -48,9 +54,12 @@ class Method:
     lr: ClassVar[float] = 1e-3  # the default of fit, chosen by a sweep on validation data
 
     def __post_init__(self) -> None:
-        """Bring each field to the type that it declares, or refuse it by name."""
+        """Bring each field to the type that it declares and check its range, by name."""
         for f in dataclasses.fields(self):
-            object.__setattr__(self, f.name, _typed(type(self), f, getattr(self, f.name)))
+            value = _typed(type(self), f, getattr(self, f.name))
+            if "check" in f.metadata and value is not None:
+                value = f.metadata["check"](f"{type(self).__name__}: {f.name}", value)
+            object.__setattr__(self, f.name, value)
 
     def wrap(self, path: str, module: Module, where: Where) -> Wrapper | None:
         """The Wrapper to put around a part that `targets` names, or None."""

@@ -16,7 +16,6 @@ Lecture  08_lora                        Homework none yet
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -24,11 +23,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from minipeft.backend import to_numpy, xp_of
-from minipeft.contract.method import Method, Where
+from minipeft.checks import real, whole
+from minipeft.contract.method import Method, Where, setting
 from minipeft.engine import Tensor, fused, ops
 from minipeft.methods.lora import (
     DenseWrapper,
-    check_settings,
     check_shared,
     group_of,
     root,
@@ -62,15 +61,15 @@ class AdaLoRA(Method):
     by_row: ClassVar[bool] = True
     lr: ClassVar[float] = 1e-1
 
-    r: int = 12
+    r: int = setting(12, whole(1))
     target: int | None = None
-    alpha: float = 16.0
-    t_i: float = 0.1
-    t_f: float = 0.3
-    delta_t: int = 1
-    beta1: float = 0.85
-    beta2: float = 0.85
-    gamma: float = 0.5
+    alpha: float = setting(16.0, real())
+    t_i: float = setting(0.1, real(0, below=1))
+    t_f: float = setting(0.3, real(0, below=1))
+    delta_t: int = setting(1, whole(1))
+    beta1: float = setting(0.85, real(0, below=1))
+    beta2: float = setting(0.85, real(0, below=1))
+    gamma: float = setting(0.5, real(0))
     squared: bool = False
     targets: str | tuple[str, ...] = ("q_proj", "v_proj")
     fused: tuple[str, ...] = ()
@@ -78,22 +77,10 @@ class AdaLoRA(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_settings(self)
-        for name, value, high in (
-            ("target", self.rank, self.r),
-            ("delta_t", self.delta_t, 1 << 31),
-        ):
-            if not 1 <= value <= high:
-                raise ValueError(f"AdaLoRA: {name} must be a whole number from 1 to {high}, "
-                                 f"got {value!r}")  # fmt: skip
-        for name in ("beta1", "beta2", "t_i", "t_f"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"AdaLoRA: {name} must be in [0, 1), got {getattr(self, name)}")
+        whole(1, self.r)("AdaLoRA: target", self.rank)
         if self.t_i + self.t_f >= 1:
             raise ValueError(f"AdaLoRA: t_i + t_f must be below 1, or the budget has no time to "
                              f"fall; got {self.t_i} + {self.t_f}")  # fmt: skip
-        if not 0 <= self.gamma < math.inf:
-            raise ValueError(f"AdaLoRA: gamma must be >= 0, got {self.gamma}")
 
     @property
     def rank(self) -> int:

@@ -15,7 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from minipeft.contract.method import Method, Where
+from minipeft.checks import one_of
+from minipeft.contract.method import Method, Where, setting
 from minipeft.nn import Parameter
 
 
@@ -30,12 +31,7 @@ class BitFit(Method):
     compose: ClassVar[str] = "parameter"
     lr: ClassVar[float] = 3e-3
 
-    terms: str = "all"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.terms not in ("all", "qm"):
-            raise ValueError(f"BitFit: terms must be 'all' or 'qm', got {self.terms!r:.80}")
+    terms: str = setting("all", one_of("all", "qm"))
 
     def select(self, path: str, parameter: Parameter, where: Where) -> bool:
         *_, part, name = ["", *path.split(".")]

@@ -19,16 +19,17 @@ from typing import Any, ClassVar
 import numpy as np
 
 from minipeft.backend import xp_of
-from minipeft.contract.method import Method, Where
+from minipeft.checks import real, whole
+from minipeft.contract.method import Method, Where, setting
 from minipeft.methods.lora import (
     LoRALinear,
-    check_settings,
     principal,
     weight_of,
 )
 from minipeft.methods.quant import (
+    BLOCKS,
+    CODE,
     QuantLinear,
-    check_code,
     merged_over_codes,
     quantized,
     refuse_trained,
@@ -59,24 +60,15 @@ class LoftQ(Method):
     identity: ClassVar[str] = "codes and a low rank are near the weights that they stand for"
     lr: ClassVar[float] = 1e-2
 
-    r: int = 8
-    alpha: float = 8.0
-    T: int = 5
+    r: int = setting(8, whole(1))
+    alpha: float = setting(8.0, real(above=0, hint="its root is taken"))
+    T: int = setting(5, whole(1, 100))
     targets: str | tuple[str, ...] = "all-linear"
-    dropout: float = 0.0
-    code: str = "nf4"
-    block: int = 64
+    dropout: float = setting(0.0, real(0, below=1))
+    code: str = setting("nf4", CODE)
+    block: int = setting(64, BLOCKS)
     double: bool = True
     bf16: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_settings(self)
-        check_code(self)
-        if not 1 <= self.T <= 100:  # each takes a singular value decomposition of every weight
-            raise ValueError(f"LoftQ: T must be a whole number from 1 to 100, got {self.T}")
-        if not self.alpha > 0:
-            raise ValueError(f"LoftQ: alpha must be > 0 (its root is taken), got {self.alpha}")
 
     def wrap(self, path: str, module: Module, where: Where) -> LoftQLinear:
         weight, s = weight_of(self, path, module, self.r), self.alpha / self.r

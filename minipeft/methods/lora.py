@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from minipeft.backend import Rng, dropout_factors, xp_of
-from minipeft.contract.method import Method, NotMergeable, Where, Wrapper
+from minipeft.checks import one_of, real, whole
+from minipeft.contract.method import Method, NotMergeable, Where, Wrapper, setting
 from minipeft.contract.targets import is_linear
 from minipeft.engine import Tensor, context, fused, ops
 from minipeft.nn import Linear, Module, Parameter, init
@@ -42,21 +43,14 @@ class LoRA(Method):
     by_row: ClassVar[bool] = True
     lr: ClassVar[float] = 1e-2
 
-    r: int = 8
-    alpha: float = 16.0
+    r: int = setting(8, whole(1))
+    alpha: float = setting(16.0, real())
     targets: str | tuple[str, ...] = ("q_proj", "v_proj")
     fused: tuple[str, ...] = ()
     rslora: bool = False
-    dropout: float = 0.0
-    init: str = "normal"
+    dropout: float = setting(0.0, real(0, below=1))
+    init: str = setting("normal", one_of("normal", "peft", "gaussian"))
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_settings(self)
-        if self.init not in ("normal", "peft", "gaussian"):
-            raise ValueError(f"{type(self).__name__}: init must be 'normal', 'peft' or 'gaussian', "
-                             f"got {self.init!r:.80}")  # fmt: skip
 
     @property
     def scale(self) -> float:
@@ -123,17 +117,6 @@ class LoRALinear(DenseWrapper):
 
 
 # -- what the methods of LoRA's family check alike ------------------------------------------------
-
-
-def check_settings(method: Any) -> None:
-    """Refuse an r, alpha or dropout that cannot be; a method may lack some."""
-    kind, r = type(method).__name__, method.r
-    if r < 1:
-        raise ValueError(f"{kind}: r must be a whole number >= 1, got {r!r}")
-    if not math.isfinite(getattr(method, "alpha", 0)):
-        raise ValueError(f"{kind}: alpha must be finite, got {method.alpha!r}")
-    if not 0 <= getattr(method, "dropout", 0) < 1:
-        raise ValueError(f"{kind}: dropout must be in [0, 1), got {method.dropout}")
 
 
 def weight_of(method: Method, path: str, module: Module, r: int, plain: bool = False) -> Any:

@@ -26,7 +26,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from minipeft.backend import Array, Rng, xp_of
-from minipeft.methods.masks import BLOCK, MaskedLinear, Masking, cubic, parts, top_of_all
+from minipeft.checks import real, whole
+from minipeft.contract.method import setting
+from minipeft.methods.masks import BLOCK, SCOPE, MaskedLinear, Masking, cubic, parts, top_of_all
 from minipeft.nn import init
 
 if TYPE_CHECKING:
@@ -51,22 +53,18 @@ class Magnitude(Masking):
     compose: ClassVar[str] = "parameter"
     lr: ClassVar[float] = 3e-3
 
-    s: float = 0.5
-    n: int = 0
-    s_i: float = 0.0
-    t0: float = 0.0
-    t1: float = 0.7
-    scope: str = "layer"
+    s: float = setting(0.5, real(0, below=1))
+    n: int = setting(0, whole(0))
+    s_i: float = setting(0.0, real(0, below=1))
+    t0: float = setting(0.0, real(0, below=1))
+    t1: float = setting(0.7, real(above=0, most=1))
+    scope: str = setting("layer", SCOPE)
     targets: str | tuple[str, ...] = BLOCK
     bias: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_share("s")
-        self.check_share("s_i", high=max(self.s, 1e-9))
-        self.check_share("t0")
-        if self.n < 0:
-            raise ValueError(f"Magnitude: n must be a whole number >= 0, got {self.n!r}")
+        real(0, below=max(self.s, 1e-9))("Magnitude: s_i", self.s_i)
         if not self.t0 < self.t1 <= 1:
             raise ValueError(f"Magnitude: t1 must be in (t0, 1] = ({self.t0}, 1], got {self.t1}")
         if self.s and not self.n:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from minipeft.backend import Array, to_numpy, xp_of
+from minipeft.checks import one_of
 from minipeft.contract.merging import tied_with
 from minipeft.contract.method import Method, Where, Wrapper
 from minipeft.contract.targets import is_linear, match
@@ -60,25 +61,15 @@ class MaskedLinear(Wrapper):
         return Linear.of(kept, None if bias is None else Parameter(init.copy(bias.data)))
 
 
+SCOPE = one_of("layer", "global")  # what is pruned together
+
+
 class Masking(Method):
     """What the pruning methods do alike."""
 
     targets: str | tuple[str, ...]
     scope: str
     bias: bool
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.scope not in ("layer", "global"):
-            raise ValueError(f"{type(self).__name__}: scope must be 'layer' or 'global', got "
-                             f"{self.scope!r:.80}")  # fmt: skip
-
-    def check_share(self, name: str, low: float = 0.0, high: float = 1.0) -> None:
-        """Refuse a field that is no number in [low, high)."""
-        value = getattr(self, name)
-        if not low <= value < high:
-            raise ValueError(f"{type(self).__name__}: {name} must be in [{low:g}, {high:g}), got "
-                             f"{value!r}")  # fmt: skip
 
     def wrap(self, path: str, module: Module, where: Where) -> MaskedLinear:
         kind = type(self).__name__

@@ -26,8 +26,19 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from minipeft.backend import Array, xp_of
+from minipeft.checks import one_of, real
+from minipeft.contract.method import setting
 from minipeft.engine import Tensor, ops
-from minipeft.methods.masks import BLOCK, MaskedLinear, Masking, cubic, parts, top, top_of_all
+from minipeft.methods.masks import (
+    BLOCK,
+    SCOPE,
+    MaskedLinear,
+    Masking,
+    cubic,
+    parts,
+    top,
+    top_of_all,
+)
 from minipeft.nn import Module, Parameter, init
 from minipeft.storage.checkpoint import CheckpointError
 
@@ -59,34 +70,20 @@ class Movement(Masking):
     gradient: ClassVar[str] = "surrogate"
     lr: ClassVar[float] = 3e-4
 
-    mode: str = "hard"
-    v: float = 0.15
-    tau: float = 0.1
-    lam: float = 100.0
-    c: float = 1.0
-    warm: float = 0.06
-    cool: float = 0.12
-    scope: str = "layer"
+    mode: str = setting("hard", one_of("hard", "soft"))
+    v: float = setting(0.15, real(above=0, most=1))
+    tau: float = setting(0.1, real(above=0, below=0.5, hint="scores begin where sigmoid is 0.5"))
+    lam: float = setting(100.0, real(0))
+    c: float = setting(1.0, real(above=0, hint="or no score would learn"))
+    warm: float = setting(0.06, real(0, below=1))
+    cool: float = setting(0.12, real(0, below=1))
+    scope: str = setting("layer", SCOPE)
     targets: str | tuple[str, ...] = BLOCK
     bias: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.mode not in ("hard", "soft"):
-            raise ValueError(f"Movement: mode must be 'hard' or 'soft', got {self.mode!r:.80}")
-        if not 0 < self.v <= 1:
-            raise ValueError(f"Movement: v must be in (0, 1], got {self.v!r}")
-        if not 0 < self.tau < 0.5:
-            raise ValueError("Movement: tau must be in (0, 0.5), as scores begin where sigmoid is "
-                             f"0.5; got {self.tau!r}")  # fmt: skip
-        for name in ("lam", "c"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"Movement: {name} must be finite and >= 0, got "
-                                 f"{getattr(self, name)!r}")  # fmt: skip
-        if self.c == 0:
-            raise ValueError("Movement: c must be above 0, or no score would learn")
-        self.check_share("warm")
-        self.check_share("cool", high=1 - self.warm)
+        real(0, below=1 - self.warm)("Movement: cool", self.cool)
         if self.mode == "soft" and self.scope == "global":
             raise ValueError("Movement: scope='global' is for mode='hard'; one threshold is the "
                              "same for all parts already")  # fmt: skip

@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from minipeft.backend import xp_of
+from minipeft.checks import real, whole
 from minipeft.contract.attached import Attached, attach
-from minipeft.contract.method import Method, Where
+from minipeft.contract.method import Method, Where, setting
 from minipeft.engine import Tensor, fused
 from minipeft.methods.lora import (
     LoRA,
     LoRALinear,
-    check_settings,
     principal,
     weight_of,
 )
@@ -47,16 +47,10 @@ class PiSSA(Method):
     by_row: ClassVar[bool] = True
     lr: ClassVar[float] = 1e-2
 
-    r: int = 8
-    alpha: float = 8.0
+    r: int = setting(8, whole(1))
+    alpha: float = setting(8.0, real(above=0, hint="its root is taken"))
     targets: str | tuple[str, ...] = ("q_proj", "v_proj")
-    dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_settings(self)
-        if not self.alpha > 0:
-            raise ValueError(f"PiSSA: alpha must be > 0 (its root is taken), got {self.alpha}")
+    dropout: float = setting(0.0, real(0, below=1))
 
     def wrap(self, path: str, module: Module, where: Where) -> PiSSALinear:
         weight, s = weight_of(self, path, module, self.r, plain=True), self.alpha / self.r

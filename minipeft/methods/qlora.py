@@ -20,9 +20,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from minipeft.contract.method import Where
+from minipeft.contract.method import Where, setting
 from minipeft.methods.lora import LoRA, LoRALinear
-from minipeft.methods.quant import check_code, merged_over_codes, quantized, refuse_trained
+from minipeft.methods.quant import BLOCKS, CODE, merged_over_codes, quantized, refuse_trained
 from minipeft.nn import Linear, Module
 
 
@@ -47,14 +47,10 @@ class QLoRA(LoRA):
     identity: ClassVar[str] = "codes are coarser than the weights that they stand for"
 
     targets: str | tuple[str, ...] = "all-linear"
-    code: str = "nf4"
-    block: int = 64
+    code: str = setting("nf4", CODE)
+    block: int = setting(64, BLOCKS)
     double: bool = True
     bf16: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_code(self)
 
     def wrap(self, path: str, module: Module, where: Where) -> QLoRALinear:
         base = quantized(self, path, module)

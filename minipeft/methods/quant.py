@@ -22,11 +22,15 @@ from typing import Any, ClassVar
 import numpy as np
 
 from minipeft.backend import Array, xp_of
-from minipeft.contract.method import Method, NotMergeable, Where, Wrapper
+from minipeft.checks import one_of, whole
+from minipeft.contract.method import Method, NotMergeable, Where, Wrapper, setting
 from minipeft.engine import Tensor, fused
 from minipeft.methods import codes
 from minipeft.nn import Linear, Module, Parameter, init
 from minipeft.storage.paged import Scratch
+
+CODE = one_of(*codes.BOOKS)
+BLOCKS = whole(0, hint="0 takes the whole weight as one block")
 
 
 @dataclass(frozen=True)
@@ -46,15 +50,11 @@ class Quantize(Method):
     by_row: ClassVar[bool] = True
     identity: ClassVar[str] = "codes are coarser than the weights that they stand for"
 
-    code: str = "nf4"
-    block: int = 64
+    code: str = setting("nf4", CODE)
+    block: int = setting(64, BLOCKS)
     double: bool = True
     bf16: bool = False
     targets: str | tuple[str, ...] = "all-linear"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_code(self)
 
     def wrap(self, path: str, module: Module, where: Where) -> QuantLinear:
         return quantized(self, path, module)
@@ -168,17 +168,6 @@ def page_out(at: Any, folder: str | None = None) -> int:
 
 
 # -- what QLoRA and LoftQ check and make alike ----------------------------------------------------
-
-
-def check_code(method: Any) -> None:
-    """Refuse a code or block that cannot be."""
-    kind, block = type(method).__name__, method.block
-    if method.code not in codes.BOOKS:
-        known = ", ".join(codes.BOOKS)
-        raise ValueError(f"{kind}: code must be one of {known}, got {method.code!r:.80}")
-    if block < 0:
-        raise ValueError(f"{kind}: block must be a whole number >= 1, or 0 for the whole weight, "
-                         f"got {block!r}")  # fmt: skip
 
 
 def quantized(method: Any, path: str, module: Module) -> QuantLinear:

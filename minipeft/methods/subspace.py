@@ -30,7 +30,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from minipeft.backend import Array, Rng, xp_of
-from minipeft.contract.method import Method, Where
+from minipeft.checks import one_of, whole
+from minipeft.contract.method import Method, Where, setting
 from minipeft.contract.targets import layer_of
 from minipeft.engine import Tensor, ops
 from minipeft.methods import projection
@@ -58,23 +59,11 @@ class Subspace(Method):
     compose: ClassVar[str] = "parameter"
     lr: ClassVar[float] = 1e-1
 
-    d: int = 750
-    projection: str = "fastfood"
-    said: str = ""
+    d: int = setting(750, whole(1))
+    projection: str = setting("fastfood", one_of(*KINDS))
+    said: str = setting("", one_of("", "layer", "tensor"))
     per_tensor: bool = False
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.d < 1:
-            raise ValueError(f"Subspace: d must be a whole number >= 1, got {self.d!r}")
-        if self.projection not in KINDS:
-            raise ValueError(f"Subspace: projection must be one of {', '.join(KINDS)}; got "
-                             f"{self.projection!r:.80}")  # fmt: skip
-        if self.said not in ("", "layer", "tensor"):
-            raise ValueError(
-                f"Subspace: said must be '', 'layer' or 'tensor', got {self.said!r:.80}"
-            )
 
     def select(self, path: str, parameter: Parameter, where: Where) -> bool:
         if parameter.dtype.kind != "f":

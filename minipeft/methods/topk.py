@@ -17,7 +17,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from minipeft.contract.method import Method, Where
+from minipeft.checks import whole
+from minipeft.contract.method import Method, Where, setting
 from minipeft.nn import Parameter
 
 
@@ -33,13 +34,8 @@ class TopK(Method):
     compose: ClassVar[str] = "parameter"
     lr: ClassVar[float] = 3e-3
 
-    k: int = 2
+    k: int = setting(2, whole(1))
     ln_f: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.k < 1:
-            raise ValueError(f"TopK: k must be a whole number >= 1, got {self.k!r}")
 
     def select(self, path: str, parameter: Parameter, where: Where) -> bool:
         if self.k > where.layers:

@@ -23,9 +23,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from minipeft.backend import Rng
-from minipeft.contract.method import Method, Where
+from minipeft.checks import whole
+from minipeft.contract.method import Method, Where, setting
 from minipeft.engine import Tensor, fused
-from minipeft.methods.lora import DenseWrapper, check_settings, group_of, weight_of
+from minipeft.methods.lora import DenseWrapper, group_of, weight_of
 from minipeft.nn import Module, Parameter, init
 from minipeft.storage.checkpoint import CheckpointError
 
@@ -45,7 +46,7 @@ class VeRA(Method):
     by_row: ClassVar[bool] = True
     lr: ClassVar[float] = 1e-1
 
-    r: int = 256
+    r: int = setting(256, whole(1))
     d_initial: float = 0.1
     targets: str | tuple[str, ...] = ("q_proj", "v_proj")
     fused: tuple[str, ...] = ()
@@ -53,7 +54,6 @@ class VeRA(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_settings(self)
         if not (math.isfinite(self.d_initial) and self.d_initial):
             raise ValueError(f"VeRA: d_initial must be finite and not 0, got {self.d_initial!r}")
 

@@ -291,8 +291,8 @@ def test_a_loaded_adapter_knows_its_masks(tmp_path):
         ({"beta1": 1.0}, r"AdaLoRA: beta1 must be in \[0, 1\), got 1.0"),
         ({"beta2": -0.1}, "AdaLoRA: beta2 must be in"),
         ({"t_i": 0.6, "t_f": 0.4}, "AdaLoRA: t_i [+] t_f must be below 1.*got 0.6 [+] 0.4"),
-        ({"gamma": -1.0}, "AdaLoRA: gamma must be >= 0"),
-        ({"alpha": float("inf")}, "AdaLoRA: alpha must be finite"),
+        ({"gamma": -1.0}, "AdaLoRA: gamma must be a finite number >= 0"),
+        ({"alpha": float("inf")}, "AdaLoRA: alpha must be a finite number"),
     ],
 )
 def test_wrong_settings(changes, message):

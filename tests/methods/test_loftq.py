@@ -143,9 +143,9 @@ def test_refusals():
         ({"T": 0}, "LoftQ: T must be a whole number from 1 to 100, got 0"),
         ({"T": 101}, "LoftQ: T must be a whole number from 1 to 100, got 101"),
         ({"T": 2.0}, "LoftQ: T must be int, got 2.0"),
-        ({"alpha": 0.0}, "LoftQ: alpha must be > 0"),
+        ({"alpha": 0.0}, "LoftQ: alpha must be a finite number > 0"),
         ({"r": 0}, "LoftQ: r must be"),
-        ({"code": "nf5"}, "LoftQ: code must be one of nf4"),
+        ({"code": "nf5"}, "LoftQ: code must be 'nf4', "),
         ({"block": -1}, "LoftQ: block must be"),
     ],
 )

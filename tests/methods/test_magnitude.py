@@ -270,7 +270,7 @@ def test_random_masks_keep_as_many():
         ({"t0": 1.0}, r"t0 must be in \[0, 1\), got 1.0"),
         ({"t0": 0.8}, r"t1 must be in \(t0, 1\] = \(0.8, 1\], got 0.7"),
         ({"t0": 0.5, "t1": 0.5}, r"t1 must be in \(t0, 1\] = \(0.5, 1\], got 0.5"),
-        ({"t1": 1.1}, r"t1 must be in \(t0, 1\] = \(0.0, 1\], got 1.1"),
+        ({"t1": 1.1}, r"t1 must be in \(0, 1\], got 1.1"),
     ],
 )
 def test_wrong_settings_are_named(fields, message):

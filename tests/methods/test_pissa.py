@@ -126,8 +126,8 @@ def test_dropout_is_of_the_trained_branch_alone():
     ("changes", "message"),
     [
         ({"r": 0}, "PiSSA: r must be a whole number"),
-        ({"alpha": 0.0}, "PiSSA: alpha must be > 0"),
-        ({"alpha": -1.0}, "PiSSA: alpha must be > 0"),
+        ({"alpha": 0.0}, "PiSSA: alpha must be a finite number > 0"),
+        ({"alpha": -1.0}, "PiSSA: alpha must be a finite number > 0"),
         ({"dropout": 1.0}, r"PiSSA: dropout must be in \[0, 1\)"),
     ],
 )

@@ -350,7 +350,7 @@ def test_a_model_without_values_is_counted_and_foretold_not_saved(tmp_path):
     [
         ({"d": 0}, "d must be a whole number >= 1, got 0"),
         ({"d": True}, "d must be int, got True"),
-        ({"projection": "sprase"}, "projection must be one of fastfood, dense, sparse; got 'spr"),
+        ({"projection": "sprase"}, "projection must be 'fastfood', 'dense' or 'sparse', got 'spr"),
         ({"said": "block"}, "said must be '', 'layer' or 'tensor', got 'block'"),
     ],
 )
