@@ -6,6 +6,7 @@ steps of each method, and a run that was stopped after three steps of six.
 
 import argparse
 import dataclasses
+import inspect
 import json
 import shutil
 from pathlib import Path
@@ -16,6 +17,8 @@ import pytest
 import minipeft
 from minipeft import attach, cli, fit, load_adapter, load_model
 from minipeft.cli.arguments import UsageError
+from minipeft.contract import Method
+from minipeft.contract.method import GONE
 from minipeft.corpus import pretraining
 from minipeft.methods import METHODS, LoRA, Quantize
 from minipeft.storage.checkpoint import load_arrays, save_model
@@ -47,6 +50,18 @@ FIELDS = {
     "magnitude": "s n s_i t0 t1 scope targets bias",
     "movement": "mode v tau lam c warm cool scope targets bias",
 }
+ARGUMENTS = {
+    "attach": "model method freeze",
+    "load_model": "name_or_path head classes dtype seed",
+    "load_adapter": "model path methods",
+    "evaluate": "model task split n pattern batch seed",
+    "generate": "model prompt max_tokens temperature top_k top_p seed stop",
+    "grad_check": "f inputs params seed eps tol directions",
+    "doctor": "quiet",
+}
+HOOKS = """
+    wrap select compute prepare extra_loss before_step after_step measure state load_state
+"""
 ON_TEXT = """
     sentiment sentiment-shift nli nli-shift paraphrase acceptability choice table-to-text remap
     remap-new remap-route remap-values summary unscramble truth new-facts e2e
@@ -135,6 +150,23 @@ def test_public_names():
     check("minipeft", PUBLIC.split(), minipeft.__all__)
     for name in PUBLIC.split():
         getattr(minipeft, name)
+
+
+def test_arguments_of_functions():
+    for name, arguments in ARGUMENTS.items():
+        there = inspect.signature(getattr(minipeft, name)).parameters
+        check(f"arguments of {name}", arguments.split(), there)
+
+
+def test_hooks_of_a_method():
+    there = [name for name in HOOKS.split() if hasattr(Method, name)]
+    check("hooks of Method", HOOKS.split(), there)
+
+
+@pytest.mark.parametrize("old", GONE)
+def test_an_old_hook_raises_with_the_new_one(old):
+    with pytest.raises(TypeError, match=rf"Mine.{old} is no hook any more: it is (select|compute)"):
+        type("Mine", (Method,), {old: lambda *_: None})
 
 
 def test_methods_and_their_settings():

@@ -15,6 +15,11 @@ from minipeft.checks import Check
 from minipeft.engine import Tensor, context, ops, running
 from minipeft.nn import Module, Parameter, Place
 
+GONE = {  # hooks of before 0.2, which nobody calls -> what does their work now
+    "reparam": "select with compute", "before_forward": "compute",
+    "whole": "select (a new head always trains)",
+}  # fmt: skip
+
 
 class NotMergeable(ValueError):
     """Why a method, or a part of it, cannot become plain weights."""
@@ -52,6 +57,10 @@ class Method:
     by_row: ClassVar[bool] = False  # may rows of one batch carry different adapters of its kind?
     identity: ClassVar[str] = ""  # why attaching changes the output; "" where it does not
     lr: ClassVar[float] = 1e-3  # the default of fit, chosen by a sweep on validation data
+
+    def __init_subclass__(cls) -> None:
+        for name in GONE.keys() & vars(cls).keys():
+            raise TypeError(f"{cls.__name__}.{name} is no hook any more: it is {GONE[name]} now")
 
     def __post_init__(self) -> None:
         """Bring each field to the type that it declares and check its range, by name."""
