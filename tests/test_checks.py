@@ -13,6 +13,7 @@ from minipeft.generation.beams import beam_search
 from minipeft.generation.sampling import generate, generate_many
 from minipeft.generation.scoring import score_many
 from minipeft.training.evaluation import evaluate, mean_loss
+from minipeft.training.looks import Evaluation
 from minipeft.training.loop import fit
 from minipeft.training.optim import SGD, AdamW, Muon, Schedule
 from minipeft.training.resume import Checkpoint
@@ -35,13 +36,12 @@ class Untouched(Rows):
 
 @pytest.mark.parametrize(
     "name",
-    ["steps", "batch", "accumulate", "threads", "evaluate_every", "patience", "n"],
+    ["steps", "batch", "accumulate", "threads", "n"],
 )
 @pytest.mark.parametrize("value", WHOLE)
 def test_counts_of_a_run_are_whole(name, value):
-    settings = {"steps": 2, "evaluation": lambda m: {"x": 1.0}, "keep": "x", name: value}
     with pytest.raises(ValueError, match=f"^{name} must be a whole number >= 1, got "):
-        run(task=Untouched(), **settings)
+        run(task=Untouched(), **{"steps": 2, name: value})
 
 
 @pytest.mark.parametrize("name", ["seed", "paged"])
@@ -67,7 +67,10 @@ def test_rates_and_shares_of_a_run_are_in_range(name, wrong, message):
 
 
 @pytest.mark.parametrize("value", WHOLE)
-def test_a_checkpoint_is_written_after_whole_steps(value):
+def test_evaluations_and_checkpoints_are_made_after_whole_steps(value):
+    for name in ("every", "patience"):
+        with pytest.raises(ValueError, match=f"^{name} must be a whole number >= 1, got "):
+            Evaluation(lambda m: {"x": 1.0}, keep="x", **{name: value})
     with pytest.raises(ValueError, match="^every must be a whole number >= 1, got "):
         Checkpoint("state", value)
 
@@ -77,6 +80,9 @@ def test_a_checkpoint_is_written_after_whole_steps(value):
     [
         ("decline", 'schedule="cosine", or schedule=Schedule'),
         ("warmup", "schedule=Schedule"),
+        ("evaluate_every", "evaluation=Evaluation(of, every=…)"),
+        ("keep", "evaluation=Evaluation"),
+        ("patience", "evaluation=Evaluation"),
         ("save_every", "checkpoint=Checkpoint"),
         ("out", "contextlib.redirect_stdout"),
     ],
@@ -104,14 +110,17 @@ def test_numpys_numbers_are_pythons(tmp_path):
         "seed": (i64(3), 3), "decay": (f32(0.5), 0.5),
         "schedule": (Schedule(warmup=np.float16(0.5)), Schedule(warmup=0.5)),
         "clip": (f32(0.25), 0.25), "accumulate": (np.int32(2), 2), "smoothing": (f32(0.125), 0.125),
-        "threads": (i64(1), 1), "evaluate_every": (i64(2), 2), "patience": (i64(5), 5),
+        "threads": (i64(1), 1),
     }  # fmt: skip
     runs = []
     for which, file in enumerate((tmp_path / "numpy", tmp_path / "python")):
         history, _ = run(
             checkpoint=Checkpoint(file, (i64(2), 2)[which]),
-            evaluation=lambda m: {"x": np.float32(0.5), "k": np.int64(4)},
-            keep="x", **{name: values[which] for name, values in same.items()},
+            evaluation=Evaluation(
+                lambda m: {"x": np.float32(0.5), "k": np.int64(4)}, (i64(2), 2)[which],
+                "x", (i64(5), 5)[which],
+            ),
+            **{name: values[which] for name, values in same.items()},
         )  # fmt: skip
         numbers = [*history.loss, *history.lr, *history.seconds]
         assert {type(x) for x in numbers} == {float}
@@ -122,8 +131,9 @@ def test_numpys_numbers_are_pythons(tmp_path):
         runs.append((history.loss, history.lr, history.evaluations))
     assert runs[0] == runs[1]
     # the one's state is the other's, too
-    history, _ = run(checkpoint=tmp_path / "numpy", evaluation=lambda m: {"x": 0.5, "k": 4},
-                     keep="x", **{name: python for name, (_, python) in same.items()})  # fmt: skip
+    judged = Evaluation(lambda m: {"x": 0.5, "k": 4}, 2, "x", 5)
+    history, _ = run(checkpoint=tmp_path / "numpy", evaluation=judged,
+                     **{name: python for name, (_, python) in same.items()})  # fmt: skip
     assert history.loss == runs[0][0]
     task = Sounds()
     counts = {"n": np.int32(4), "batch": i64(2), "seed": i64(0)}
@@ -147,7 +157,7 @@ def test_numpys_numbers_are_pythons(tmp_path):
 def test_what_an_evaluation_returns_are_numbers(found, error, message):
     done = []
     with pytest.raises(error, match=message):
-        run(4, evaluation=lambda m: found, evaluate_every=2, watch=done.append)
+        run(4, evaluation=Evaluation(lambda m: found, every=2), watch=done.append)
     assert done == [0, 1]  # the first evaluation told
 
 

@@ -25,6 +25,7 @@ from minipeft.storage.text import Tokenizer
 from minipeft.tasks.shapes import Shapes
 from minipeft.training.batches import Batch, ImageBatches, TokenBatches
 from minipeft.training.evaluation import mean_loss
+from minipeft.training.looks import Evaluation
 from minipeft.training.loop import History, fit
 from minipeft.training.optim import Schedule
 from minipeft.world.town import World
@@ -229,8 +230,8 @@ def pretrain(
     def leg(source: Any, steps: int, lr: float, state: Any, watch: Any = None) -> History:
         return fit(
             model, source, steps=steps, optimizer=recipe.optimizer, lr=lr, batch=recipe.batch,
-            seed=recipe.seed, schedule=Schedule("linear", 0.02), evaluate_every=max(1, steps // 40),
-            evaluation=evaluation, watch=watch, checkpoint=state, quiet=quiet,
+            seed=recipe.seed, schedule=Schedule("linear", 0.02), watch=watch, checkpoint=state,
+            evaluation=Evaluation(evaluation, every=max(1, steps // 40)), quiet=quiet,
         )  # fmt: skip
 
     began = time.time()
@@ -262,12 +263,12 @@ def _joined(first: History, second: History) -> History:
     )  # fmt: skip
 
 
-Evaluation = Callable[[Any], dict[str, float]]
+Judge = Callable[[Any], dict[str, float]]
 
 
 def _on_text(
     model: Any, recipe: Recipe, leg: Leg = Leg(), quiet: bool = True
-) -> tuple[MixedLengths, Evaluation]:
+) -> tuple[MixedLengths, Judge]:
     """The text to train on, for the model's kind, and the loss on held-out text.
 
     leg  the mix, instead of all kinds of text, what is hidden, and what comes first. In a mix of
@@ -306,7 +307,7 @@ def _on_text(
     )
 
 
-def _on_pictures(model: Any, recipe: Recipe) -> tuple[ImageBatches, Evaluation]:
+def _on_pictures(model: Any, recipe: Recipe) -> tuple[ImageBatches, Judge]:
     """The pictures to train on, and loss and accuracy on held-out ones."""
     train, held = (
         ImageBatches(images.pixels, images.labels)

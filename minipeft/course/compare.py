@@ -14,7 +14,7 @@ import signal
 import statistics
 import threading
 import tracemalloc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -34,6 +34,7 @@ from minipeft.storage.checkpoint import load_model
 from minipeft.tasks import any_task
 from minipeft.training.batches import TaskBatches
 from minipeft.training.evaluation import evaluate, mean_loss
+from minipeft.training.looks import Evaluation
 from minipeft.training.loop import fit
 from minipeft.training.step import loss_of
 from minipeft.world.town import World
@@ -211,8 +212,7 @@ def run(plan: Plan, name: str, seed: int) -> Row:
     with attach(model, method) as at:
         history = fit(
             model, source, steps=plan.steps, lr=RATES.get((plan.task, name)), batch=plan.batch,
-            seed=seed, quiet=True,
-            evaluate_every=EVERY, evaluation=judge(task),
+            seed=seed, quiet=True, evaluation=judge(task),
         )  # fmt: skip
         return _measure(plan, model, task, held) | {
             "trainable": at.count(), "step_seconds": statistics.median(history.seconds),
@@ -227,7 +227,7 @@ def _method(name: str, seed: int) -> Method:
     return kind.from_fields({"seed": seed} if seeded else {})
 
 
-def judge(task: Any) -> Callable[[Any], dict[str, float]] | None:
+def judge(task: Any) -> Evaluation | None:
     """What tells during training how many validation examples are right; None for generation.
 
     It looks until enough are right, and tells from then on what it saw last.
@@ -235,7 +235,7 @@ def judge(task: Any) -> Callable[[Any], dict[str, float]] | None:
     if task.kind == "generation":
         return None
     if task.kind == "images":
-        return lambda model: evaluate(model, task, n=JUDGED)
+        return Evaluation(lambda model: evaluate(model, task, n=JUDGED), every=EVERY)
     examples = task.load("validation", n=JUDGED)
     questions, labels = [(e.prompt, e.options) for e in examples], [e.label for e in examples]
 
@@ -250,7 +250,7 @@ def judge(task: Any) -> Callable[[Any], dict[str, float]] | None:
             enough.append(right)
         return {"accuracy": enough[0]}
 
-    return judge
+    return Evaluation(judge, every=EVERY)
 
 
 def learnt(evaluations: list[dict[str, float]]) -> int | None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-import numbers
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from minipeft.backend import Array, Rng, is_whole
+from minipeft.backend import Array, Rng
 from minipeft.checks import moved, real, takes, whole
 from minipeft.display.progress import Progress
 from minipeft.engine import running
@@ -20,9 +19,10 @@ from minipeft.nn import Module
 from minipeft.nn.finite import NonFiniteLoss, where_it_began
 from minipeft.storage.checkpoint import fingerprint
 from minipeft.training.batches import Batch, Source, task_batches
+from minipeft.training.looks import Evaluation, Looks
 from minipeft.training.malloc import trimmed, tune_malloc
-from minipeft.training.optim import Schedule, clip_gradients, get_optimizer
-from minipeft.training.resume import Best, Checkpoint, Guard, State
+from minipeft.training.optim import Optimizer, Schedule, clip_gradients, get_optimizer
+from minipeft.training.resume import Checkpoint, Guard, State
 from minipeft.training.step import Workers, label_count, loss_of
 
 WATCHED = 10  # first steps whose gradient norms an adapter's report shows
@@ -37,6 +37,12 @@ class History:
     seconds: list[float] = field(default_factory=list)
     evaluations: list[dict[str, float]] = field(default_factory=list)
 
+    def add(self, loss: float, lr: float, seconds: float) -> None:
+        """A step is done."""
+        self.loss.append(loss)
+        self.lr.append(lr)
+        self.seconds.append(seconds)
+
 
 def trainable(model: Module) -> list[tuple[str, Any]]:
     """(path, Parameter) of everything that trains."""
@@ -46,13 +52,16 @@ def trainable(model: Module) -> list[tuple[str, Any]]:
 @moved(
     decline='schedule="cosine", or schedule=Schedule(decline, warmup)',
     warmup="schedule=Schedule(decline, warmup)",
+    evaluate_every="evaluation=Evaluation(of, every=…)",
+    keep="evaluation=Evaluation(of, keep=…)",
+    patience="evaluation=Evaluation(of, keep=…, patience=…)",
     save_every="checkpoint=Checkpoint(path, every=…)",
     out="contextlib.redirect_stdout sends what fit prints elsewhere",
 )
 @takes(
     steps=whole(1), lr=real(0), batch=whole(1), seed=whole(0), n=whole(1), decay=real(0),
     clip=real(above=0, hint="None sets no limit"), accumulate=whole(1), smoothing=real(0, below=1),
-    threads=whole(1), paged=whole(0), evaluate_every=whole(1), patience=whole(1),
+    threads=whole(1), paged=whole(0),
 )  # fmt: skip
 def fit(
     model: Any,
@@ -74,10 +83,7 @@ def fit(
     threads: int = 1,
     cached: bool = False,
     paged: int | None = None,
-    evaluate_every: int | None = None,
-    evaluation: Callable[[Any], dict[str, float]] | None = None,
-    keep: str | None = None,
-    patience: int | None = None,
+    evaluation: Callable[[Any], dict[str, float]] | Evaluation | None = None,
     watch: Callable[[int], None] | None = None,
     checkpoint: str | Path | Checkpoint | None = None,
     quiet: bool = False,
@@ -98,110 +104,84 @@ def fit(
     cached      keep what the frozen lower blocks make of each example, and run them only once
     paged       keep the optimizer's state in a scratch file, with about so many bytes of it in
                 memory at a time; the bits are the same, and checkpoints hold all of it
-    evaluation  called every `evaluate_every` steps and at the end; the numbers of the dict that
-                it returns go to the history
-    keep        which of its numbers decides what weights the run ends with: the best ones. "loss"
-                is best low, any other best high; None ends with the last
-    patience    stop after so many evaluations in a row without a better one
+    evaluation  a function of the model that is called at the end; the numbers of the dict that it
+                returns go to the history. Evaluation(of, every, keep, patience) calls it on the
+                way too, ends with the best weights, and stops when nothing gets better
     watch       called with the number of steps done: before the first, and after each
     checkpoint  a file, or Checkpoint(path, every): the state is saved there now and then and when
                 the run is stopped, and resumed from: the same call goes on to the same bits
-    Stopped by Ctrl-C or an error, it leaves the last whole step, or the best weights with `keep`
+    Stopped by Ctrl-C or an error, it leaves the last whole step, or the best weights if they
+            are kept
     Raises  ValueError if nothing trains, or a setting is out of range; NonFiniteLoss that names
             the step, the batch, the first operation and the parameter that went bad
     """
-    if not isinstance(schedule, Schedule):
-        schedule = Schedule(schedule)
+    schedule = schedule if isinstance(schedule, Schedule) else Schedule(schedule)
+    if not isinstance(evaluation, Evaluation | None):
+        evaluation = Evaluation(evaluation)
     if not isinstance(checkpoint, Checkpoint | None):
         checkpoint = Checkpoint(checkpoint)
-    _check_settings(keep, patience, evaluate_every, evaluation, watch)
+    if watch is not None and not callable(watch):
+        raise ValueError(f"watch= must be a function, got {watch!r:.60}")
     tune_malloc()
     handles = list(model.handles)
-    if lr is None:
-        if not handles:
-            raise ValueError("fit needs lr=: no method is attached whose default could be taken")
-        lr = handles[-1].method.lr
+    lr = _default_rate(handles) if lr is None else lr
     source: Source = (
         task if hasattr(task, "batch") else task_batches(model, task, "train", n, pattern)
     )
-    params = trainable(model)
-    if not params:
-        raise ValueError(
-            "nothing in the model trains: attach a method first, e.g. attach(model, LoRA())"
-        )
+    params = _trained(model)
     opt = get_optimizer(optimizer)(params, lr, decay=decay)
     if paged is not None:
         opt.page(paged)
-    cores = 1 if threads > 1 else threads_for(model, batch)
     history = History()
-    best = Best(keep, params) if keep else None
-    first = 0
-    saved = None
-    if checkpoint is not None:
-        settings = {
+    looks = Looks(model, steps, history, params, evaluation, watch)
+    cores = 1 if threads > 1 else threads_for(model, batch)
+    first, saved = 0, None
+    if checkpoint:
+        asked = {
             "steps": steps, "lr": lr, "batch": batch, "seed": seed, "optimizer": optimizer,
             "decay": decay, **vars(schedule), "clip": clip, "accumulate": accumulate,
-            "smoothing": smoothing, "threads": threads, "keep": keep,
-            "methods": [repr(handle.method) for handle in handles],
-            "frozen": fingerprint(_frozen(model)),
-            "data": fingerprint(_arrays(source.batch(0, batch, seed))),
+            "smoothing": smoothing, "threads": threads, "keep": evaluation and evaluation.keep,
         }  # fmt: skip
-        saved = State(Path(checkpoint.path), settings, opt, handles, history, best)
+        saved = _state(checkpoint, asked, model, source, opt, looks)
         with blas_threads(cores):
             first = saved.resume()
     show = Progress("training", steps, quiet=quiet, start=first)
-
-    def due(done: int) -> bool:
-        """Whether the model is to be evaluated after so many steps, and was not yet."""
-        if not evaluation or (history.evaluations and history.evaluations[-1]["step"] == done):
-            return False
-        return done == steps or bool(evaluate_every and done % evaluate_every == 0)
-
-    def look(done: int) -> None:
-        """What follows a step: its evaluation, and whoever watches."""
-        if evaluation and due(done):
-            found = _numbers(evaluation(model), done)
-            if best:
-                best.look(found)
-            history.evaluations.append(found)
-        if watch:
-            watch(done)
-
     with (
         blas_threads(cores),
         trimmed(),
-        Guard(model, saved, best, show) as guard,
+        Guard(model, saved, looks.best, show) as guard,
         Workers(model, params, threads, smoothing, recompute, cached) as workers,
     ):
-        if first == 0 and watch:
-            watch(0)
-        elif first and due(first):  # the run was stopped before this evaluation
-            look(first)
+        looks.before(first)
         for step in range(first, steps):
-            if patience and best and best.since >= patience:
+            if looks.enough():
                 break
             began = time.perf_counter()
-            rate = lr * schedule.at(step, steps)
+            # forward and backward passes on the step's batches: gradients, and nothing else changes
             loss = _gradients(workers, source, step, accumulate, batch, seed)
             if step == first:
                 _check_reached(params)
-            with guard.step():
+            with guard.step():  # from here on the step is done as a whole
+                # the first norms are noted, for an adapter's report
                 if step - first < WATCHED:
                     for handle in handles:
                         handle.observe()
+                # all gradients together are no longer than `clip`
                 if clip is not None:
                     clip_gradients(params, clip)
+                # the methods, the optimizer at this step's rate, the methods again
                 for handle in handles:
                     handle.before_step(step, steps)
+                rate = lr * schedule.at(step, steps)
                 opt.step(rate)
                 for handle in handles:
                     handle.after_step(step, steps)
-                history.loss.append(loss)
-                history.lr.append(rate)
-                history.seconds.append(time.perf_counter() - began)
-            look(step + 1)
-            if checkpoint and saved and (step + 1) % checkpoint.every == 0:
-                saved.save()
+                history.add(loss, rate, time.perf_counter() - began)
+            # an evaluation, if one is due, and whoever watches
+            looks.after(step + 1)
+            # the state, for a run that is stopped
+            if saved:
+                saved.after(step + 1)
             show.update(step + 1, f"loss {loss:.3f}")
         if saved:
             saved.save()
@@ -209,20 +189,37 @@ def fit(
     return history
 
 
-def _check_settings(
-    keep: str | None, patience: int | None, evaluate_every: int | None, evaluation: Any, watch: Any
-) -> None:  # fmt: skip
-    """Refuse what does not go together, before anything is done."""
-    for name, called in (("evaluation", evaluation), ("watch", watch)):
-        if called is not None and not callable(called):
-            raise ValueError(f"{name}= must be a function, got {called!r:.60}")
-    for name, given in (("keep", keep), ("patience", patience), ("evaluate_every", evaluate_every)):
-        if given is not None and evaluation is None:
-            raise ValueError(f"{name}= needs evaluation=, a function of the model")
-    if keep is not None and not (isinstance(keep, str) and keep):
-        raise ValueError(f"keep= must name a number of the evaluation, got {keep!r}")
-    if patience and not keep:
-        raise ValueError("patience= needs keep=: which number of the evaluation is to get better")
+def _default_rate(handles: list[Any]) -> float:
+    """That of the method attached last."""
+    if not handles:
+        raise ValueError("fit needs lr=: no method is attached whose default could be taken")
+    rate: float = handles[-1].method.lr
+    return rate
+
+
+def _trained(model: Module) -> list[tuple[str, Any]]:
+    """(path, Parameter) of what trains, of which there must be some."""
+    params = trainable(model)
+    if not params:
+        raise ValueError(
+            "nothing in the model trains: attach a method first, e.g. attach(model, LoRA())"
+        )
+    return params
+
+
+def _state(
+    checkpoint: Checkpoint, asked: dict[str, Any], model: Any, source: Source, opt: Optimizer,
+    looks: Looks,
+) -> State:  # fmt: skip
+    """The run's state on disk; it belongs to these settings, methods, frozen arrays and data."""
+    handles = list(model.handles)
+    settings = asked | {
+        "methods": [repr(handle.method) for handle in handles],
+        "frozen": fingerprint(_frozen(model)),
+        "data": fingerprint(_arrays(source.batch(0, asked["batch"], asked["seed"]))),
+    }
+    path, every = Path(checkpoint.path), checkpoint.every
+    return State(path, every, settings, opt, handles, looks.history, looks.best)
 
 
 def _gradients(
@@ -247,20 +244,6 @@ def _gradients(
                 raise NonFiniteLoss(_diagnose(workers.model, data, seed, step, part))
             total, first = total + loss, False
     return total
-
-
-def _numbers(found: Any, step: int) -> dict[str, float]:
-    """What an evaluation returned, as Python's own numbers, and the step."""
-    if not isinstance(found, Mapping):
-        raise TypeError(f"evaluation= must return a dict of numbers, got {found!r:.60}")
-    told: dict[str, float] = {"step": float(step)}
-    for name, value in found.items():
-        if name == "step":
-            raise ValueError("evaluation= returns 'step', which the history has already")
-        if isinstance(value, bool) or not isinstance(value, numbers.Real):
-            raise TypeError(f"evaluation= must return numbers, but {name!r} is {value!r:.60}")
-        told[name] = int(value) if is_whole(value) else float(value)
-    return told
 
 
 def _check_reached(params: list[tuple[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""What a run keeps: the state on disk that it can go on from, and its best weights.
+"""A run on disk, which it can go on from, and what holds however it ends.
 
 Every state, on disk or in memory, is that of a whole step: what changes it runs `unbroken`.
 """
@@ -6,7 +6,6 @@ Every state, on disk or in memory, is that of a whole step: what changes it runs
 from __future__ import annotations
 
 import json
-import math
 import platform
 import signal
 import threading
@@ -19,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from minipeft.backend import Array, to_numpy, xp_of
+from minipeft.backend import to_numpy, xp_of
 from minipeft.checks import settle, whole
 from minipeft.display.progress import Progress
 from minipeft.engine.blas import in_force
@@ -32,6 +31,7 @@ from minipeft.storage.checkpoint import (
     version_of,
 )
 from minipeft.storage.files import check_writable, sweep
+from minipeft.training.looks import Best
 from minipeft.training.optim import Optimizer
 
 VERSION = 1  # of the format of a training state
@@ -56,50 +56,6 @@ def unbroken() -> Iterator[None]:
             signal.raise_signal(signal.SIGINT)
 
 
-@dataclass
-class Best:
-    """The best weights that the evaluations of a run have found.
-
-    key  which number of the evaluation decides: "loss" is best low, others are best high
-    """
-
-    key: str
-    params: list[tuple[str, Any]]
-    value: float = -math.inf
-    since: int = 0  # evaluations since then
-    weights: dict[str, Array] | None = None
-
-    def look(self, found: dict[str, float]) -> None:
-        """Take note of an evaluation; of two equals the first stays."""
-        if self.key not in found:
-            have = ", ".join(k for k in found if k != "step") or "nothing"
-            raise ValueError(f"keep={self.key!r}, but the evaluation returns {have}")
-        value = -found[self.key] if self.key == "loss" else found[self.key]
-        if value > self.value:
-            self.weights = {name: p.data.copy() for name, p in self.params}
-            self.value, self.since = value, 0
-        else:
-            self.since += 1
-
-    def put_back(self) -> None:
-        """Give the parameters their best values."""
-        for name, p in self.params:
-            if self.weights is not None:
-                p.data = self.weights[name]
-
-    def saved(self) -> dict[str, Array]:
-        """The best weights, for a state."""
-        return self.weights or {}
-
-    def load(self, weights: dict[str, Any], history: Any) -> None:
-        """Take back the weights, and the count from the history."""
-        if not weights:
-            return
-        for found in history.evaluations:
-            self.look(found)
-        self.weights = {n: xp_of(p.data).asarray(weights[n]) for n, p in self.params}
-
-
 @dataclass(frozen=True)
 class Checkpoint:
     """The file of a run's state, and after how many steps it is written again."""
@@ -115,11 +71,13 @@ class Checkpoint:
 class State:
     """A run on disk: what trains, the optimizer's and the methods' arrays, the history.
 
+    every     after how many steps it is saved again
     settings  what must be the same for the run to go on; they are in the file
     Raises  OSError if the file cannot be written: now, not after hours
     """
 
     path: Path
+    every: int
     settings: dict[str, Any]
     opt: Optimizer
     handles: list[Any]
@@ -160,6 +118,11 @@ class State:
         }
         save_arrays(self.path, arrays, facts)
         self.saved = done
+
+    def after(self, done: int) -> None:
+        """After so many steps."""
+        if done % self.every == 0:
+            self.save()
 
     def resume(self) -> int:
         """Go back to a saved state, if there is one; returns the steps done.

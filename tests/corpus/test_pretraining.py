@@ -185,7 +185,7 @@ def test_a_bert_s_second_leg_hides_other_shares(small, monkeypatch, tmp_path):
 
     def watched(model, train, *, evaluation, **settings):
         hiding = [(rows.rate, rows.last) for rows in (train.rows, train.long)]
-        seen.append((*hiding, evaluation(model)))
+        seen.append((*hiding, evaluation.of(model)))
         return fit(model, train, evaluation=evaluation, **settings)
 
     monkeypatch.setattr(recipes, "fit", watched)
@@ -319,10 +319,11 @@ def test_a_stopped_run_goes_on_to_the_same_model(small, tmp_path, monkeypatch):
             calls.append(1)
             if len(calls) == 3:
                 raise KeyboardInterrupt
-            return settings["evaluation"](m)
+            return settings["evaluation"].of(m)
 
-        file = Checkpoint(settings["checkpoint"], 1)
-        return fit(model, source, **settings | {"checkpoint": file, "evaluation": evaluation})
+        settings["checkpoint"] = Checkpoint(settings["checkpoint"], 1)
+        judged = replace(settings["evaluation"], of=evaluation)
+        return fit(model, source, **settings | {"evaluation": judged})
 
     monkeypatch.setattr(recipes, "fit", failing)
     with pytest.raises(KeyboardInterrupt):

@@ -150,14 +150,14 @@ def test_a_step_s_time_is_the_median(monkeypatch):
 def test_what_isjudged_on_the_way_is_a_part_of_the_validation_split():
     model, task = load_model("tiny-gpt"), get_task("remap-route")
     whole = evaluate(model, task, "validation", n=JUDGED)["accuracy"]
-    assert judge(task)(model) == {"accuracy": whole}
+    assert judge(task).of(model) == {"accuracy": whole}
     assert judge(get_task("unscramble")) is None  # texts would have to be generated
 
 
 def test_once_enough_are_right_nobody_looks_again(monkeypatch):
     rights = iter([40.0, 96.0])
     monkeypatch.setattr("minipeft.course.compare.accuracy", lambda *_: next(rights))
-    ask = judge(get_task("remap-route"))
+    ask = judge(get_task("remap-route")).of
     model = load_model("tiny-gpt")
     assert [ask(model)["accuracy"] for _ in range(4)] == [40.0, 96.0, 96.0, 96.0]
 

@@ -27,6 +27,7 @@ from minipeft.nn import Linear, Module
 from minipeft.storage.checkpoint import load_arrays
 from minipeft.training.batches import TaskBatches
 from minipeft.training.evaluation import evaluate, mean_loss
+from minipeft.training.looks import Evaluation
 from minipeft.training.loop import fit
 from minipeft.training.resume import machine
 from tests.tiny import Rows, Sounds, gpt, tokenizer
@@ -212,7 +213,8 @@ def test_an_evaluation_inside_fit_is_the_one_outside(seen):
     def evaluation(m):
         return {"loss": mean_loss(m, source, 5)}
 
-    fit(model, Rows(VOCAB), steps=2, batch=3, evaluate_every=1, evaluation=evaluation, quiet=True)
+    fit(model, Rows(VOCAB), steps=2, batch=3, evaluation=Evaluation(evaluation, every=1),
+        quiet=True)  # fmt: skip
     assert found == [72, 120, 120] * 2  # two batches hold the six examples
 
 

@@ -15,6 +15,7 @@ from minipeft.nn.finite import NonFinite, NonFiniteLoss
 from minipeft.storage.checkpoint import load_arrays
 from minipeft.training import loop as train
 from minipeft.training import resume, step
+from minipeft.training.looks import Evaluation
 from minipeft.training.loop import fit
 from minipeft.training.optim import AdamW
 from minipeft.training.resume import Checkpoint, unbroken
@@ -75,8 +76,8 @@ def test_gradients_that_an_evaluation_leaves_do_not_count():
         leave_gradients(model)
         return {"x": 1.0}
 
-    whole, wanted = run(evaluation=lambda m: {"x": 1.0}, evaluate_every=1)
-    history, got = run(evaluation=evaluation, evaluate_every=1, watch=lambda step: None)
+    whole, wanted = run(evaluation=Evaluation(lambda m: {"x": 1.0}, every=1))
+    history, got = run(evaluation=Evaluation(evaluation, every=1), watch=lambda step: None)
     assert history.loss == whole.loss and same(got, wanted)
 
 
@@ -260,7 +261,7 @@ def test_an_evaluation_that_was_stopped_is_made_later(tmp_path):
                 raise KeyboardInterrupt
             return {"loss": found[-1]}
 
-        return {"evaluation": evaluation, "evaluate_every": 2, "keep": "loss"}, found
+        return {"evaluation": Evaluation(evaluation, every=2, keep="loss")}, found
 
     whole, wanted = run(6, start(), **judged()[0])
     for stop in (1, 2, 3):
@@ -282,7 +283,7 @@ def test_the_best_weights_are_put_back_when_a_run_is_stopped(tmp_path):
         seen.append(values(model))
         return {"loss": abs(len(seen) - 2)}  # best at the second step
 
-    settings = {"evaluation": evaluation, "evaluate_every": 1, "keep": "loss"}
+    settings = {"evaluation": Evaluation(evaluation, every=1, keep="loss")}
     whole, wanted = run(7, start(), **settings)
     for file in (None, tmp_path / "state"):
         del seen[:]

@@ -21,6 +21,7 @@ from minipeft.training import loop as train
 from minipeft.training import malloc
 from minipeft.training.batches import IGNORE, Batch, TaskBatches, TokenBatches
 from minipeft.training.evaluation import evaluate, mean_loss
+from minipeft.training.looks import Evaluation
 from minipeft.training.loop import fit
 from minipeft.training.optim import Schedule
 from minipeft.training.resume import Checkpoint
@@ -252,7 +253,7 @@ def test_the_rate_of_the_last_method_is_the_default():
 
 
 def test_the_evaluation_is_called_when_due_and_at_the_end():
-    history, _ = run(5, evaluate_every=2, evaluation=lambda m: {"x": m.config.width})
+    history, _ = run(5, evaluation=Evaluation(lambda m: {"x": m.config.width}, every=2))
     assert history.evaluations == [{"step": s, "x": 16} for s in (2.0, 4.0, 5.0)]
     history, _ = run(3, evaluation=lambda m: {"x": 1.0})
     assert history.evaluations == [{"step": 3.0, "x": 1.0}]
@@ -744,29 +745,29 @@ def scripted(*losses):
 
 def test_the_best_weights_are_kept():
     evaluation, seen = scripted(3.0, 1.0, 2.0, 1.0)
-    history, end = run(4, evaluation=evaluation, evaluate_every=1, keep="loss")
+    history, end = run(4, evaluation=Evaluation(evaluation, 1, "loss"))
     assert len(history.loss) == 4 and same(end, seen[1]) and not same(end, seen[3])
     evaluation, seen = scripted(3.0, 1.0, 2.0, 1.0)
-    assert same(run(4, evaluation=evaluation, evaluate_every=1)[1], seen[3])
+    assert same(run(4, evaluation=Evaluation(evaluation, every=1))[1], seen[3])
 
     def accuracy(model):
         return {"accuracy": -evaluation(model)["loss"]}
 
     evaluation, seen = scripted(3.0, 1.0, 2.0, 5.0)
-    assert same(run(4, evaluation=accuracy, evaluate_every=1, keep="accuracy")[1], seen[1])
+    assert same(run(4, evaluation=Evaluation(accuracy, 1, "accuracy"))[1], seen[1])
 
 
 def test_patience_ends_a_run():
     evaluation, seen = scripted(3.0, 1.0, 2.0, 1.5, 0.1)
-    history, end = run(9, evaluation=evaluation, evaluate_every=1, keep="loss", patience=2)
+    history, end = run(9, evaluation=Evaluation(evaluation, 1, "loss", patience=2))
     assert len(history.loss) == 4 and same(end, seen[1])
 
 
 def test_the_best_weights_survive_an_interruption(tmp_path):
     losses, state = (3.0, 1.0, 2.0, 2.5, 2.6, 2.7), tmp_path / "state.safetensors"
-    settings = {"evaluate_every": 1, "keep": "loss", "patience": 4}
+    settings = {"every": 1, "keep": "loss", "patience": 4}
     evaluation, seen = scripted(*losses)
-    whole, end = run(9, evaluation=evaluation, **settings)
+    whole, end = run(9, evaluation=Evaluation(evaluation, **settings))
 
     class Stop(Exception):
         pass
@@ -779,20 +780,18 @@ def test_the_best_weights_survive_an_interruption(tmp_path):
         return three(model)
 
     with pytest.raises(Stop):
-        run(9, evaluation=stopping, checkpoint=Checkpoint(state, every=1), **settings)
+        run(9, evaluation=Evaluation(stopping, **settings), checkpoint=Checkpoint(state, 1))
     rest, _ = scripted(*losses[3:])
-    again, resumed = run(9, evaluation=rest, checkpoint=Checkpoint(state, every=1), **settings)
+    rest = Evaluation(rest, **settings)
+    again, resumed = run(9, evaluation=rest, checkpoint=Checkpoint(state, 1))
     assert again.loss == whole.loss and again.evaluations == whole.evaluations
     assert same(resumed, end) and same(end, seen[1])
 
 
 def test_keeping_needs_an_evaluation_with_that_number():
-    for name, value in (("keep", "loss"), ("patience", 1), ("evaluate_every", 1)):
-        with pytest.raises(ValueError, match=f"{name}= needs evaluation="):
-            run(1, **{name: value})
     with pytest.raises(ValueError, match="keep= must name a number of the evaluation, got ''"):
-        run(1, evaluation=lambda m: {}, keep="")
+        Evaluation(lambda m: {}, keep="")
     with pytest.raises(ValueError, match="patience= needs keep="):
-        run(1, evaluation=lambda m: {}, patience=1)
+        Evaluation(lambda m: {}, patience=1)
     with pytest.raises(ValueError, match="keep='f1', but the evaluation returns loss, accuracy"):
-        run(1, evaluation=lambda m: {"loss": 1.0, "accuracy": 2.0}, keep="f1")
+        run(1, evaluation=Evaluation(lambda m: {"loss": 1.0, "accuracy": 2.0}, keep="f1"))

@@ -10,6 +10,7 @@ import pytest
 from minipeft.contract import attach
 from minipeft.methods import AdaLoRA, LoRA, QLoRA
 from minipeft.storage.checkpoint import CheckpointError, load_arrays, save_arrays
+from minipeft.training.looks import Evaluation
 from minipeft.training.loop import fit
 from tests.fuzz import in_time
 from tests.tiny import Rows, gpt, tokenizer
@@ -29,7 +30,7 @@ def started(*methods):
 
 
 def run(model, file, steps=3, task=None, **settings):
-    evaluation = {"evaluation": lambda m: {"loss": 1.0}, "evaluate_every": 1, "keep": "loss"}
+    evaluation = {"evaluation": Evaluation(lambda m: {"loss": 1.0}, every=1, keep="loss")}
     task = task or Rows(tokenizer().vocab_size)
     return fit(model, task, steps=steps, lr=0.02, batch=2, quiet=True, checkpoint=file,
                **evaluation | settings)  # fmt: skip

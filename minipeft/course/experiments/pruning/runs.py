@@ -21,6 +21,7 @@ from minipeft.methods.masks import kept, parts, top
 from minipeft.tasks import get_task
 from minipeft.training.batches import task_batches
 from minipeft.training.evaluation import evaluate
+from minipeft.training.looks import Evaluation
 from minipeft.training.loop import fit
 from minipeft.training.optim import Schedule
 
@@ -238,12 +239,13 @@ def tickets(s: Settings) -> Outcome:
     other = dict(DigitNet(*LENET, seed=seed + 100).named_parameters())
     out: dict[str, Any] = {"data": source, "left": [], "rounds": list(CONTROLS)}
 
+    judged = Evaluation(lambda m: {"accuracy": accuracy(m, validation)}, every=EVERY)
+
     def run(name: str) -> None:
         """Train with the masks as they are; the test score and when LEARNT was reached."""
         history = fit(net, data, steps=s["steps"], lr=1.2e-3, batch=60,
                       schedule=Schedule("constant", 0.0), clip=None, seed=seed, quiet=True,
-                      evaluate_every=EVERY,
-                      evaluation=lambda m: {"accuracy": accuracy(m, validation)})  # fmt: skip
+                      evaluation=judged)  # fmt: skip
         out.setdefault(name, []).append(accuracy(net, test))
         soon = [e["step"] for e in history.evaluations if e["accuracy"] >= LEARNT]
         out.setdefault(f"{name}_steps", []).append(soon[0] if soon else s["steps"])

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from minipeft.contract import attach
-from minipeft.course.compare import DEFAULT, EVERY, Plan, judge, learnt
+from minipeft.course.compare import DEFAULT, Plan, judge, learnt
 from minipeft.course.experiments.runner import Experiment, Outcome, Results, Settings, base
 from minipeft.methods import METHODS
 from minipeft.tasks import get_task
@@ -93,7 +93,7 @@ def route(settings: Settings) -> Outcome:
     with attach(base(), method):
         history = fit(
             base(), source, steps=plan.steps, lr=lr, batch=plan.batch, seed=seed, quiet=True,
-            evaluate_every=EVERY, evaluation=judge(task),
+            evaluation=judge(task),
         )  # fmt: skip
         score = evaluate(base(), task, "validation", n=VALIDATION)
     return {"accuracy": score["accuracy"], "loss": score["loss"],

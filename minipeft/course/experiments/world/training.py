@@ -19,6 +19,7 @@ from minipeft.nn import Module, Parameter, init
 from minipeft.tasks import Example, get_task
 from minipeft.training.batches import TaskBatches, task_batches
 from minipeft.training.evaluation import evaluate, mean_loss
+from minipeft.training.looks import Evaluation
 from minipeft.training.loop import fit
 
 
@@ -101,8 +102,8 @@ def overfit(s: Settings) -> Outcome:
     other = task_batches(model, task, "validation", TEST, 0)
     with attach(model, Full()):
         history = fit(
-            model, train, steps=300, seed=seed, quiet=True, evaluate_every=20,
-            evaluation=lambda m: {"other": mean_loss(m, other)},
+            model, train, steps=300, seed=seed, quiet=True,
+            evaluation=Evaluation(lambda m: {"other": mean_loss(m, other)}, every=20),
         )  # fmt: skip
         there = mean_loss(model, train)
     curve = [e["other"] for e in history.evaluations]
