@@ -51,8 +51,9 @@ MOVED = {  # modules of before 0.2 -> where what was in them is now
         "reviews",
     )},
     **{f"experiments.{old}": f"course.experiments.{new}" for old, new in {
-        "activations": "activations", "baselines": "bases.counted_words", "claims": "claims",
-        "digit_net": "subspaces.digit_net", "ladder": "bases.ladder",
+        "activations": "activations and minipeft.contract.watching", "claims": "claims",
+        "baselines": "bases.counted_words", "digit_net": "subspaces.digit_net",
+        "ladder": "bases.ladder",
         "learning_rates": "rates.runs", "lora": "lora.runs", "lora_claims": "lora.claims",
         "lora_family": "lora_family.runs", "lora_family_claims": "lora_family.claims",
         "probes": "bases.probes", "pruning": "pruning.runs", "pruning_claims": "pruning.claims",
