@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
@@ -25,12 +25,25 @@ class Batch:
             nothing is learnt; (B,) classes for a linear head
     mask    (B, T) true where an id is real
     rows    (B,) numbers of the examples, where the same number always is the same text
+    more    what else a loss of its own asks for, by name: arrays with B rows, as all options of
+            each example
     """
 
     ids: np.ndarray
     labels: np.ndarray
     mask: np.ndarray
     rows: np.ndarray | None = None
+    more: Mapping[str, np.ndarray] | None = None
+
+    def part(self, cut: slice) -> Batch:
+        """Some of its rows."""
+        return Batch(
+            self.ids[cut],
+            self.labels[cut],
+            self.mask[cut],
+            None if self.rows is None else self.rows[cut],
+            None if self.more is None else {name: a[cut] for name, a in self.more.items()},
+        )
 
 
 class Source(Protocol):

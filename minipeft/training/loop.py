@@ -23,7 +23,7 @@ from minipeft.training.looks import Evaluation, Looks
 from minipeft.training.malloc import trimmed, tune_malloc
 from minipeft.training.optim import Optimizer, Schedule, clip_gradients, get_optimizer
 from minipeft.training.resume import Checkpoint, Guard, State
-from minipeft.training.step import Workers, label_count, loss_of
+from minipeft.training.step import Loss, Workers, label_count, loss_of
 
 WATCHED = 10  # first steps whose gradient norms an adapter's report shows
 
@@ -78,6 +78,7 @@ def fit(
     schedule: str | Schedule = "linear",
     clip: float | None = 1.0,
     accumulate: int = 1,
+    loss: Loss | None = None,
     smoothing: float = 0.0,
     recompute: bool = False,
     threads: int = 1,
@@ -99,6 +100,10 @@ def fit(
                 with a warm-up of another length
     clip        the largest joint norm of the gradients, None for no limit
     accumulate  batches per step: the same as one of so many times the size, in less memory
+    loss        a function of the model and a Batch, instead of the cross-entropy of the labels. It
+                returns a mean over the batch's labels: a part of a step's data, as of a thread,
+                weighs as much as it has labels. What else it needs is in the source's Batch.more
+    smoothing   of the labels, for the cross-entropy
     recompute   keep no activations inside blocks; backward makes them again: less memory, more time
     threads     parts of a batch that are worked on at once; results depend on it in their last bits
     cached      keep what the frozen lower blocks make of each example, and run them only once
@@ -122,6 +127,7 @@ def fit(
         checkpoint = Checkpoint(checkpoint)
     if watch is not None and not callable(watch):
         raise ValueError(f"watch= must be a function, got {watch!r:.60}")
+    objective = _loss(loss, smoothing, cached)
     tune_malloc()
     handles = list(model.handles)
     lr = _default_rate(handles) if lr is None else lr
@@ -142,6 +148,8 @@ def fit(
             "decay": decay, **vars(schedule), "clip": clip, "accumulate": accumulate,
             "smoothing": smoothing, "threads": threads, "keep": evaluation and evaluation.keep,
         }  # fmt: skip
+        if loss:
+            asked["loss"] = getattr(loss, "__qualname__", type(loss).__name__)
         saved = _state(checkpoint, asked, model, source, opt, looks)
         with blas_threads(cores):
             first = saved.resume()
@@ -150,7 +158,7 @@ def fit(
         blas_threads(cores),
         trimmed(),
         Guard(model, saved, looks.best, show) as guard,
-        Workers(model, params, threads, smoothing, recompute, cached) as workers,
+        Workers(model, params, threads, recompute, cached, objective) as workers,
     ):
         looks.before(first)
         for step in range(first, steps):
@@ -158,7 +166,7 @@ def fit(
                 break
             began = time.perf_counter()
             # forward and backward passes on the step's batches: gradients, and nothing else changes
-            loss = _gradients(workers, source, step, accumulate, batch, seed)
+            value = _gradients(workers, source, step, accumulate, batch, seed)
             if step == first:
                 _check_reached(params)
             with guard.step():  # from here on the step is done as a whole
@@ -176,17 +184,31 @@ def fit(
                 opt.step(rate)
                 for handle in handles:
                     handle.after_step(step, steps)
-                history.add(loss, rate, time.perf_counter() - began)
+                history.add(value, rate, time.perf_counter() - began)
             # an evaluation, if one is due, and whoever watches
             looks.after(step + 1)
             # the state, for a run that is stopped
             if saved:
                 saved.after(step + 1)
-            show.update(step + 1, f"loss {loss:.3f}")
+            show.update(step + 1, f"loss {value:.3f}")
         if saved:
             saved.save()
     show.done(f"loss {history.loss[-1]:.3f}")
     return history
+
+
+def _loss(loss: Loss | None, smoothing: float, cached: bool) -> Loss:
+    """The loss asked for, or the cross-entropy."""
+    if loss is None:
+        return partial(loss_of, smoothing=smoothing)
+    if not callable(loss):
+        raise ValueError(f"loss= must be a function of the model and a batch, got {loss!r:.60}")
+    if smoothing:
+        raise ValueError("smoothing= is for the cross-entropy: loss= takes its place")
+    if cached:  # it may run the model on other ids than the batch's
+        raise ValueError("cached=True holds hidden states for the cross-entropy alone: leave it "
+                         "out with loss=")  # fmt: skip
+    return loss
 
 
 def _default_rate(handles: list[Any]) -> float:
@@ -241,7 +263,7 @@ def _gradients(
         if counts[part]:
             loss = workers.gradients(data, Rng(seed, "dropout", step, part), sum(counts), first)
             if not math.isfinite(loss):
-                raise NonFiniteLoss(_diagnose(workers.model, data, seed, step, part))
+                raise NonFiniteLoss(_diagnose(workers, data, seed, step, part))
             total, first = total + loss, False
     return total
 
@@ -256,10 +278,10 @@ def _check_reached(params: list[tuple[str, Any]]) -> None:
         )
 
 
-def _diagnose(model: Any, batch: Batch, seed: int, step: int, part: int) -> str:
+def _diagnose(workers: Workers, batch: Batch, seed: int, step: int, part: int) -> str:
     """Run the batch again and find where the first non-finite number appears."""
     with running(rng=Rng(seed, "dropout", step, part)):
-        began = where_it_began(model, partial(loss_of, model, batch))
+        began = where_it_began(workers.model, partial(workers.loss, workers.model, batch))
     return (
         f"the loss is not finite at step {step} (seed {seed}, batch of {len(batch.ids)} rows, "
         f"first ids {batch.ids[0, :8].tolist()}). {began}. A smaller lr, or clip=1.0, is the usual "
@@ -268,7 +290,9 @@ def _diagnose(model: Any, batch: Batch, seed: int, step: int, part: int) -> str:
 
 
 def _arrays(batch: Batch) -> dict[str, Array]:
-    return {name: a for name, a in vars(batch).items() if a is not None and name != "rows"}
+    """What a batch trains on; the numbers of its examples are left out."""
+    own = {name: getattr(batch, name) for name in ("ids", "labels", "mask")}
+    return own | {f"more:{name}": a for name, a in (batch.more or {}).items()}
 
 
 def _frozen(model: Module) -> dict[str, Array]:

@@ -185,7 +185,7 @@ class State:
             version_of(self.path, facts, VERSION)
         elif isinstance(there.get("methods"), list):  # when fp4-bnb was called fp4
             there["methods"] = [str(m).replace("'fp4'", "'fp4-bnb'") for m in there["methods"]]
-        wanted = json.loads(json.dumps(self.settings))
+        wanted = {"loss": None} | json.loads(json.dumps(self.settings))  # None: the cross-entropy
         other = [k for k in wanted if there.get(k) != wanted[k]]
         if other:
             odd = "; ".join(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import Any
@@ -13,6 +14,9 @@ from minipeft.backend import Array, Rng, xp_of
 from minipeft.engine import Tensor, context, fused, running
 from minipeft.training.batches import IGNORE, Batch
 from minipeft.training.hidden import HiddenStates
+
+# of a model and a batch: a mean over the batch's labels that count
+Loss = Callable[[Any, Batch], Tensor]
 
 
 def loss_of(model: Any, batch: Batch, smoothing: float = 0.0) -> Tensor:
@@ -65,11 +69,11 @@ class Workers:
     """
 
     def __init__(
-        self, model: Any, params: list[tuple[str, Any]], threads: int, smoothing: float,
-        recompute: bool, cached: bool,
+        self, model: Any, params: list[tuple[str, Any]], threads: int, recompute: bool,
+        cached: bool, loss: Loss,
     ) -> None:  # fmt: skip
         self.model, self.params = model, params
-        self.smoothing, self.recompute = smoothing, recompute
+        self.recompute, self.loss = recompute, loss
         self.states = HiddenStates(model) if cached else None
         self.pool = ThreadPoolExecutor(threads) if threads > 1 else None
         self.threads = threads
@@ -135,7 +139,9 @@ class Workers:
             running(rng=rng, recompute=self.recompute, hidden=hidden),
             np.errstate(all="ignore"),
         ):
-            loss = loss_of(self.model, data, self.smoothing)
+            loss = self.loss(self.model, data)
+            if not isinstance(loss, Tensor) or loss.shape:
+                raise TypeError(f"loss= must return a Tensor of one number, got {loss!r:.60}")
             if weight != 1:
                 loss = loss * weight
             for handle in self.model.handles if penalties else ():
@@ -151,11 +157,7 @@ def _parts(data: Batch, n: int) -> list[tuple[slice, Batch]]:
     """The batch cut into n parts by rows, (which, part); those left out that hold no label."""
     cuts = np.linspace(0, len(data.ids), n + 1).round().astype(int).tolist()
     which = [slice(a, b) for a, b in zip(cuts, cuts[1:], strict=False) if a < b]
-    parts = [
-        (cut, Batch(data.ids[cut], data.labels[cut], data.mask[cut],
-                    None if data.rows is None else data.rows[cut]))
-        for cut in which
-    ]  # fmt: skip
+    parts = [(cut, data.part(cut)) for cut in which]
     return [(cut, part) for cut, part in parts if label_count(part)]
 
 

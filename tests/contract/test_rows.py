@@ -64,7 +64,7 @@ def test_threads_take_the_rows_and_what_is_off(settings):
     for threads in (1, 2, 3):
         with (
             running(**{name: [called[c] for c in value] for name, value in settings.items()}),
-            Workers(model, params, threads, 0.0, False, False) as workers,
+            Workers(model, params, threads, False, False, loss_of) as workers,
         ):
             loss = workers.gradients(data, Rng(0))
         found.append((loss, {path: p.grad for path, p in params}))
@@ -80,7 +80,7 @@ def test_threads_take_the_rows_and_what_is_off(settings):
                 np.testing.assert_allclose(parts[path], g, rtol=1e-9, atol=1e-13, err_msg=path)
     with (
         running(rows=[None] * 5),
-        Workers(model, params, 2, 0.0, False, False) as workers,
+        Workers(model, params, 2, False, False, loss_of) as workers,
         pytest.raises(ValueError, match="names 5 rows, the batch has 4"),
     ):
         workers.gradients(data, Rng(0))

@@ -14,7 +14,7 @@ from minipeft.methods import LoRA
 from minipeft.nn.finite import NonFinite, NonFiniteLoss
 from minipeft.storage.checkpoint import load_arrays
 from minipeft.training import loop as train
-from minipeft.training import resume, step
+from minipeft.training import resume
 from minipeft.training.looks import Evaluation
 from minipeft.training.loop import fit
 from minipeft.training.optim import AdamW
@@ -185,8 +185,8 @@ def interrupt_in(monkeypatch, owner, name, when):
 @pytest.mark.parametrize(
     ("owner", "name", "when", "steps"),
     [
-        (step, "loss_of", 1, 0),
-        (step, "loss_of", 4, 3),  # in the forward pass: the step has changed nothing yet
+        (train, "loss_of", 1, 0),
+        (train, "loss_of", 4, 3),  # in the forward pass: the step has changed nothing yet
         (train, "clip_gradients", 4, 4),  # later: it is done first
         (AdamW, "_update", 3 * TRAINED + 2, 4),
     ],

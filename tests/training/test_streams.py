@@ -122,7 +122,7 @@ def test_each_thread_has_its_rows_and_a_stream_of_its_own():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(layers, "dropout_factors", draw)
-        with Workers(model, trainable(model), 3, 0.0, False, False) as workers:
+        with Workers(model, trainable(model), 3, False, False, loss_of) as workers:
             workers.gradients(data, Rng(0, "dropout", 7, 1))
     paths = {path for found in seen.values() for path in found}
     assert paths == {("dropout", 7, 1, "part", i) for i in range(3)}
