@@ -9,12 +9,14 @@ from minipeft.engine.explain import explain_grad
 from minipeft.engine.graph import tape
 from minipeft.engine.op import op
 from minipeft.engine.recompute import recompute
+from minipeft.engine.summation import einsum
 from minipeft.engine.tensor import Tensor, context, grad, no_grad, running
 
 __all__ = [
     "GradError",
     "Tensor",
     "context",
+    "einsum",
     "explain_grad",
     "fused",
     "grad",

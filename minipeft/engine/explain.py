@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from minipeft.backend import Array, xp_of
-from minipeft.engine.tensor import Node, Tensor, _topological, _walk
+from minipeft.engine.tensor import Node, Tensor, topological, walk
 
 
 def explain_grad(
@@ -22,7 +22,7 @@ def explain_grad(
     """
     if y._node is None:
         return "nothing was recorded: no input requires a gradient, or no_grad() was on"
-    order = _topological(y._node)  # inputs before outputs
+    order = topological(y._node)  # inputs before outputs
     if not parameter.requires_grad:
         users = [n.name for n in order if isinstance(n, Node)
                  and any(t is parameter for t in n.pruned)]  # fmt: skip
@@ -43,9 +43,7 @@ def explain_grad(
     while way[-1] is not parameter:
         parents = [p for p in way[-1].parents if p is not None]
         way.append(min(parents, key=lambda p: steps.get(id(p), math.inf)))
-    norms = {
-        id(n): float(xp_of(t).linalg.norm(t.reshape(-1))) for n, t, _ in _walk(y, g, True, way)
-    }
+    norms = {id(n): float(xp_of(t).linalg.norm(t.reshape(-1))) for n, t, _ in walk(y, g, True, way)}
     rows = [("operation", "output", "|gradient|")]
     rows += [
         (n.name if isinstance(n, Node) else name, str(n.shape), f"{norms[id(n)]:.2e}") for n in way

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from minipeft.backend import is_array
-from minipeft.engine.tensor import Node, Tensor, _topological
+from minipeft.engine.tensor import Node, Tensor, topological
 
 
 class Kept(NamedTuple):
@@ -75,7 +75,7 @@ def tape(y: Tensor, names: Mapping[str, Tensor] | None = None) -> str:
     if y._node is None:
         return "(nothing recorded: no input requires a gradient, or no_grad() was on)"
     called = {id(p): name for name, p in (names or {}).items()}
-    order = _topological(y._node)[::-1]
+    order = topological(y._node)[::-1]
     number = {id(n): i for i, n in enumerate(n for n in order if isinstance(n, Node))}
 
     def label(t: Any) -> str:
@@ -109,7 +109,7 @@ def kept(y: Tensor) -> list[Kept]:
     An array that two operations hold counts once, at the one that backward reaches first.
     """
     seen: set[int] = set()
-    nodes = [] if y._node is None else _topological(y._node)[::-1]
+    nodes = [] if y._node is None else topological(y._node)[::-1]
     return [
         Kept(n.name, n.shape, held(n, seen), len(n.pruned)) for n in nodes if isinstance(n, Node)
     ][::-1]
@@ -117,4 +117,4 @@ def kept(y: Tensor) -> list[Kept]:
 
 def operations(y: Tensor) -> list[str]:
     """Names of the recorded operations below y, in the order in which they ran."""
-    return [] if y._node is None else [n.name for n in _topological(y._node) if isinstance(n, Node)]
+    return [] if y._node is None else [n.name for n in topological(y._node) if isinstance(n, Node)]

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from minipeft.backend import is_whole
 
-if TYPE_CHECKING:
-    from minipeft.engine.tensor import Tensor
-
+ops: Any = None  # the module ops.py, which is built on Tensor, puts itself here
 
 LOST = (
     "does not turn into an array by itself, because its gradient would be lost in silence. "
@@ -103,188 +101,185 @@ class Operators:
 
     # -- arithmetic -------------------------------------------------------------------------------
 
-    def __add__(self, other: Any) -> Tensor:
+    def __add__(self, other: Any) -> Self:
         return ops.add(self, other)
 
-    def __radd__(self, other: Any) -> Tensor:
+    def __radd__(self, other: Any) -> Self:
         return ops.add(other, self)
 
-    def __sub__(self, other: Any) -> Tensor:
+    def __sub__(self, other: Any) -> Self:
         return ops.sub(self, other)
 
-    def __rsub__(self, other: Any) -> Tensor:
+    def __rsub__(self, other: Any) -> Self:
         return ops.sub(other, self)
 
-    def __mul__(self, other: Any) -> Tensor:
+    def __mul__(self, other: Any) -> Self:
         return ops.mul(self, other)
 
-    def __rmul__(self, other: Any) -> Tensor:
+    def __rmul__(self, other: Any) -> Self:
         return ops.mul(other, self)
 
-    def __truediv__(self, other: Any) -> Tensor:
+    def __truediv__(self, other: Any) -> Self:
         return ops.div(self, other)
 
-    def __rtruediv__(self, other: Any) -> Tensor:
+    def __rtruediv__(self, other: Any) -> Self:
         return ops.div(other, self)
 
-    def __pow__(self, other: Any) -> Tensor:
+    def __pow__(self, other: Any) -> Self:
         return ops.pow(self, other)
 
-    def __rpow__(self, other: Any) -> Tensor:
+    def __rpow__(self, other: Any) -> Self:
         return ops.pow(other, self)
 
-    def __matmul__(self, other: Any) -> Tensor:
+    def __matmul__(self, other: Any) -> Self:
         return ops.matmul(self, other)
 
-    def __rmatmul__(self, other: Any) -> Tensor:
+    def __rmatmul__(self, other: Any) -> Self:
         return ops.matmul(other, self)
 
-    def __pos__(self) -> Tensor:
-        return self  # type: ignore[return-value]
+    def __pos__(self) -> Self:
+        return self
 
-    def __neg__(self) -> Tensor:
+    def __neg__(self) -> Self:
         return ops.neg(self)
 
-    def __abs__(self) -> Tensor:
+    def __abs__(self) -> Self:
         return ops.abs(self)
 
-    def __getitem__(self, index: Any) -> Tensor:
+    def __getitem__(self, index: Any) -> Self:
         return ops.getitem(self, index=index)
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[Self]:
         return (self[i] for i in range(len(self)))
 
     # -- elementwise ------------------------------------------------------------------------------
 
-    def exp(self) -> Tensor:
+    def exp(self) -> Self:
         return ops.exp(self)
 
-    def expm1(self) -> Tensor:
+    def expm1(self) -> Self:
         return ops.expm1(self)
 
-    def log(self) -> Tensor:
+    def log(self) -> Self:
         return ops.log(self)
 
-    def log1p(self) -> Tensor:
+    def log1p(self) -> Self:
         return ops.log1p(self)
 
-    def sin(self) -> Tensor:
+    def sin(self) -> Self:
         return ops.sin(self)
 
-    def cos(self) -> Tensor:
+    def cos(self) -> Self:
         return ops.cos(self)
 
-    def sqrt(self) -> Tensor:
+    def sqrt(self) -> Self:
         return ops.sqrt(self)
 
-    def tanh(self) -> Tensor:
+    def tanh(self) -> Self:
         return ops.tanh(self)
 
-    def sigmoid(self) -> Tensor:
+    def sigmoid(self) -> Self:
         return ops.sigmoid(self)
 
-    def relu(self) -> Tensor:
+    def relu(self) -> Self:
         return ops.relu(self)
 
-    def softplus(self) -> Tensor:
+    def softplus(self) -> Self:
         return ops.softplus(self)
 
-    def silu(self) -> Tensor:
+    def silu(self) -> Self:
         return ops.silu(self)
 
-    def abs(self) -> Tensor:
+    def abs(self) -> Self:
         return ops.abs(self)
 
-    def clip(self, low: float | None = None, high: float | None = None) -> Tensor:
+    def clip(self, low: float | None = None, high: float | None = None) -> Self:
         return ops.clip(self, low=low, high=high)
 
-    def astype(self, dtype: Any) -> Tensor:
+    def astype(self, dtype: Any) -> Self:
         return ops.astype(self, dtype=dtype)
 
     # -- reductions -------------------------------------------------------------------------------
 
-    def sum(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+    def sum(self, axis: Any = None, keepdims: bool = False) -> Self:
         return ops.sum(self, axis=axis, keepdims=keepdims)
 
-    def mean(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+    def mean(self, axis: Any = None, keepdims: bool = False) -> Self:
         return ops.mean(self, axis=axis, keepdims=keepdims)
 
-    def var(self, axis: Any = None, keepdims: bool = False, ddof: int = 0) -> Tensor:
+    def var(self, axis: Any = None, keepdims: bool = False, ddof: int = 0) -> Self:
         return ops.var(self, axis=axis, keepdims=keepdims, ddof=ddof)
 
-    def std(self, axis: Any = None, keepdims: bool = False, ddof: int = 0) -> Tensor:
+    def std(self, axis: Any = None, keepdims: bool = False, ddof: int = 0) -> Self:
         return ops.std(self, axis=axis, keepdims=keepdims, ddof=ddof)
 
-    def norm(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+    def norm(self, axis: Any = None, keepdims: bool = False) -> Self:
         return ops.norm(self, axis=axis, keepdims=keepdims)
 
-    def prod(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+    def prod(self, axis: Any = None, keepdims: bool = False) -> Self:
         return ops.prod(self, axis=axis, keepdims=keepdims)
 
-    def logsumexp(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+    def logsumexp(self, axis: Any = None, keepdims: bool = False) -> Self:
         return ops.logsumexp(self, axis=axis, keepdims=keepdims)
 
-    def max(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+    def max(self, axis: Any = None, keepdims: bool = False) -> Self:
         return ops.max(self, axis=axis, keepdims=keepdims)
 
-    def min(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+    def min(self, axis: Any = None, keepdims: bool = False) -> Self:
         return ops.min(self, axis=axis, keepdims=keepdims)
 
-    def cumsum(self, axis: int | None = None) -> Tensor:
+    def cumsum(self, axis: int | None = None) -> Self:
         return ops.cumsum(self, axis=axis)
 
     # -- shapes -----------------------------------------------------------------------------------
 
-    def reshape(self, *shape: Any) -> Tensor:
+    def reshape(self, *shape: Any) -> Self:
         return ops.reshape(self, shape=shape[0] if len(shape) == 1 else shape)
 
-    def flatten(self) -> Tensor:
+    def flatten(self) -> Self:
         return ops.reshape(self, shape=-1)
 
-    def ravel(self) -> Tensor:
+    def ravel(self) -> Self:
         return ops.reshape(self, shape=-1)
 
-    def transpose(self, *axes: Any) -> Tensor:
+    def transpose(self, *axes: Any) -> Self:
         given = axes[0] if len(axes) == 1 and not is_whole(axes[0]) else axes
         return ops.transpose(self, axes=given or None)
 
     @property
-    def T(self) -> Tensor:
+    def T(self) -> Self:
         return self.transpose()
 
-    def swapaxes(self, a: int, b: int) -> Tensor:
+    def swapaxes(self, a: int, b: int) -> Self:
         return ops.swapaxes(self, a=a, b=b)
 
-    def squeeze(self, axis: Any = None) -> Tensor:
+    def squeeze(self, axis: Any = None) -> Self:
         return ops.squeeze(self, axis=axis)
 
-    def expand_dims(self, axis: Any) -> Tensor:
+    def expand_dims(self, axis: Any) -> Self:
         return ops.expand_dims(self, axis=axis)
 
-    def flip(self, axis: Any = None) -> Tensor:
+    def flip(self, axis: Any = None) -> Self:
         return ops.flip(self, axis=axis)
 
-    def roll(self, shift: Any, axis: Any = None) -> Tensor:
+    def roll(self, shift: Any, axis: Any = None) -> Self:
         return ops.roll(self, shift=shift, axis=axis)
 
-    def repeat(self, repeats: Any, axis: int | None = None) -> Tensor:
+    def repeat(self, repeats: Any, axis: int | None = None) -> Self:
         return ops.repeat(self, repeats=repeats, axis=axis)
 
-    def tile(self, reps: Any) -> Tensor:
+    def tile(self, reps: Any) -> Self:
         return ops.tile(self, reps=reps)
 
-    def tril(self, k: int = 0) -> Tensor:
+    def tril(self, k: int = 0) -> Self:
         return ops.tril(self, k=k)
 
-    def triu(self, k: int = 0) -> Tensor:
+    def triu(self, k: int = 0) -> Self:
         return ops.triu(self, k=k)
 
-    def dot(self, other: Any) -> Tensor:
+    def dot(self, other: Any) -> Self:
         return ops.dot(self, other)
 
 
 def _raw(x: Any) -> Any:
     return x.data if isinstance(x, Operators) else x
-
-
-from minipeft.engine import ops  # noqa: E402  (ops builds on Tensor, which builds on this file)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import math
 import operator
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 
 from minipeft import backend
 from minipeft.backend import Array, is_array, is_whole, xp_of
+from minipeft.engine import operators
 from minipeft.engine.op import op, plain, unbroadcast, wide
 from minipeft.engine.tensor import Tensor
 
@@ -646,4 +648,4 @@ def dot(a: Any, b: Any) -> Tensor:
     return matmul(a, b)
 
 
-from minipeft.engine.summation import einsum  # noqa: E402, F401  (it builds on what stands above)
+operators.ops = sys.modules[__name__]  # a Tensor's operators are these functions

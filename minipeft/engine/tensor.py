@@ -275,7 +275,7 @@ class Tensor(Operators):
         into    add them here instead, by id(leaf): threads keep theirs apart
         Raises  RuntimeError if nothing here requires a gradient, or the graph is used up
         """
-        for leaf, total, owned in _walk(self, g, retain, ()):
+        for leaf, total, owned in walk(self, g, retain, ()):
             if into is not None:
                 if id(leaf) in into:
                     into[id(leaf)] += total
@@ -327,7 +327,7 @@ def grad(y: Tensor, wanted: Sequence[Tensor], g: Array | None = None) -> list[Ar
     made = [t._node or t for t in wanted]
     keys = [id(m) for m in made]
     found: dict[int, Array] = {}
-    for key, total, owned in _walk(y, g, True, made):
+    for key, total, owned in walk(y, g, True, made):
         found[id(key)] = total if owned else total.copy()
     for i, t in enumerate(wanted):
         if keys[i] not in found:
@@ -341,7 +341,7 @@ def _raw(x: Any) -> Any:
     return x._data if isinstance(x, Tensor) else x
 
 
-def _topological(root: Any) -> list[Any]:
+def topological(root: Any) -> list[Any]:
     """Nodes and leaves below root, inputs before outputs. An explicit stack: no depth limit."""
     order: list[Any] = []
     seen: set[int] = set()
@@ -358,7 +358,7 @@ def _topological(root: Any) -> list[Any]:
     return order
 
 
-def _walk(
+def walk(
     y: Tensor, g: Any, retain: bool, wanted: Sequence[Any]
 ) -> Iterator[tuple[Any, Array, bool]]:
     """Yield (leaf or wanted node, its gradient, whether the array is ours alone).
@@ -388,7 +388,7 @@ def _walk(
     root = y._node or y
     wanted_ids = {id(w) for w in wanted}
     sums: dict[int, tuple[Array, bool]] = {id(root): (g, False)}
-    order = _topological(root)
+    order = topological(root)
     while order:
         node = order.pop()
         g, owned = sums.pop(id(node))

@@ -13,7 +13,7 @@ import numpy as np
 from minipeft.backend import Array, Rng
 from minipeft.engine import Tensor, fused, running
 from minipeft.engine.graph import held
-from minipeft.engine.tensor import Node, _topological
+from minipeft.engine.tensor import Node, topological
 from minipeft.ledger.meter import metered
 from minipeft.ledger.table import Bytes, Ledger, size
 from minipeft.nn import Module, Parameter
@@ -217,7 +217,7 @@ def _by_operation(loss: Tensor) -> Bytes:
     """Bytes that the tape keeps, by operation."""
     found: Bytes = {}
     seen: set[int] = set()
-    for node in reversed(_topological(loss._node)):
+    for node in reversed(topological(loss._node)):
         if isinstance(node, Node):
             found[node.name] = found.get(node.name, 0) + held(node, seen)
     return found

@@ -18,6 +18,7 @@ import numpy as np
 from minipeft.backend import Array, is_array, to_device, to_numpy, xp_of
 from minipeft.engine.tensor import Tensor, changed, context
 from minipeft.nn import init
+from minipeft.nn.tree import tree
 
 
 class Parameter(Tensor):
@@ -52,6 +53,7 @@ class Module:
 
     wraps = False  # True for a wrapper, whose `base` keeps the path
     added = False  # True for a part that a method added to the base model
+    numbered = False  # True for a list of parts
     handles: Sequence[Any] = ()  # what is attached; attach() gives every part of a model one list
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -258,8 +260,6 @@ class Module:
         )
 
     def __repr__(self) -> str:
-        from minipeft.nn.tree import tree
-
         return tree(self)
 
     def __format__(self, spec: str) -> str:
@@ -334,6 +334,8 @@ def _forward_scope(module: Module) -> Iterator[None]:
 
 class ModuleList(Module):
     """Modules by number."""
+
+    numbered = True
 
     def __init__(self, modules: list[Module]) -> None:
         for i, module in enumerate(modules):

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 from itertools import groupby
+from typing import Any
 
 from minipeft.backend import is_array
-from minipeft.nn.module import Module, ModuleList, Parameter
+from minipeft.engine import Tensor
 
 STEP = "  "
 
 
-def tree(module: Module) -> str:
+def tree(module: Any) -> str:
     """The kind and size of a module, then a line for each part below, indented by its depth."""
     first, *below = _look(module, "")
     size = f"({module.num_parameters():,} parameters)"
     kind, _, shapes = first.partition("  ")
-    lines = _folded("", module, STEP) if isinstance(module, ModuleList) else below
+    lines = _folded("", module, STEP) if module.numbered else below
     return "\n".join([kind + size + (f"  {shapes}" if shapes else ""), *lines])
 
 
-def _look(module: Module, indent: str) -> list[str]:
+def _look(module: Any, indent: str) -> list[str]:
     """Kind and shapes of a part, what it is wrapped around, and its own parts below."""
     lines, part = [f"{type(module).__name__}{_shapes(module)}"], module
     while part.wraps:
         part = vars(part)["base"]
         lines.append(f"{indent}{STEP}on {type(part).__name__}{_shapes(part)}")
     for name, child in module.children():
-        if isinstance(child, ModuleList):
+        if child.numbered:
             lines += _folded(f"{name} ", child, indent + STEP)
         else:
             first, *rest = _look(child, indent + STEP)
@@ -34,7 +35,7 @@ def _look(module: Module, indent: str) -> list[str]:
     return lines
 
 
-def _folded(lead: str, modules: ModuleList, indent: str) -> list[str]:
+def _folded(lead: str, modules: Any, indent: str) -> list[str]:
     """The lines of numbered parts; those that follow each other and look alike are one."""
     looks = [(i, _look(part, indent)) for i, part in enumerate(modules)]
     lines = []
@@ -45,13 +46,13 @@ def _folded(lead: str, modules: ModuleList, indent: str) -> list[str]:
     return lines
 
 
-def _shapes(module: Module) -> str:
+def _shapes(module: Any) -> str:
     """Name and shape of a module's own arrays; of those that are no Parameters the dtype too."""
     found = []
     for name, value in vars(module).items():
-        array = value.data if isinstance(value, Parameter) else value
+        array = value.data if isinstance(value, Tensor) else value
         if is_array(array):
             form = "x".join(map(str, array.shape)) or "1"
-            kind = "" if isinstance(value, Parameter) else f" {array.dtype}"
+            kind = "" if isinstance(value, Tensor) else f" {array.dtype}"
             found.append(f"{name} {form}{kind}")
     return f"  {', '.join(found)}" if found else ""

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from minipeft import backend as arrays
 from minipeft.backend import Rng, to_numpy
-from minipeft.engine import Tensor, grad_check, ops
+from minipeft.engine import Tensor, einsum, grad_check, ops
 from minipeft.engine.check import kink_free
 from minipeft.engine.op import unbroadcast
 
@@ -275,7 +275,7 @@ def products():
     for sa, sb in (((), (2, 3)), ((2,), ()), ((3,), (3,)), ((2, 3), (3,)), ((2, 1, 3), (3, 2))):
         yield Case("dot", ops.dot, np.dot, (normal("a", *sa), normal("b", *sb)))
     for subscripts, shapes in SUBSCRIPTS.items():
-        f, numpy = partial(ops.einsum, subscripts), partial(np.einsum, subscripts)
+        f, numpy = partial(einsum, subscripts), partial(np.einsum, subscripts)
         yield Case(f"einsum {subscripts}", f, numpy,
                    tuple(normal("einsum", *shape) for shape in shapes))  # fmt: skip
 
@@ -800,15 +800,15 @@ def test_axes_and_sizes_are_integers(call, message):
         (lambda x: ops.split(x, sections=3, axis=5), "axis 5 is out of range"),
         (lambda x: x.sum(axis=0).tril(), r"need two axes or more, got shape \(3,\)"),
         (lambda x: x.dot(np.zeros((2, 3, 3))), "more than two axes.*einsum"),
-        (lambda x: ops.einsum("ii", x), "'i' twice in 'ii' would be a diagonal"),
-        (lambda x: ops.einsum("...j->j", x), "'...' is not known here"),
-        (lambda x: ops.einsum("ij,jk->ik", x), "does not fit operands of shapes"),
-        (lambda x: ops.einsum("ijk", x), "does not fit operands of shapes"),
-        (lambda x: ops.einsum("ij,ij", x, x.T), "'i' has size 2 and size 3"),
-        (lambda x: ops.einsum("ij,ij", x.T, x), "'i' has size 3 and size 2"),
-        (lambda x: ops.einsum("ij->ijk", x), "each must stand in an operand"),
-        (lambda x: ops.einsum("ij->ii", x), "must differ"),
-        (lambda x: ops.einsum("i1", x), "'1' is no letter"),
+        (lambda x: einsum("ii", x), "'i' twice in 'ii' would be a diagonal"),
+        (lambda x: einsum("...j->j", x), "'...' is not known here"),
+        (lambda x: einsum("ij,jk->ik", x), "does not fit operands of shapes"),
+        (lambda x: einsum("ijk", x), "does not fit operands of shapes"),
+        (lambda x: einsum("ij,ij", x, x.T), "'i' has size 2 and size 3"),
+        (lambda x: einsum("ij,ij", x.T, x), "'i' has size 3 and size 2"),
+        (lambda x: einsum("ij->ijk", x), "each must stand in an operand"),
+        (lambda x: einsum("ij->ii", x), "must differ"),
+        (lambda x: einsum("i1", x), "'1' is no letter"),
         (lambda x: x.clip(), "needs low, high or both"),
         (lambda x: ops.concatenate([]), "at least one"),
         (lambda x: ops.stack([]), "at least one"),

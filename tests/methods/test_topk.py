@@ -4,7 +4,7 @@ import pytest
 
 from minipeft.contract import attach
 from minipeft.engine.graph import held, operations, tape
-from minipeft.engine.tensor import _topological
+from minipeft.engine.tensor import topological
 from minipeft.methods import TopK
 from minipeft.models import GPT
 from minipeft.models.presets import preset
@@ -35,7 +35,7 @@ def output(layers, k):
 def bytes_held(y):
     """Of activations, over the whole tape."""
     seen = set()
-    return sum(held(node, seen) for node in _topological(y._node) if hasattr(node, "vjps"))
+    return sum(held(node, seen) for node in topological(y._node) if hasattr(node, "vjps"))
 
 
 def test_the_tape_is_as_long_as_k_and_not_as_the_model():

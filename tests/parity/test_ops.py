@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from minipeft.backend import Rng
-from minipeft.engine import Tensor, fused, ops
+from minipeft.engine import Tensor, einsum, fused, ops
 
 X = Rng(0).normal((2, 5, 12))
 Y = Rng(1).normal((2, 5, 12))
@@ -167,7 +167,7 @@ CASES = {
     "mixed index": (lambda x: x[None, 1, ..., ::2], lambda t, x: x[None, 1, ..., ::2], (X,)),
     "dot": (lambda a, b: a.dot(b), lambda t, a, b: a @ b, (X, W)),
     **{
-        f"einsum {how}": (lambda *xs, how=how: ops.einsum(how, *xs),
+        f"einsum {how}": (lambda *xs, how=how: einsum(how, *xs),
                           lambda t, *xs, how=how: t.einsum(how, *xs), given)
         for how, given in {
             "abc,abd->acd": (X, Y), "abc,c": (X, W), "abc->ca": (X,), "abc,dbc,c->ad": (X, Y, W),
