@@ -20,25 +20,47 @@ from minipeft.course.notebooks import folder
 from minipeft.storage.files import write_atomic
 
 HELD, ABSENT, CANNOT = "held", "did not appear", "cannot be shown"
+OPPOSITE, UNDECIDED, CONTROL = "opposite", "undecided", "control"
+DECISIONS = (HELD, OPPOSITE, UNDECIDED, CONTROL, CANNOT)
+SEEDS = 5  # a claim is not decided on fewer
 HEAD = """# Claims of the slides, and what was measured
 
 Written by `python -m minipeft.experiments claims` from `data/results/`; do not edit it by hand.
 
 The models here have under four million parameters and know a made world, so a claim can hold here
-and fail elsewhere, or the other way round. **Held**: the mean paired difference over at least five
-seeds is more than twice its standard error. **Did not appear**: it is not, or the other side is
-ahead. **Cannot be shown**: a model, a machine or a fair case is wanting, and the row says which.
-± is the standard error of a mean over seeds.
+and fail elsewhere, or the other way round. A verdict rests on the 95 % interval of the mean paired
+difference over at least five seeds (Student's t).
+
+- **Held**: the interval lies above 0. Where one side is to be as good as the other within a margin,
+  it lies above minus that margin.
+- **Opposite**: the interval lies below 0, or below minus the margin; or a count contradicts the
+  claim.
+- **Undecided**: the interval contains 0, or minus the margin. The row says which differences it
+  excludes.
+- **Control**: the row was meant to fail, and did not hold.
+- **Cannot be shown**: a model, a machine or a fair case is missing, and the row says which.
+
+± is the standard error of a mean over seeds. A row without seeds was counted or timed. The lectures
+still print verdicts by two standard errors; there "did not appear" is opposite or undecided.
 """
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What was measured, with its deviation; the verdict; and why, where one must know."""
+    """What was measured, with its deviation; the verdict; and why, where one must know.
+
+    verdict   as the lectures print it: held, did not appear, cannot be shown
+    interval  of the difference, at 95 %; None where something was counted
+    seeds     how many it rests on; 0 where there are none
+    margin    how far below 0 the difference may be
+    """
 
     value: str
     verdict: str
     why: str = ""
+    interval: tuple[float, float] | None = None
+    seeds: int = 0
+    margin: float = 0.0
 
     def __post_init__(self) -> None:
         if self.verdict not in (HELD, ABSENT, CANNOT):
@@ -46,6 +68,16 @@ class Finding:
                              f"got {self.verdict!r}")  # fmt: skip
         if self.verdict == CANNOT and not self.why:
             raise ValueError("what cannot be shown needs a reason")
+
+    @property
+    def decided(self) -> str:
+        """Held, opposite, undecided or cannot be shown, by the interval where there is one."""
+        if self.interval is None or self.verdict == CANNOT:
+            return OPPOSITE if self.verdict == ABSENT else self.verdict
+        low, high = self.interval
+        if 0 < self.seeds < SEEDS or low <= -self.margin <= high:
+            return UNDECIDED
+        return HELD if low > -self.margin else OPPOSITE
 
 
 @dataclass(frozen=True)
@@ -57,6 +89,7 @@ class Claim:
     figure   where in its lecture: "figure 4", "section 6"
     measure  reads committed results; called when the list is written
     lecture  the notebook that puts it to the test, "08_lora"
+    control  whether it is meant to fail
     """
 
     text: str
@@ -64,6 +97,12 @@ class Claim:
     figure: str
     measure: Callable[[], Finding]
     lecture: str
+    control: bool = False
+
+    def decision(self, finding: Finding) -> str:
+        """The verdict of the list of claims. A control that holds is held, for all to see."""
+        failed = finding.decided in (OPPOSITE, UNDECIDED)
+        return CONTROL if self.control and failed else finding.decided
 
 
 def compared(
@@ -73,7 +112,7 @@ def compared(
     d = difference(a, b)
     value = f"{shown(a)} against {shown(b)}{unit}: {d.mean:+.2g} ± {d.error:.2g}, {d.n} seeds"
     held = difference(a, [x - margin for x in b]).held
-    return Finding(value, HELD if held else ABSENT, why)
+    return Finding(value, HELD if held else ABSENT, why, d.interval, d.n, margin)
 
 
 def concordance(a: Sequence[float], b: Sequence[float]) -> float:
@@ -91,20 +130,42 @@ def shown(values: Sequence[float]) -> str:
 def as_markdown(claims: Sequence[Claim]) -> str:
     """The list of claims, lecture by lecture."""
     found = [(claim, claim.measure()) for claim in claims]
-    counts = Counter(finding.verdict for _, finding in found)
-    told = ", ".join(f"{counts[v]} {v}" for v in (HELD, ABSENT, CANNOT))
-    blocks = [HEAD, f"{len(found)} claims: {told}."]
-    for lecture in sorted({claim.lecture for claim in claims}):
+    counts = Counter((claim.lecture, claim.decision(finding)) for claim, finding in found)
+    lectures = sorted({claim.lecture for claim in claims})
+    totals = {v: sum(counts[lecture, v] for lecture in lectures) for v in DECISIONS}
+    summary = [_row("lecture", "claims", *DECISIONS), _row(*["---"] * (2 + len(DECISIONS)))]
+    for lecture in lectures:
+        of_it = [counts[lecture, v] for v in DECISIONS]
+        summary.append(_row(lecture, sum(of_it), *of_it))
+    told = ", ".join(f"{n} {v}" for v, n in totals.items())
+    blocks = [HEAD, f"{len(found)} claims: {told}.", "\n".join(summary)]
+    for lecture in lectures:
         lines = [f"## [{lecture}]({lecture}.ipynb)", "",
-                 "| claim | who says so | where | measured | verdict |",
-                 "| --- | --- | --- | --- | --- |"]  # fmt: skip
+                 _row("claim", "who says so", "where", "measured", "seeds", "verdict"),
+                 _row(*["---"] * 6)]  # fmt: skip
         for claim, finding in found:
             if claim.lecture == lecture:
-                verdict = f"**{finding.verdict}**" + (f": {finding.why}" if finding.why else "")
-                cells = (claim.text, claim.source, claim.figure, finding.value, verdict)
-                lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
+                lines.append(_row(claim.text, claim.source, claim.figure, finding.value,
+                                  finding.seeds or "", _told(claim, finding)))  # fmt: skip
         blocks.append("\n".join(lines))
     return "\n\n".join(block.rstrip() for block in blocks) + "\n"
+
+
+def _row(*cells: object) -> str:
+    return f"| {' | '.join(str(cell).replace('|', '/') for cell in cells)} |"
+
+
+def _told(claim: Claim, finding: Finding) -> str:
+    """The verdict in words: what an undecided one excludes, and why."""
+    decision = claim.decision(finding)
+    notes = []
+    if decision == UNDECIDED and finding.interval is not None:
+        low, high = finding.interval
+        notes.append(f"excludes less than {low:+.2g} and more than {high:+.2g}")
+    if claim.control and decision != CONTROL:
+        notes.append("meant to fail")
+    notes += [finding.why] * bool(finding.why)
+    return f"**{decision}**" + (f": {'; '.join(notes)}" if notes else "")
 
 
 def write(claims: Sequence[Claim]) -> Path:

@@ -213,9 +213,32 @@ def results(name: str) -> Results:
     return Results(path)
 
 
+def t_quantile(freedom: int, share: float = 0.95) -> float:
+    """How many standard errors of a mean hold the middle share of Student's t.
+
+    The share within t is a finite sum in the angle arctan(t / sqrt(freedom)): Abramowitz and
+    Stegun 26.7.3 and 26.7.4. It is inverted by bisection.
+    """
+    if freedom < 1 or not 0 < share < 1:
+        raise ValueError(f"wanted freedom >= 1 and 0 < share < 1, got {freedom} and {share}")
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        angle = (low + high) / 2
+        c, total = math.cos(angle), 0.0
+        term = c if freedom % 2 else 1.0
+        for k in range(freedom % 2 + 1, freedom, 2):  # the powers of c up to freedom - 2
+            total += term
+            term *= c * c * k / (k + 1)
+        within = math.sin(angle) * total
+        if freedom % 2:
+            within = 2 / math.pi * (angle + within)
+        low, high = (angle, high) if within < share else (low, angle)
+    return math.sqrt(freedom) * math.tan(low)
+
+
 @dataclass(frozen=True)
 class Difference:
-    """A mean paired difference with its standard error. A claim is held above two of them."""
+    """A mean paired difference with its standard error."""
 
     mean: float
     error: float
@@ -225,6 +248,12 @@ class Difference:
     def held(self) -> bool:
         """Whether the first is larger, by more than twice the standard error, over >= 5 pairs."""
         return self.n >= 5 and self.mean > 2 * self.error
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The paired t interval at 95 %."""
+        half = t_quantile(self.n - 1) * self.error
+        return self.mean - half, self.mean + half
 
     def __str__(self) -> str:
         return f"{self.mean:+.2g} ± {self.error:.2g} over {self.n} pairs"

@@ -13,7 +13,10 @@ from minipeft.course.experiments import CLAIMS, claims
 from minipeft.course.experiments.claims import (
     ABSENT,
     CANNOT,
+    CONTROL,
     HELD,
+    OPPOSITE,
+    UNDECIDED,
     Claim,
     Finding,
     as_markdown,
@@ -53,7 +56,8 @@ SURE, LEVEL = [5.0, 5.5, 4.5, 5.0, 5.0], [4.0, 4.5, 3.5, 4.0, 4.0]
 
 def test_held_is_more_than_two_errors_over_five_pairs():
     found = compared(SURE, LEVEL, " %")
-    assert found == Finding("5 against 4 %: +1 ± 0, 5 seeds", HELD)
+    assert (found.value, found.verdict) == ("5 against 4 %: +1 ± 0, 5 seeds", HELD)
+    assert (found.interval, found.seeds) == ((1, 1), 5)
     assert compared(LEVEL, SURE).verdict == ABSENT
     assert compared(SURE[:4], LEVEL[:4]).verdict == ABSENT  # too few
     wild = [9.0, 1.0, 9.0, 1.0, 9.0]
@@ -102,10 +106,56 @@ def test_the_page_counts_groups_and_escapes():
 
     page = as_markdown([claim("12_b", HELD), claim("04_a", ABSENT, "so it is"),
                         claim("04_a", CANNOT, "no GPU")])  # fmt: skip
-    assert "3 claims: 1 held, 1 did not appear, 1 cannot be shown." in page
+    assert "3 claims: 1 held, 1 opposite, 0 undecided, 0 control, 1 cannot be shown." in page
+    assert "| 04_a | 2 | 0 | 1 | 0 | 0 | 1 |\n| 12_b | 1 | 1 | 0 | 0 | 0 | 0 |" in page
     assert page.index("## [04_a](04_a.ipynb)") < page.index("## [12_b]")
-    assert "| of 04_a | a / b | figure 1 | /x/ | **did not appear**: so it is |" in page
-    assert all(line.count("|") == 6 for line in page.splitlines() if line.startswith("|"))
+    assert "| of 04_a | a / b | figure 1 | /x/ |  | **opposite**: so it is |" in page
+    assert {line.count("|") for line in page.splitlines() if line.startswith("|")} == {7, 8}
+
+
+def decided(a, b, margin=0.0, control=False):
+    found = compared(a, b, margin=margin)
+    return Claim("c", "s", "figure 1", lambda: found, "04_a", control).decision(found)
+
+
+def test_five_decisions_by_the_interval():
+    wild = [9.0, 1.0, 9.0, 1.0, 9.0]
+    assert decided(SURE, LEVEL) == HELD and decided(LEVEL, SURE) == OPPOSITE
+    assert decided(wild, LEVEL) == decided(LEVEL, wild) == UNDECIDED
+    assert decided(SURE, SURE) == UNDECIDED  # level
+    assert decided(SURE[:4], LEVEL[:4]) == UNDECIDED  # too few
+    assert decided(LEVEL, SURE, control=True) == decided(wild, LEVEL, control=True) == CONTROL
+    assert decided(SURE, LEVEL, control=True) == HELD  # a control that does not fail is seen
+    assert Finding("1", CANNOT, "no GPU", (1, 2), 5).decided == CANNOT
+    assert Finding("1", ABSENT).decided == OPPOSITE and Finding("1", HELD).decided == HELD
+
+
+def test_two_errors_are_not_enough_for_five_seeds():
+    """Differences with a mean of 2.4 errors: less than the 2.78 of t with 4 degrees."""
+    d = np.array([-2, -1, 0, 1, 2]) + 2.4 * np.sqrt(2.5 / 5)
+    found = compared(d.tolist(), [0.0] * 5)
+    assert found.verdict == HELD and found.decided == UNDECIDED
+    more = compared((d + 0.4 * np.sqrt(2.5 / 5)).tolist(), [0.0] * 5)
+    assert more.decided == HELD
+
+
+def test_as_good_as_is_an_equivalence():
+    noise = np.array([-0.2, 0.1, 0.0, 0.1, 0.0])  # its interval is ± 0.15
+    zero = [0.0] * 5
+    assert decided(noise - 1.8, zero, margin=2.0) == HELD == decided(noise + 1, zero, margin=2.0)
+    assert decided(noise - 1.9, zero, margin=2.0) == UNDECIDED
+    assert decided(noise - 2.2, zero, margin=2.0) == OPPOSITE
+
+
+def test_the_page_says_what_an_undecided_claim_excludes():
+    found = compared([9.0, 1.0, 9.0, 1.0, 9.0], LEVEL, why="so it is")
+    low, high = found.interval
+    page = as_markdown([Claim("c", "s", "figure 1", lambda: found, "04_a")])
+    told = f"excludes less than {low:+.2g} and more than {high:+.2g}; so it is"
+    assert f"| 5 | **undecided**: {told} |" in page and low < 0 < high
+    sure = compared(SURE, LEVEL)
+    page = as_markdown([Claim("c", "s", "figure 1", lambda: sure, "04_a", control=True)])
+    assert "| 5 | **held**: meant to fail |" in page
 
 
 def test_writing(tmp_path, monkeypatch):

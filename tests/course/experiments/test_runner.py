@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from minipeft.course.experiments import EXPERIMENTS, difference, results, runner
-from minipeft.course.experiments.runner import Difference, Experiment, Results, main, perform
+from minipeft.course.experiments.runner import (
+    Difference,
+    Experiment,
+    Results,
+    main,
+    perform,
+    t_quantile,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -107,6 +114,22 @@ def test_a_difference_is_paired_with_its_sample_error():
 def test_exactly_two_errors_are_not_enough():
     assert not Difference(2.0, 1.0, 5).held and Difference(2.0 + 1e-9, 1.0, 5).held
     assert not Difference(9.0, 1.0, 4).held and not Difference(0.0, 0.0, 9).held
+
+
+def test_quantiles_of_student():
+    """Tables of t: 2, 3, 4, 5, 10, 20 seeds, and many."""
+    known = {1: 12.7062047, 2: 4.3026527, 3: 3.1824463, 4: 2.7764451, 5: 2.5705818, 9: 2.2621572,
+             19: 2.0930241, 100: 1.9839715}  # fmt: skip
+    for freedom, value in known.items():
+        assert t_quantile(freedom) == pytest.approx(value, abs=1e-6), freedom
+    assert t_quantile(4, 0.999) == pytest.approx(8.6103016, abs=1e-6)
+    with pytest.raises(ValueError, match="freedom >= 1"):
+        t_quantile(0)
+
+
+def test_an_interval_is_the_mean_and_t_errors():
+    low, high = Difference(3.0, 0.5, 5).interval
+    assert (low, high) == pytest.approx((3 - 0.5 * 2.7764451, 3 + 0.5 * 2.7764451))
 
 
 def several(settings):

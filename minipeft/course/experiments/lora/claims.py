@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -64,8 +65,9 @@ def _scaling(optimizer: str, rslora: bool, steady: bool) -> Finding:
                  for r in (4, 64))  # fmt: skip
     ratio = many / few
     moved, two = np.abs(np.log2(ratio)).tolist(), [1.0] * len(ratio)
-    held = difference(two, moved).held if steady else difference(moved, two).held
-    return Finding(f"from r = 4 to r = 64 times {_mean(ratio)}", HELD if held else ABSENT)
+    d = difference(two, moved) if steady else difference(moved, two)
+    return Finding(f"from r = 4 to r = 64 times {_mean(ratio)}", HELD if d.held else ABSENT,
+                   interval=d.interval, seeds=d.n)  # fmt: skip
 
 
 def _drift() -> Finding:
@@ -106,7 +108,8 @@ def _weights() -> Finding:
     finding = compared([-n for n in _directions("w0")], [-n for n in _directions("full")])
     chance = energy_rank(Rng(0, "chance").normal((96, 96)))
     value = f"{_mean(_directions('w0'))} of 96 directions hold 90 % of W0, {chance} of a random one"
-    return Finding(value, finding.verdict, "what is low is the rank of the update, the row above")
+    why = "what is low is the rank of the update, the row above"
+    return replace(finding, value=value, why=why)
 
 
 def _overlap(key: str, floor: float) -> Finding:

@@ -27,7 +27,7 @@ def _less(a: np.ndarray, b: np.ndarray, why: str = "") -> Finding:
     low, high = np.percentile(b - a, (2.5, 97.5))
     value = (f"{a.mean():.3g} against {b.mean():.3g} nats a token: {low:.2g} … {high:.2g} less "
              f"in 95 % of {len(a)} draws of the documents")  # fmt: skip
-    return Finding(value, HELD if low > 0 else ABSENT, why)
+    return Finding(value, HELD if low > 0 else ABSENT, why, (low, high))
 
 
 def _outliers() -> Finding:

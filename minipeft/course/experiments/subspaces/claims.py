@@ -120,7 +120,7 @@ def _bound(d: int) -> Finding:
     bounds = [100 * compression_bound(e, d, m) for e in errors]
     whole = 100 * compression_bound(0.0, DigitNet(*NET).num_parameters(), m)
     told = f"at most {shown(bounds)} % error, {len(bounds)} seeds; all weights: {shown([whole])} %"
-    return Finding(told, HELD if max(bounds) < GUESSING else ABSENT)
+    return Finding(told, HELD if max(bounds) < GUESSING else ABSENT, seeds=len(bounds))
 
 
 def _published() -> Finding:
@@ -144,7 +144,7 @@ CLAIMS = (
            "the check, on remap-route: its end against 4 500 steps", "figure 4",
            lambda: _route(BASE, "tiny-gpt-4500")),
     _claim("An untrained model learns the task with all its weights (10 points above guessing)",
-           "the null", "figure 3", _untrained),
+           "the null", "figure 3", _untrained, control=True),
     _claim("Size lowers the dimension (3.1 against 0.2 million)", f"{AGHA}, fig. 3; {SLIDES}",
            "figure 4", lambda: _lost(LADDER[0], LADDER[2])),
     _claim("Size lowers the dimension (0.9 against 0.2 million)", f"{AGHA}, fig. 3; {SLIDES}",
