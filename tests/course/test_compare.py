@@ -154,6 +154,11 @@ def test_what_isjudged_on_the_way_is_a_part_of_the_validation_split():
     assert judge(get_task("unscramble")) is None  # texts would have to be generated
 
 
+def test_a_task_of_generation_is_compared_without_looks_on_the_way():
+    row = run(Plan(task="unscramble", steps=2, batch=2, n=8, test=2), "lora", 1)
+    assert row["steps_to_95"] is None and row["trainable"] > 0
+
+
 def test_once_enough_are_right_nobody_looks_again(monkeypatch):
     rights = iter([40.0, 96.0])
     monkeypatch.setattr("minipeft.course.compare.accuracy", lambda *_: next(rights))
