@@ -4,7 +4,6 @@ The public names below are imported when they are first used, so `import minipef
 NumPy alone and takes no time.
 """
 
-import difflib
 import sys
 from importlib import import_module
 from typing import Any, NoReturn
@@ -73,9 +72,10 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module(PUBLIC[name]), name)
     if name in MOVED:
         raise AttributeError(_moved(name))
-    small = {public.lower(): public for public in PUBLIC}
-    near = difflib.get_close_matches(name.lower(), small, 1)
-    hint = f"did you mean {small[near[0]]!r}?" if near else f"it has {', '.join(PUBLIC)}"
+    from minipeft.checks import nearest
+
+    near = nearest(name, PUBLIC, close=True)
+    hint = f"did you mean {near!r}?" if near else f"it has {', '.join(PUBLIC)}"
     raise AttributeError(f"module 'minipeft' has no attribute {name!r}; {hint}")
 
 

@@ -6,11 +6,12 @@ then hold them, and a float64 scalar changes no array's dtype. Booleans are no n
 
 from __future__ import annotations
 
+import difflib
 import functools
 import inspect
 import math
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, ParamSpec, TypeVar
 
 from minipeft.backend import is_whole
@@ -73,6 +74,16 @@ def moved(**ways: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     return decorate
 
 
+def nearest(word: Any, choices: Iterable[str], *, close: bool = False) -> str:
+    """The choice that a word is most like, in any case; "" if there is none, or none is close.
+
+    close  only one that could be meant
+    """
+    small = {choice.lower(): choice for choice in choices}
+    found = difflib.get_close_matches(str(word)[:80].lower(), small, 1, 0.6 if close else 0.0)
+    return small[found[0]] if found else ""
+
+
 def whole(least: int, most: int | None = None, *, hint: str = "") -> Check:
     """A check that asks for a whole number from `least` on, and up to `most`."""
     wanted = f">= {least}" if most is None else f"from {least} to {most}"
@@ -128,7 +139,9 @@ def one_of(*choices: str) -> Check:
 
     def check(name: str, value: Any) -> str:
         if value not in choices:
-            raise ValueError(f"{name} must be {wanted}, got {value!r:.80}")
+            near = nearest(value, choices, close=True)
+            hint = f"; did you mean {near!r}?" if near else ""
+            raise ValueError(f"{name} must be {wanted}, got {value!r:.80}{hint}")
         return value
 
     return check

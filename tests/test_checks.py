@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from minipeft.checks import real, takes, whole
+from minipeft.checks import nearest, one_of, real, takes, whole
 from minipeft.generation.beams import beam_search
 from minipeft.generation.sampling import generate, generate_many
 from minipeft.generation.scoring import score_many
@@ -261,3 +261,22 @@ def test_a_checked_function_is_called_as_before():
     for value in (-1.01, 1.01):
         with pytest.raises(ValueError, match=r"b must be in \[-1, 1\]"):
             told(1, b=value)
+
+
+def test_the_nearest_choice_is_found_in_any_case():
+    names = ("LoRA", "BitFit", "Subspace")
+    assert nearest("lora", names) == nearest("LRA", names, close=True) == "LoRA"
+    assert nearest("qqq", names, close=True) == "" and nearest("qqq", names) in names
+    assert nearest("x", ()) == "" and nearest("bitfit" + "x" * 10**6, names) in names
+    assert nearest(None, names) in names
+
+
+def test_one_of_a_few_words():
+    check = one_of("hard", "soft")
+    assert check("mode", "soft") == "soft"
+    with pytest.raises(ValueError, match="mode must be 'hard' or 'soft', got 'sof'; did you mean"):
+        check("mode", "sof")
+    with pytest.raises(ValueError, match="mode must be 'hard' or 'soft', got 7$"):
+        check("mode", 7)
+    with pytest.raises(ValueError, match="mode must be 'on', got 'off'"):
+        one_of("on")("mode", "off")

@@ -100,9 +100,9 @@ def one_of(table: Callable[[], Any]) -> Callable[[str], str]:
     def parse(text: str) -> str:
         names = list(table())
         if text not in names:
-            from minipeft.tasks.base import nearest
+            from minipeft.tasks.base import meant
 
-            hint = nearest(text, names)
+            hint = meant(text, names)
             raise argparse.ArgumentTypeError(f"no {text!r}{hint}; there are {', '.join(names)}")
         return text
 
@@ -249,7 +249,7 @@ def known(model: str) -> str:
     """A model's name or path; a name that nobody knows is wrong usage."""
     from minipeft.models import OUTLINES, PRESETS
     from minipeft.storage.checkpoint import shipped_models
-    from minipeft.tasks.base import nearest
+    from minipeft.tasks.base import meant
 
     names, sizes = shipped_models(), [*PRESETS, *OUTLINES]
     if model in names or Path(model).exists() or "." in model or os.sep in model:
@@ -257,7 +257,7 @@ def known(model: str) -> str:
     there = f"models with weights: {', '.join(names) or 'none'}, or a file"
     if model in sizes:
         raise UsageError(f"{model!r} is known by its sizes alone, for params and memory; {there}")
-    raise UsageError(f"no model {model!r}{nearest(model, [*names, *sizes])}; {there}; "
+    raise UsageError(f"no model {model!r}{meant(model, [*names, *sizes])}; {there}; "
                      f"sizes alone, for params: {', '.join(sizes)}")  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any, Self
 from weakref import WeakSet
 
 from minipeft.backend import Array, Rng, xp_of
+from minipeft.checks import nearest
 from minipeft.contract.method import Method, Shared, Where, Wrapper
 from minipeft.contract.targets import layer_of, match
 from minipeft.engine import Tensor, context, explain_grad
@@ -337,8 +337,7 @@ class Handle:
         """
         named = dict(self.model.named_parameters()) | dict(self.trainable())
         if path not in named:
-            near = difflib.get_close_matches(path, named, 1, 0)
-            raise ValueError(f"there is no array {path!r}; nearest is {near[0]!r}")
+            raise ValueError(f"there is no array {path!r}; nearest is {nearest(path, named)!r}")
         return explain_grad(loss, named[path], path)
 
     # -- detaching ---------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -11,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from minipeft.backend import Array, Rng, is_whole, to_numpy, xp_of
-from minipeft.checks import Check
+from minipeft.checks import Check, nearest
 from minipeft.engine import Tensor, context, ops, running
 from minipeft.nn import Module, Parameter, Place
 
@@ -131,8 +130,8 @@ class Method:
         known = {f.name: f for f in dataclasses.fields(cls)}
         for key in values:
             if key not in known:
-                near = difflib.get_close_matches(key[:80], known, 1, 0)
-                hint = f"; nearest is {near[0]!r}, all: {', '.join(known)}" if known else ""
+                near = nearest(key, known)
+                hint = f"; nearest is {near!r}, all: {', '.join(known)}" if known else ""
                 raise ValueError(f"{cls.__name__} has no setting {key[:80]!r}{hint}")
         return cls(**{k: _coerce(cls, known[k], v) for k, v in values.items()})
 

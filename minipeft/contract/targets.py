@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections import Counter
 from collections.abc import Sequence
 
+from minipeft.checks import nearest
 from minipeft.nn import Linear, Module
 
 Targets = str | Sequence[str]
@@ -73,8 +73,8 @@ def _no_match(entry: str, parts: list[tuple[str, Module]]) -> str:
             shape = "x".join(map(str, weight.shape))
             leaves[path.rpartition(".")[2], shape] += 1
     names = list(dict.fromkeys(name for name, _ in leaves))
-    near = difflib.get_close_matches(entry.rpartition(".")[2], names, 1, 0)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    near = nearest(entry.rpartition(".")[2], names)
+    hint = f" Did you mean {near!r}?" if near else ""
     rows = "\n".join(f"  {n:3d} x {name:10s} {shape}" for (name, shape), n in leaves.items())
     return (
         f"targets: {entry!r} matches no part of the model.{hint} The parts with weights are\n{rows}"

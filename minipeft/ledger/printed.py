@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator
 from functools import cache
 
+from minipeft.checks import nearest
 from minipeft.contract import Method, attach
 from minipeft.ledger.papers import FORMULA, Paper, Row, count, shapes
 from minipeft.ledger.step import predict
@@ -314,6 +314,6 @@ PAPERS = {paper.name: paper for paper in (GPT3, GPT3_RANKS, VRAM, E2E, GLUE, QLO
 def get_paper(name: str) -> Paper:
     """The table of a name; an unknown one is an error that names the nearest."""
     if name not in PAPERS:
-        near = difflib.get_close_matches(name, PAPERS, 1, 0)[0]
+        near = nearest(name, PAPERS)
         raise ValueError(f"no table {name!r}; nearest is {near!r}, all: {', '.join(PAPERS)}")
     return PAPERS[name]

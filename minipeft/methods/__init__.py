@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from minipeft.checks import nearest
 from minipeft.contract import file as adapter_file
 from minipeft.contract.attached import Attached
 from minipeft.contract.method import Method
@@ -48,7 +48,7 @@ METHODS: dict[str, type[Method]] = {
 def get_method(name: str) -> type[Method]:
     """The class of a method's name; an unknown one is an error that names the nearest."""
     if name not in METHODS:
-        near = difflib.get_close_matches(name, METHODS, 1, 0)[0]
+        near = nearest(name, METHODS)
         raise ValueError(f"no method {name!r}; nearest is {near!r}, all: {', '.join(METHODS)}")
     return METHODS[name]
 

@@ -19,14 +19,13 @@ so after each step they are set to 0 again. `merge` masks once more.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from minipeft.backend import Array, Rng, xp_of
-from minipeft.checks import real, whole
+from minipeft.checks import nearest, real, whole
 from minipeft.contract.method import setting
 from minipeft.methods.masks import BLOCK, SCOPE, MaskedLinear, Masking, cubic, parts, top_of_all
 from minipeft.nn import init
@@ -132,7 +131,7 @@ def prune_further(at: Attached, p: float = 0.2, other: Mapping[str, float] | Non
                          "together")  # fmt: skip
     for path in other:
         if path not in parts(at):
-            near = difflib.get_close_matches(path, parts(at), 1, 0)[0]
+            near = nearest(path, parts(at))
             raise ValueError(f"prune_further: {path!r} is not pruned; nearest is {near!r}")
     shares = [other.get(path, p) for path in parts(at)] if other else []
     for i, group in enumerate(method.groups(at)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, ClassVar, Self
@@ -10,6 +9,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from minipeft.backend import Array, is_array
+from minipeft.checks import nearest
 from minipeft.engine import Tensor
 
 LARGEST = 2**31  # that a size may not reach
@@ -72,9 +72,8 @@ class Config:
         known = {f.name: f for f in fields(cls)}
         for name in values:
             if name not in known:
-                near = difflib.get_close_matches(name[:80], known, 1, 0)
                 raise ValueError(f"{cls.__name__} has no field {name[:80]!r}; nearest is "
-                                 f"{near[0]!r}, all: {', '.join(known)}")  # fmt: skip
+                                 f"{nearest(name, known)!r}, all: {', '.join(known)}")  # fmt: skip
         missing = [n for n, f in known.items() if f.default is MISSING and n not in values]
         if missing:
             raise ValueError(f"{cls.__name__} needs {', '.join(missing)}")

@@ -6,11 +6,11 @@ that the models of this library have, so the same targets fit.
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from typing import Any
 
 from minipeft.backend import Array, Rng
+from minipeft.checks import nearest
 from minipeft.nn import Block, Embedding, LayerNorm, Linear, Module, ModuleList, Parameter
 from minipeft.nn.init import prototype, zeros
 
@@ -75,7 +75,7 @@ class Outline(Module):
 def outline(name: str) -> Outline:
     """The outline of a name; an unknown one is an error that names the nearest."""
     if name not in OUTLINES:
-        near = difflib.get_close_matches(name, OUTLINES, 1, 0)[0]
+        near = nearest(name, OUTLINES)
         raise ValueError(f"no outline {name!r}; nearest is {near!r}, all: {', '.join(OUTLINES)}")
     return Outline(OUTLINES[name])
 

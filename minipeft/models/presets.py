@@ -7,8 +7,7 @@ of 128 are used. RoBERTa's two first places are never a word's: of its context 5
 
 from __future__ import annotations
 
-import difflib
-
+from minipeft.checks import nearest
 from minipeft.models.bert import BERTConfig
 from minipeft.models.config import Config
 from minipeft.models.gpt import GPTConfig
@@ -72,6 +71,6 @@ PRESETS: dict[str, Config] = {
 def preset(name: str) -> Config:
     """The config of a name; an unknown one is an error that names the nearest."""
     if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, 1, 0)[0]
+        near = nearest(name, PRESETS)
         raise ValueError(f"no preset {name!r}; nearest is {near!r}, all: {', '.join(PRESETS)}")
     return PRESETS[name]

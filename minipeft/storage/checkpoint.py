@@ -10,7 +10,6 @@ The files written here also carry a digest of all that they hold, so that one fl
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import os
@@ -23,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from minipeft.backend import is_array, to_numpy
+from minipeft.checks import nearest
 from minipeft.engine import Tensor
 from minipeft.nn import Module, Parameter
 from minipeft.nn.init import is_shape_only
@@ -347,10 +347,10 @@ def model_file(name_or_path: str | Path) -> Path:
             f"no model {str(name_or_path)!r}: it is no file, and the folder {data_dir()}, {named}"
             "has no models/ with models in it"
         )
-    near = difflib.get_close_matches(path.name, names, 1)
+    near = nearest(path.name, names, close=True)
     raise FileNotFoundError(
         f"no model {str(name_or_path)!r}: it is neither a file nor one of the shipped models "
-        f"{names} in {data_dir() / 'models'}" + (f". Did you mean {near[0]!r}?" if near else "")
+        f"{names} in {data_dir() / 'models'}" + (f". Did you mean {near!r}?" if near else "")
     )
 
 

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from minipeft.tasks.acceptability import Acceptability
-from minipeft.tasks.base import Example, Pattern, Task, majority, nearest
+from minipeft.tasks.base import Example, Pattern, Task, majority, meant
 from minipeft.tasks.choice import Choice
 from minipeft.tasks.e2e import E2E
 from minipeft.tasks.images import Images, ImageTask
@@ -58,9 +58,7 @@ def get_task(name: str, path: str | os.PathLike[str] | None = None) -> Task:
     if name in IMAGE_TASKS:
         raise ValueError(f"task {name!r} is on images: get_image_task({name!r}) gives it")
     if name not in TASKS:
-        raise ValueError(
-            f"no task {name!r}{nearest(name, TASKS)}; the tasks are {', '.join(TASKS)}"
-        )
+        raise ValueError(f"no task {name!r}{meant(name, TASKS)}; the tasks are {', '.join(TASKS)}")
     return TASKS[name](**_place(name, path))
 
 
@@ -71,7 +69,7 @@ def get_image_task(name: str, path: str | os.PathLike[str] | None = None) -> Ima
     """
     if name not in IMAGE_TASKS:
         raise ValueError(
-            f"no task {name!r} on images{nearest(name, IMAGE_TASKS)}; "
+            f"no task {name!r} on images{meant(name, IMAGE_TASKS)}; "
             f"they are {', '.join(IMAGE_TASKS)}"
         )
     return IMAGE_TASKS[name](**_place(name, path))

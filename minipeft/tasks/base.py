@@ -7,7 +7,6 @@ for, so the same call gives the same bytes everywhere, and no sentence can be in
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from minipeft.backend import is_whole
+from minipeft.checks import nearest
 
 SIZES = (16, 32, 64, 128, 256, 1000, 10_000)  # the sizes of the course's small-data curves
 
@@ -68,7 +68,7 @@ class Task:
         """
         if split not in self.splits:
             raise ValueError(
-                f"task {self.name!r} has no split {split!r}{nearest(split, self.splits)}; "
+                f"task {self.name!r} has no split {split!r}{meant(split, self.splits)}; "
                 f"its splits are {', '.join(self.splits)}"
             )
         if n is None:
@@ -114,7 +114,7 @@ def majority(examples: Sequence[Example]) -> float:
     return 100.0 * max(counts.values()) / len(examples)
 
 
-def nearest(word: str, choices: Iterable[str]) -> str:
+def meant(word: str, choices: Iterable[str]) -> str:
     """A hint such as " (did you mean 'test'?)", empty where nothing is near."""
-    near = difflib.get_close_matches(str(word), list(choices), n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
+    near = nearest(word, choices, close=True)
+    return f" (did you mean {near!r}?)" if near else ""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minipeft.backend import Rng
-from minipeft.tasks.base import described, nearest
+from minipeft.tasks.base import described, meant
 
 SIDE = 16  # pixels
 
@@ -69,7 +69,7 @@ class ImageTask:
                              f"{pattern!r}")  # fmt: skip
         if split not in self.splits:
             raise ValueError(
-                f"task {self.name!r} has no split {split!r}{nearest(split, self.splits)}; "
+                f"task {self.name!r} has no split {split!r}{meant(split, self.splits)}; "
                 f"its splits are {', '.join(self.splits)}"
             )
         most = self.sizes[self.splits.index(split)]

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from minipeft.backend import Rng
-from minipeft.tasks.base import Example, Pattern, Task, nearest
+from minipeft.tasks.base import Example, Pattern, Task, meant
 
 COLUMNS = ("prompt", "target", "label", "options")
 BAR = "|"  # parts the options of a CSV's cell
@@ -184,7 +184,7 @@ def _check_head(path: Path, head: list[str]) -> None:
         said = ",".join(head)
         marks = [c for c in ";\t" if len(head) == 1 and c in said]
         hint = f"; its columns are parted by {marks[0]!r}, and must be by commas" if marks else ""
-        raise RowError(f"{path}, line 1: no column {needed!r}{nearest(needed, head)}, got "
+        raise RowError(f"{path}, line 1: no column {needed!r}{meant(needed, head)}, got "
                        f"{said!r:.80}{hint}")  # fmt: skip
 
 
@@ -219,7 +219,7 @@ def _known(place: str, row: Row) -> tuple[str, Row]:
     row = {k: v for k, v in row.items() if v is not None}
     needed = _needed(row)
     if needed:
-        raise RowError(f"{place} has no {needed!r}{nearest(needed, row)}, got "
+        raise RowError(f"{place} has no {needed!r}{meant(needed, row)}, got "
                        f"{', '.join(map(str, row)) or 'nothing'}")  # fmt: skip
     return place, row
 

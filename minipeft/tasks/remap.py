@@ -16,7 +16,7 @@ learns to count places. Four tasks lie at growing or different distance from the
 from __future__ import annotations
 
 from minipeft.backend import Rng
-from minipeft.tasks.base import Example, Pattern, Task, nearest
+from minipeft.tasks.base import Example, Pattern, Task, meant
 from minipeft.world.grammar import Draw
 from minipeft.world.sentences import part_of
 
@@ -76,7 +76,7 @@ class Remap(Task):
         if variant not in VARIANTS:
             raise ValueError(
                 f"variant must be one of {', '.join(VARIANTS)}, "
-                f"got {variant!r}{nearest(variant, VARIANTS)}"
+                f"got {variant!r}{meant(variant, VARIANTS)}"
             )
         self.variant = variant
         self.name = "remap" if variant == "known" else f"remap-{variant}"

@@ -6,7 +6,7 @@ The reviews negate, contrast and weaken, so that counting words does not solve t
 from __future__ import annotations
 
 from minipeft.backend import Rng
-from minipeft.tasks.base import Example, Pattern, Task, nearest
+from minipeft.tasks.base import Example, Pattern, Task, meant
 from minipeft.world.grammar import Draw
 from minipeft.world.reviews import DOMAINS, review
 from minipeft.world.sentences import part_of
@@ -30,7 +30,7 @@ class Sentiment(Task):
         if domain not in (*DOMAINS, "both"):
             raise ValueError(
                 f"domain must be {', '.join(DOMAINS)} or both, "
-                f"got {domain!r}{nearest(domain, (*DOMAINS, 'both'))}"
+                f"got {domain!r}{meant(domain, (*DOMAINS, 'both'))}"
             )
         self.domain = domain
         self.domains = DOMAINS if domain == "both" else (domain,)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from minipeft.backend import Rng
-from minipeft.tasks.base import Example, Pattern, Task, nearest
+from minipeft.tasks.base import Example, Pattern, Task, meant
 from minipeft.world.attributes import Attribute
 from minipeft.world.grammar import Draw, capitalise, sentence
 from minipeft.world.narrators import NO_ONE, SAYS, openings
@@ -57,7 +57,7 @@ class Truth(Task):
         if speaker not in SPEAKERS:
             raise ValueError(
                 f"speaker must be '', 'register' or 'people', "
-                f"got {speaker!r}{nearest(speaker, SPEAKERS)}"
+                f"got {speaker!r}{meant(speaker, SPEAKERS)}"
             )
         self.speaker, self.world = speaker, world or World()
 
