@@ -6,6 +6,6 @@ from minipeft.course.experiments import CLAIMS, EXPERIMENTS, claims
 from minipeft.course.experiments.runner import main
 
 if sys.argv[1:] == ["claims"]:
-    print(claims.write(CLAIMS))
+    print(claims.write(CLAIMS, list(EXPERIMENTS.values())))
 else:
     sys.exit(main(EXPERIMENTS))

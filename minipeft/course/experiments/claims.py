@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minipeft.course.experiments.runner import difference
+from minipeft.course.experiments.runner import Experiment, difference, results, version_of
 from minipeft.course.notebooks import folder
 from minipeft.storage.files import write_atomic
 
@@ -42,6 +42,11 @@ difference over at least five seeds (Student's t).
 
 ± is the standard error of a mean over seeds. A row without seeds was counted or timed. The lectures
 still print verdicts by two standard errors; there "did not appear" is opposite or undecided.
+"""
+CODE = """## Results and their code
+
+A run is stale if the file of its experiment has other code today. Unknown: the results were made
+before their files recorded a version.
 """
 
 
@@ -127,8 +132,8 @@ def shown(values: Sequence[float]) -> str:
     return f"{float(np.mean(values)):.3g}"
 
 
-def as_markdown(claims: Sequence[Claim]) -> str:
-    """The list of claims, lecture by lecture."""
+def as_markdown(claims: Sequence[Claim], experiments: Sequence[Experiment] = ()) -> str:
+    """The list of claims, lecture by lecture, and which code made the experiments' results."""
     found = [(claim, claim.measure()) for claim in claims]
     counts = Counter((claim.lecture, claim.decision(finding)) for claim, finding in found)
     lectures = sorted({claim.lecture for claim in claims})
@@ -148,6 +153,13 @@ def as_markdown(claims: Sequence[Claim]) -> str:
                 lines.append(_row(claim.text, claim.source, claim.figure, finding.value,
                                   finding.seeds or "", _told(claim, finding)))  # fmt: skip
         blocks.append("\n".join(lines))
+    if experiments:
+        lines = [_row("results", "runs", "seeds", "code that made them"), _row(*["---"] * 4)]
+        for e in experiments:
+            data = results(e.name)
+            seeds = len(data.about["seeds"])
+            lines.append(_row(e.name, len(data.runs), seeds, data.code(version_of(e))))
+        blocks += [CODE, "\n".join(lines)]
     return "\n\n".join(block.rstrip() for block in blocks) + "\n"
 
 
@@ -168,8 +180,8 @@ def _told(claim: Claim, finding: Finding) -> str:
     return f"**{decision}**" + (f": {'; '.join(notes)}" if notes else "")
 
 
-def write(claims: Sequence[Claim]) -> Path:
+def write(claims: Sequence[Claim], experiments: Sequence[Experiment] = ()) -> Path:
     """Write lectures/CLAIMS.md."""
-    path, text = folder() / "CLAIMS.md", as_markdown(claims)
+    path, text = folder() / "CLAIMS.md", as_markdown(claims, experiments)
     write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return path

@@ -7,6 +7,9 @@ with the same base model, is not made again. So an experiment can be stopped and
 
 from __future__ import annotations
 
+import ast
+import hashlib
+import inspect
 import json
 import math
 import os
@@ -29,6 +32,7 @@ from minipeft.storage.files import data_dir, write_atomic
 Settings = dict[str, Any]  # plain values: they are written as JSON
 Outcome = dict[str, Any]
 BASE = "tiny-gpt"
+UNKNOWN = "unknown"  # the version of code in files that do not record one
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,38 @@ def base(name: str = BASE) -> Any:
     return load_model(name)
 
 
+def version_of(experiment: Experiment) -> str:
+    """A digest of the file that holds an experiment's run function, as Python reads it.
+
+    Comments, docstrings and imports are left out: a move or a comment is no other code. Neither
+    is what the file imports in it.
+    """
+    file = inspect.getsourcefile(experiment.run)
+    if file is None:
+        raise ValueError(f"{experiment.name}: its run function has no source file")
+    return source_digest(Path(file).read_text(encoding="utf-8"))
+
+
+def source_digest(source: str) -> str:
+    """Sixteen hex digits of a module's syntax tree."""
+    tree = _plain(ast.parse(source))
+    return hashlib.sha256(json.dumps(tree).encode()).hexdigest()[:16]
+
+
+def _plain(node: Any) -> Any:
+    """A syntax tree as lists; empty fields are left out, as Python's versions differ in them."""
+    if isinstance(node, list):
+        return [_plain(x) for x in node if not isinstance(x, (ast.Import, ast.ImportFrom))]
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = dict(ast.iter_fields(node))
+    documented = (ast.Module, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
+        fields["body"] = node.body[1:]
+    kept = [[name, _plain(x)] for name, x in fields.items() if x is not None and x != []]
+    return [type(node).__name__, *kept]
+
+
 def perform(
     experiment: Experiment, folder: Path, fast: bool = False, limit: float = math.inf
 ) -> Path:
@@ -64,7 +100,8 @@ def perform(
     path = folder / f"{experiment.name}.json"
     folder.mkdir(parents=True, exist_ok=True)
     marks = {name: fingerprint(base(name).state_dict()) for name in experiment.bases}
-    done = {_key(run["settings"]): run for run in _earlier(path, marks)}
+    version = version_of(experiment)
+    done = {_key(run["settings"]): run for run in _earlier(path, marks, version)}
     wanted = experiment.settings(fast)
     todo = [s for s in wanted if _key(s) not in done]
     print(f"{experiment.name}: {len(wanted) - len(todo)} of {len(wanted)} runs are done")
@@ -77,7 +114,7 @@ def perform(
         seconds = round(time.process_time() - start, 2)
         done[_key(settings)] = {"settings": settings, "outcome": outcome, "seconds": seconds}
         runs = [done[_key(s)] for s in wanted if _key(s) in done]
-        _write(path, experiment, marks, runs, fast)
+        _write(path, experiment, marks, version, runs, fast)
         show.update(number)
     show.done()
     return path
@@ -87,19 +124,32 @@ def _key(settings: Settings) -> str:
     return json.dumps(settings, sort_keys=True)
 
 
-def _earlier(path: Path, marks: dict[str, str]) -> list[dict[str, Any]]:
-    """The runs of an earlier call, if they were made with these bases."""
+def _earlier(path: Path, marks: dict[str, str], version: str) -> list[dict[str, Any]]:
+    """The runs of an earlier call, if they were made with these bases.
+
+    A run that other code made says which: the file's version is that of the others.
+    """
     if not path.is_file():
         return []
     known = read_results(path)
     if known["bases"] != marks:
         print(f"{path} was made with another base: starting anew")
         return []
-    return known["runs"]
+    runs: list[dict[str, Any]] = known["runs"]
+    for run in runs:
+        made_by = run.pop("version", known.get("version", UNKNOWN))
+        if made_by != version:
+            run["version"] = made_by
+    return runs
 
 
 def _write(
-    path: Path, experiment: Experiment, marks: dict[str, str], runs: list[Any], fast: bool
+    path: Path,
+    experiment: Experiment,
+    marks: dict[str, str],
+    version: str,
+    runs: list[Any],
+    fast: bool,
 ) -> None:
     command = f"python -m minipeft.experiments {experiment.name}" + (" --fast" if fast else "")
     whole = {
@@ -107,6 +157,7 @@ def _write(
         "question": experiment.question,
         "command": command,
         "bases": marks,  # fingerprints
+        "version": version,  # of the code; a run that other code made has its own
         "seeds": sorted({run["settings"].get("seed", 0) for run in runs}),
         "versions": {
             "minipeft": minipeft.__version__,
@@ -193,6 +244,23 @@ class Results:
         """(values, outcomes) along one setting, as viz.lines takes them: outcomes (runs, values)"""
         columns = [self.where(outcome, **{along: value}, **settings) for value in values]
         return values, np.array(columns).T
+
+    @property
+    def made_by(self) -> list[str]:
+        """The version of the code that made each run, or "unknown"."""
+        whole = self.about.get("version", UNKNOWN)
+        return [run.get("version", whole) for run in self.runs]
+
+    def stale(self, version: str) -> int:
+        """How many runs are known to be made by other code than this version."""
+        return sum(v not in (version, UNKNOWN) for v in self.made_by)
+
+    def code(self, version: str) -> str:
+        """In words: whether this version of the code made the runs."""
+        stale, unknown = self.stale(version), self.made_by.count(UNKNOWN)
+        if not stale:
+            return UNKNOWN if unknown else "today's"
+        return f"{stale} of {len(self.runs)} runs are stale" + ", others unknown" * bool(unknown)
 
     @property
     def label(self) -> str:
@@ -294,5 +362,6 @@ def main(experiments: dict[str, Experiment], argv: Sequence[str] | None = None) 
         path = perform(experiments[name], folder, args.fast, args.limit)
         found = Results(path)
         print(f"{path}: {len(found.runs)} runs, {60 * found.about['hours']:.1f} minutes of work")
+        print(f"code that made them: {found.code(version_of(experiments[name]))}")
     sys.stdout.flush()
     return 0

@@ -12,7 +12,9 @@ from minipeft.course.experiments.runner import (
     Results,
     main,
     perform,
+    source_digest,
     t_quantile,
+    version_of,
 )
 
 
@@ -79,6 +81,49 @@ def test_the_file_says_how_it_was_made(tmp_path):
     assert {"minipeft", "numpy", "python"} <= about["versions"].keys()
     assert about["bases"].keys() == {"tiny-gpt"} and len(about["bases"]["tiny-gpt"]) == 64
     assert about["runs"][1]["outcome"]["score"] == 0.333333
+
+
+def test_a_version_is_of_code_and_not_of_its_words():
+    code = '''"""Text."""
+import math
+X = 1
+def f(a):
+    """More."""
+    return a + X
+'''
+    plain = "from cmath import sqrt\nX = 1  # one\n\ndef f(a):\n    return (a +\n            X)\n"
+    assert source_digest(code) == source_digest(plain) == "6c1b4f4cd7be7c16"
+    others = ("a + X", "a - X"), ("X = 1", "X = 2"), ("X = 1", "X = '1'"), ("f(a)", "f(a, *b)")
+    digests = {source_digest(plain.replace("(a +\n            X)", "a + X").replace(*o))
+               for o in others}  # fmt: skip
+    assert len(digests | {source_digest(code)}) == 5
+
+
+def test_runs_that_other_code_made_are_stale(tmp_path, monkeypatch, capsys):
+    path = perform(counting([], 2), tmp_path)
+    version = version_of(counting([]))
+    found = Results(path)
+    assert found.about["version"] == version and found.made_by == [version] * 2
+    assert found.stale(version) == 0 and found.code(version) == "today's"
+    monkeypatch.setattr(runner, "version_of", lambda experiment: "other")
+    found = Results(perform(counting([], 3), tmp_path))
+    assert found.made_by == [version, version, "other"]
+    assert found.stale("other") == 2 and found.stale(version) == 1
+    assert "version" not in found.runs[2]
+    assert main({"trial": counting([])}, ["trial", "--out", str(tmp_path)]) == 0
+    assert "code that made them: 2 of 3 runs are stale" in capsys.readouterr().out
+
+
+def test_the_version_of_older_results_is_unknown(tmp_path):
+    path = perform(counting([], 2), tmp_path)
+    whole = json.loads(path.read_text())
+    del whole["version"]
+    path.write_text(json.dumps(whole))
+    assert Results(path).code("any") == "unknown" and Results(path).stale("any") == 0
+    found = Results(perform(counting([], 3), tmp_path))
+    version = version_of(counting([]))
+    assert found.made_by == ["unknown", "unknown", version]
+    assert found.code("other") == "1 of 3 runs are stale, others unknown"
 
 
 def test_where_selects_by_settings(tmp_path):
