@@ -1,0 +1,72 @@
+"""The settings of every experiment stay as they are: stored results are found by them."""
+
+import hashlib
+import json
+
+import pytest
+
+from minipeft.course.experiments import EXPERIMENTS
+
+SETTINGS = {  # of the fast list and of the whole one: how many, and a digest
+    "base_probes": (1, "273d4fa27a3b", 21, "4186d13543af"),
+    "world_probes": (2, "0038e6e3a1ea", 93, "d41024ec8ce5"),
+    "reader_probes": (1, "cad8925d4dd4", 23, "abbe7b8c56ef"),
+    "picture_probes": (1, "81e79fa09b2e", 18, "d708f25ad994"),
+    "ladder": (1, "c13604bfcce8", 14, "168682cbd6e3"),
+    "route_rates": (3, "0919db3c5ac8", 90, "5e5d5095b545"),
+    "learning_rates": (13, "4dd1817ff817", 312, "898d024cafb0"),
+    "lora_matrices": (8, "cd7066316546", 280, "c4d7fb53a821"),
+    "lora_ranks": (15, "0d1972c0a5ce", 225, "6a489441f933"),
+    "lora_small_data": (2, "8682038094f0", 60, "45d5f5c4668d"),
+    "lora_spectra": (1, "7190e2b0ab0a", 10, "df8b20a764af"),
+    "lora_rslora": (16, "75d5a96d562f", 80, "0a42a9dd26d0"),
+    "lora_merge_drift": (6, "2f780be987ba", 30, "86df9f92ab06"),
+    "lora_latency": (1, "338da30d371f", 3, "22aa6d79889c"),
+    "lora_family_rates": (7, "5e828f1ba92d", 228, "b81e780b8293"),
+    "lora_family": (7, "184f8d7812bd", 200, "cbd78723b289"),
+    "lora_family_codes": (2, "cc23a1f46730", 30, "835be25cf850"),
+    "subset_rates": (5, "750dc1d99a72", 40, "94c84d1229b6"),
+    "subset_scores": (4, "e40053593cb5", 95, "b48eaf885c24"),
+    "subset_where": (6, "41dd521cb38e", 60, "03662498b204"),
+    "subset_untrained": (1, "b418bea8a2f4", 10, "e1df0d2ab377"),
+    "subset_probe": (2, "1d1512d45fbc", 20, "dfdf6a324a01"),
+    "subset_forgetting": (1, "6369fd7a8b38", 60, "231bbe91ae62"),
+    "subset_cost": (2, "c0846ee66c9b", 11, "ec3d2dcb4552"),
+    "quant_loss": (1, "e5a45a8690fe", 59, "82300ff78f8d"),
+    "quant_outliers": (2, "018736a3bd67", 120, "3eaa5ee0b290"),
+    "quant_zero_shot": (1, "b43c656011b7", 135, "069462321e6c"),
+    "quant_training": (1, "3d6f4c487411", 70, "a68faf1d9a6d"),
+    "subspace_rates": (4, "714c2b4b25cc", 29, "e4671fbf4883"),
+    "subspace_digits": (2, "1932a6f1e191", 51, "2e8793fe9d84"),
+    "subspace_labels": (2, "f2701e8a883f", 40, "a4e23385045c"),
+    "subspace_pretraining": (2, "471af822dce7", 120, "2760ee9a9b80"),
+    "subspace_ladder": (2, "a6efd4d5b20c", 40, "bd6cf5f92cc9"),
+    "subspace_frozen": (2, "c549f366036d", 16, "3721c0b3d0bd"),
+    "subspace_route": (2, "2abcafdaadd0", 80, "469d98ee827a"),
+    "subspace_kin": (1, "92fc677d362e", 25, "3e2fadc7ffe9"),
+    "pruning_rates": (1, "85b2dd9a7f73", 90, "542f8948f264"),
+    "pruning_kept": (4, "973f4177d146", 50, "6f41d13798a7"),
+    "pruning_reader_rates": (1, "5a5a3b2ac2a5", 16, "dafac0b45180"),
+    "pruning_reader": (1, "9d5ce1d70673", 35, "7f3eaca444d8"),
+    "pruning_soft": (1, "0a792fa3e127", 11, "989993d8f976"),
+    "pruning_moves": (1, "b55cd4ffaa85", 5, "3651e3919e4c"),
+    "pruning_tickets": (1, "edf55337e7ed", 5, "5a3cb6b7a759"),
+}
+
+
+def summary(experiment):
+    found = []
+    for fast in (True, False):
+        settings = experiment.settings(fast)
+        digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
+        found += [len(settings), digest[:12]]
+    return tuple(found)
+
+
+def test_every_experiment_is_listed():
+    assert list(SETTINGS) == list(EXPERIMENTS)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings_stay_as_they_are(name):
+    assert summary(EXPERIMENTS[name]) == SETTINGS[name]
