@@ -110,6 +110,15 @@ def test_nobody_imports_a_private_name():
         for module, name in imports(file)
         if name and name.startswith("_") and not name.startswith("__")
     ]
+    for file in FILES:  # nor reaches one through its module: ops._cast
+        modules = {name for module, name in imports(file) if name and file_of(f"{module}.{name}")}
+        wrong += [
+            f"{file.relative_to(PACKAGE)}: {node.value.id}.{node.attr}"
+            for node in ast.walk(tree(file))
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+            and node.value.id in modules
+            and node.attr.startswith("_") and not node.attr.startswith("__")
+        ]  # fmt: skip
     assert not wrong, "\n".join(wrong)
 
 
@@ -139,14 +148,14 @@ def files_of(*rooms):
 
 
 CORE = (  # what a student reads from top to bottom
-    *(f"engine/{name}.py" for name in ("op", "tensor", "operators", "ops", "fused", "check")),
-    "nn", "models/gpt.py", "contract", "methods/lora.py",
-    *(f"training/{name}.py" for name in ("loop", "step", "optim")),
+    *(f"engine/{name}.py" for name in ("op", "tensor", "operators", "ops", "summation")),
+    "engine/fused.py", "engine/check.py", "nn", "models/gpt.py", "contract", "methods/lora.py",
+    *(f"training/{name}.py" for name in ("loop", "step", "optim", "batches")),
     *(f"generation/{name}.py" for name in ("sampling", "scoring", "beams")),
 )  # fmt: skip
 READERS = ("tasks/e2e.py", "tasks/mnist.py")  # of published sets
 ROOMS = {  # what -> (files, those left out, the most lines of code)
-    "core path": (CORE, (), 4250),  # 3600 is the goal: contract/file and handle are to shrink
+    "core path": (CORE, (), 4500),  # 3600 is the goal: contract/file and handle are to shrink
     "world, tasks, corpus": (("world", "tasks", "corpus"), READERS, 4200),
     "ledger, course": (("ledger", "course"), (), 8000),
 }

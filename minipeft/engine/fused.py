@@ -352,7 +352,8 @@ def _mask_bias(q: Array, S: int, causal: bool, mask: Array | None) -> Array | No
     return bias if bias is None else xp.broadcast_to(bias, (B, *bias.shape[1:]))
 
 
-def _check_attention(q: Array, k: Array, v: Array, heads: int, causal: bool) -> None:
+def check_attention(q: Array, k: Array, v: Array, heads: int, causal: bool) -> None:
+    """Raise ValueError if attention cannot take these shapes."""
     B, T, C = q.shape
     if k.shape != v.shape or k.shape[0] != B or k.shape[2] != C:
         raise ValueError(f"attention: q {q.shape} needs k, v ({B}, S, {C}); "
@@ -378,7 +379,7 @@ def attention(q, k, v, *, heads, causal, mask=None, keep=None):
     Keeps   q, k, v and p (B, H, T, S)
     Raises  ValueError if shapes disagree or C does not divide into H
     """
-    _check_attention(q, k, v, heads, causal)
+    check_attention(q, k, v, heads, causal)
     xp, C = xp_of(q), q.shape[2]
     D = C // heads
     scale = 1 / math.sqrt(D)

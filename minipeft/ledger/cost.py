@@ -204,7 +204,7 @@ def _attention(
     mask: Any = None,
     keep: Any = None,
 ) -> tuple[Any, Any]:
-    fused._check_attention(q, k, v, heads, causal)
+    fused.check_attention(q, k, v, heads, causal)
     (B, T), S, item = q.shape[:2], k.shape[1], q.dtype.itemsize
     p = m.new((B, heads, T, S), q)
     y = m.new(q.shape, q)
