@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 
-from minipeft.backend import Array, Rng, is_whole, to_numpy, xp_of
+from minipeft.backend import Array, Rng, is_array, is_whole, to_numpy, xp_of
 from minipeft.checks import Check, nearest
 from minipeft.engine import Tensor, context, ops, running
 from minipeft.nn import Module, Parameter, Place
@@ -204,6 +205,32 @@ def _coerce(cls: type, field: dataclasses.Field[Any], value: Any) -> Any:
     raise ValueError(f"{cls.__name__}: {field.name} must be {declared}, got {_short(value)}")
 
 
+def _rows_of(value: Any, chosen: list[int], n: int) -> Any:
+    """The chosen rows of an argument, if it has one for each of the n rows of the batch."""
+    if isinstance(value, tuple):
+        return tuple(_rows_of(v, chosen, n) for v in value)
+    if len(chosen) == n or not (is_array(value) or isinstance(value, Tensor)):
+        return value
+    if value.shape[:1] != (n,):
+        return value
+    return value[xp_of(_array(value)).asarray(chosen)]
+
+
+def _together(parts: Sequence[Any], order: list[int]) -> Any:
+    """Rows that were computed apart, in the batch's order; tuples member by member."""
+    if len(parts) == 1:
+        return parts[0]
+    if isinstance(parts[0], tuple):
+        return tuple(_together(members, order) for members in zip(*parts, strict=True))
+    if parts[0] is None:
+        return None
+    xp = xp_of(_array(parts[0]))
+    back = xp.argsort(xp.asarray(order))
+    if isinstance(parts[0], Tensor):
+        return ops.concatenate(list(parts), axis=0)[back]
+    return xp.concatenate(parts, axis=0)[back]
+
+
 class Wrapper(Module):
     """A part around a frozen one. Its path is that of the part it holds as `base`.
 
@@ -230,28 +257,33 @@ class Wrapper(Module):
                 return self._by_row(ctx.rows, *args, **kwargs)
         return super().__call__(*args, **kwargs)
 
-    def _by_row(self, rows: tuple[Any, ...], x: Tensor, **kwargs: Any) -> Tensor:
+    def _by_row(self, rows: tuple[Any, ...], x: Any, *args: Any, **kwargs: Any) -> Any:
         """Rows of the batch that carry this adapter go through it, the others past it.
 
-        Shapes  x (B, …), rows B handles or None
+        Shapes  x (B, …), rows B handles or None; of the other arguments those with B rows, in
+                tuples too, are cut in the same way, and what a `cache` takes is put together again
         """
         if len(rows) != x.shape[0]:
             raise ValueError(
                 f"running(rows=...) names {len(rows)} rows, the batch has {x.shape[0]}"
             )
-        xp = xp_of(x.data)
         mine = [i for i, handle in enumerate(rows) if handle is self.owner]
         others = [i for i, handle in enumerate(rows) if handle is not self.owner]
-        parts: list[Tensor] = []
+        cache = kwargs.pop("cache", None)
+        parts: list[Any] = []
+        caches: list[list[Any]] = []
         for chosen, part in ((mine, super().__call__), (others, self.base)):
             if chosen:
-                here = x if len(chosen) == len(rows) else x[xp.asarray(chosen)]
+                cut = partial(_rows_of, chosen=chosen, n=len(rows))
+                named = {name: cut(value) for name, value in kwargs.items()}
+                if cache is not None:
+                    caches.append([])
+                    named["cache"] = caches[-1]
                 with running(rows=[rows[i] for i in chosen]):  # for wrappers further in
-                    parts.append(part(here, **kwargs))
-        if len(parts) == 1:
-            return parts[0]
-        back = xp.argsort(xp.asarray(mine + others))
-        return ops.concatenate(parts, axis=0)[back]
+                    parts.append(part(cut(x), *map(cut, args), **named))
+        if cache is not None:
+            cache.extend(_together(entries, mine + others) for entries in zip(*caches, strict=True))
+        return _together(parts, mine + others)
 
     def __getattr__(self, name: str) -> Any:
         if name == "base":

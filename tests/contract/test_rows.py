@@ -1,13 +1,17 @@
 """Rows of one batch carry different adapters."""
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import numpy as np
 import pytest
 
 from minipeft.backend import Rng
-from minipeft.contract import attach
+from minipeft.contract import Method, Wrapper, attach
 from minipeft.engine import no_grad, running
 from minipeft.generation.sampling import generate_many
 from minipeft.methods import BitFit, LoRA
+from minipeft.nn import Parameter, init
 from minipeft.training.step import Workers, loss_of
 from tests.tiny import Rows, gpt, tokenizer
 
@@ -128,3 +132,70 @@ def test_what_all_rows_share_cannot_be_mixed():
     at = attach(model, BitFit())
     with running(rows=[at, None]), pytest.raises(ValueError, match="bitfit changes parameters"):
         model(Rows(VOCAB).batch(0, 2, 0).ids)
+
+
+@dataclass(frozen=True)
+class Gate(Method):
+    """A part of any kind, its output times 1 + g."""
+
+    name: ClassVar[str] = "gate"
+    compose: ClassVar[str] = "function"
+    by_row: ClassVar[bool] = True
+
+    targets: str | tuple[str, ...] = "attn"
+
+    def wrap(self, path, module, where):
+        return Gated(module, Parameter(init.zeros((1,), np.zeros(1))))
+
+
+class Gated(Wrapper):
+    """y = base(…) (1 + g), whatever the part takes."""
+
+    def __init__(self, base, g):
+        super().__init__(base)
+        self.g = g
+
+    def forward(self, *args, **kwargs):
+        y = self.base(*args, **kwargs)
+        return y if isinstance(y, tuple) else y * (self.g + 1.0)  # a start gives ids, mask, past
+
+
+@pytest.mark.parametrize("targets", ["attn", "emb", "emb.tok", "re:blocks\\.\\d", "start"])
+def test_a_wrapper_of_anything_is_carried_by_some_rows(targets):
+    """With its mask, its past and its cache cut and put together again."""
+    model = gpt()
+    handle = attach(model, Gate(targets))
+    for _, p in handle.trainable():
+        p.data = p.data + 0.3
+    batch = Rows(VOCAB).batch(0, 4, 0)
+    ids, mask = batch.ids, np.ones(batch.ids.shape, bool)
+    mask[1, -2:] = mask[3, -1:] = False
+    rows = [handle, None, None, handle]
+    with no_grad(), running(rows=rows):
+        mixed, past = model(ids[:, :-1], mask=mask[:, :-1], return_past=True)
+        later = model(ids[:, -1:], past=past, mask=mask)
+    for i, mine in enumerate(rows):
+        with no_grad(), running(off=[] if mine else [handle]):
+            y, own = model(ids[i : i + 1, :-1], mask=mask[i : i + 1, :-1], return_past=True)
+            after = model(ids[i : i + 1, -1:], past=own, mask=mask[i : i + 1])
+        n = int(mask[i, :-1].sum())
+        np.testing.assert_allclose(mixed.data[i, :n], y.data[0, :n], rtol=0, atol=1e-10)
+        if mask[i, -1]:
+            np.testing.assert_allclose(later.data[i], after.data[0], rtol=0, atol=1e-10)
+        for pair, pair1 in zip(past, own, strict=True):
+            for k, k1 in zip(pair, pair1, strict=True):
+                np.testing.assert_allclose(k.data[i, :n], k1.data[0, :n], rtol=0, atol=1e-10)
+
+
+def test_texts_are_continued_by_a_wrapped_attention_in_some_rows():
+    model = gpt()
+    model.tokenizer = tokenizer()
+    handle = attach(model, Gate())
+    for _, p in handle.trainable():
+        p.data = p.data + 0.5
+    prompts = ["The cat says", "The dog says", "The cow says"]
+    rows = [handle, None, handle]
+    mixed = generate_many(model, prompts, rows=rows, max_tokens=5)
+    for prompt, mine, text in zip(prompts, rows, mixed, strict=True):
+        with running(off=[] if mine else [handle]):
+            assert generate_many(model, [prompt], max_tokens=5) == [text]
