@@ -397,7 +397,7 @@ def test_settings_from_text_and_json(values, wanted):
         ({"rslora": "maybe"}, "rslora must be bool, got 'maybe'"),
         ({"targets": 3}, "targets must be"),
         ({"init": ["a"]}, "init must be str"),
-        ({"alpha": "nan"}, "alpha must be finite"),
+        ({"alpha": "nan"}, "alpha must be a finite number"),
     ],
 )
 def test_a_wrong_setting_is_named(values, message):
