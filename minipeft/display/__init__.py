@@ -1,1 +1,1 @@
-"""What is printed: tables and progress."""
+"""What is printed while one waits: progress."""
