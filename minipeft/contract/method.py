@@ -55,6 +55,7 @@ class Method:
     compose: ClassVar[str]  # "parameter", "function" or "input"
     gradient: ClassVar[str] = "exact"  # or "surrogate": not the derivative of the forward pass
     by_row: ClassVar[bool] = False  # may rows of one batch carry different adapters of its kind?
+    skips: ClassVar[bool] = False  # may a step go without some of its parts? else fit refuses it
     identity: ClassVar[str] = ""  # why attaching changes the output; "" where it does not
     lr: ClassVar[float] = 1e-3  # the default of fit, chosen by a sweep on validation data
 

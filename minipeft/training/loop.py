@@ -161,14 +161,16 @@ def fit(
         Workers(model, params, threads, recompute, cached, objective) as workers,
     ):
         looks.before(first)
+        unreached, skips = {path for path, _ in params}, any(h.method.skips for h in handles)
         for step in range(first, steps):
             if looks.enough():
                 break
             began = time.perf_counter()
             # forward and backward passes on the step's batches: gradients, and nothing else changes
             value = _gradients(workers, source, step, accumulate, batch, seed)
-            if step == first:
-                _check_reached(params)
+            if unreached and step - first < WATCHED:
+                unreached &= {path for path, p in params if p.grad is None}
+                _check_reached(unreached, skips and step < min(first + WATCHED, steps) - 1)
             with guard.step():  # from here on the step is done as a whole
                 # the first norms are noted, for an adapter's report
                 if step - first < WATCHED:
@@ -268,13 +270,15 @@ def _gradients(
     return total
 
 
-def _check_reached(params: list[tuple[str, Any]]) -> None:
-    """After the first backward every trainable parameter must have a gradient."""
-    missed = [path for path, p in params if p.grad is None]
-    if missed:
+def _check_reached(unreached: set[str], later: bool) -> None:
+    """After the first backward every trainable parameter must have a gradient.
+
+    later  whether a method skips parts of the model now and then, so that there is time yet
+    """
+    if unreached and not later:
         raise RuntimeError(
-            f"{len(missed)} trainable parameters got no gradient, so no forward pass reached them: "
-            f"{', '.join(missed[:5])}. Are they part of what the loss uses?"
+            f"{len(unreached)} trainable parameters got no gradient, so no forward pass reached "
+            f"them: {', '.join(sorted(unreached)[:5])}. Are they part of what the loss uses?"
         )
 
 

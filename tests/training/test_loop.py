@@ -795,3 +795,38 @@ def test_keeping_needs_an_evaluation_with_that_number():
         Evaluation(lambda m: {}, patience=1)
     with pytest.raises(ValueError, match="keep='f1', but the evaluation returns loss, accuracy"):
         run(1, evaluation=Evaluation(lambda m: {"loss": 1.0, "accuracy": 2.0}, keep="f1"))
+
+
+class Dropping(LoRA):
+    """LoRA of which half of the parts go without it in each pass, by turns, as in AdapterDrop."""
+
+    name = "dropping"
+    skips = True
+
+    def wrap(self, path, module, where):
+        wrapper = super().wrap(path, module, where)
+        wrapper.__class__ = type("Dropped", (Dropped, type(wrapper)), {})
+        wrapper.turn = where.layer
+        return wrapper
+
+
+class Dropped:
+    never = False
+
+    def forward(self, x):
+        self.turn += 1
+        return self.base(x) if self.never or self.turn % 2 else super().forward(x)
+
+
+def test_a_method_may_skip_parts_but_not_for_ever():
+    model = gpt()
+    handle = attach(model, Dropping(r=2))
+    fit(model, Rows(VOCAB), steps=4, lr=0.01, batch=2, quiet=True)
+    assert all(np.any(p.data) for path, p in handle.trainable() if path.endswith("B"))
+    handle.detach()
+    handle = attach(model, Dropping(r=2))
+    next(iter(handle.wrappers.values())).never = True
+    steps = []
+    with pytest.raises(RuntimeError, match="2 trainable parameters got no gradient"):
+        fit(model, Rows(VOCAB), steps=30, lr=0.01, batch=2, quiet=True, watch=steps.append)
+    assert len(steps) == train.WATCHED  # before the first step, and after all but the last of them
