@@ -49,8 +49,8 @@ def _fits(entry: str, path: str, module: Module) -> bool:
     if entry.startswith("re:"):
         try:
             return re.fullmatch(entry[3:], path) is not None
-        except re.error as error:
-            raise ValueError(f"targets: {entry!r} is no regular expression: {error}") from None
+        except (re.error, RecursionError) as error:
+            raise ValueError(f"targets: {entry!r:.80} is no regular expression: {error}") from None
     wanted, names = entry.split("."), path.split(".")[-len(entry.split(".")) :]
     return len(wanted) == len(names) and all(
         w in ("*", n) for w, n in zip(wanted, names, strict=True)
@@ -77,7 +77,8 @@ def _no_match(entry: str, parts: list[tuple[str, Module]]) -> str:
     hint = f" Did you mean {near!r}?" if near else ""
     rows = "\n".join(f"  {n:3d} x {name:10s} {shape}" for (name, shape), n in leaves.items())
     return (
-        f"targets: {entry!r} matches no part of the model.{hint} The parts with weights are\n{rows}"
+        f"targets: {entry!r:.80} matches no part of the model.{hint} The parts with weights "
+        f"are\n{rows}"
     )
 
 

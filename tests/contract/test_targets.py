@@ -89,3 +89,10 @@ def test_preview(model):
 def test_layers_are_numbered():
     assert layer_of("blocks.12.attn.q_proj") == 12 and layer_of("blocks.3") == 3
     assert layer_of("ln_f") is None and layer_of("extra.blocks.1") is None
+
+
+@pytest.mark.parametrize("entry", ["x" * 100_000, "re:" + "(" * 100_000])
+def test_an_error_of_a_long_entry_fits_a_screen(model, entry):
+    with pytest.raises(ValueError, match="targets: '") as caught:
+        match(model, entry)
+    assert len(str(caught.value)) < 2000
