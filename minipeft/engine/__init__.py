@@ -3,7 +3,7 @@
 Lecture  01_autograd
 """
 
-from minipeft.engine import fused, ops
+from minipeft.engine import fused, fused_more, ops
 from minipeft.engine.check import GradError, grad_check, jacobian
 from minipeft.engine.explain import explain_grad
 from minipeft.engine.graph import tape
@@ -19,6 +19,7 @@ __all__ = [
     "einsum",
     "explain_grad",
     "fused",
+    "fused_more",
     "grad",
     "grad_check",
     "jacobian",

@@ -25,7 +25,7 @@ MASKED = -1e30  # exp gives exactly 0; finite, so that a row with nothing to see
 # -- linear -------------------------------------------------------------------------------------
 
 
-def _rows(x: Array, n: int) -> Array:
+def as_rows(x: Array, n: int) -> Array:
     """(..., n) -> (N, n): all axes but the last as one. An n of 0 leaves no -1 to be found."""
     return x.reshape(math.prod(x.shape[:-1]), n)
 
@@ -43,14 +43,14 @@ def linear(x, w, b=None):
     if x.shape[-1:] != w.shape[1:]:
         raise ValueError(f"linear: x has shape {x.shape}, w (out, in) = {w.shape}: in must match")
     n_out, n_in = w.shape
-    rows = _rows(x, n_in)  # (N, I)
+    rows = as_rows(x, n_in)  # (N, I)
     y = rows @ w.T
     if b is not None:
         y += b
     return y.reshape(*x.shape[:-1], n_out), (
-        lambda g: (_rows(g, n_out) @ w).reshape(*g.shape[:-1], n_in),
-        lambda g: _rows(g, n_out).T @ rows,
-        lambda g: _sum_rows(_rows(g, n_out)),
+        lambda g: (as_rows(g, n_out) @ w).reshape(*g.shape[:-1], n_in),
+        lambda g: as_rows(g, n_out).T @ rows,
+        lambda g: sum_rows(as_rows(g, n_out)),
     )
 
 
@@ -58,34 +58,6 @@ def linear_slow(x: Any, w: Any, b: Any = None) -> Tensor:
     """The twin of `linear`."""
     y = ops.matmul(x, ops.transpose(w))
     return y if b is None else y + b
-
-
-@op
-def linear_decoded(x, b=None, *, decode, shape):
-    """An affine map whose frozen weight is made when it is needed, and let go.
-
-    y = x wᵀ + b, w = decode(x), in the dtype and on the device of x
-    Shapes  x (..., I), b (O,) or None, shape is (O, I), that of w -> (..., O)
-    VJP     gx = g w, where w is decoded once more; gb = sum of g over rows; w gets none
-    Keeps   nothing
-    Raises  ValueError if the last axis of x is not I
-    """
-    n_out, n_in = shape
-    if x.shape[-1:] != (n_in,):
-        raise ValueError(f"linear_decoded: x has shape {x.shape}, w (out, in) = {shape}: "
-                         "in must match")  # fmt: skip
-    y = _rows(x, n_in) @ decode(x).T
-    if b is not None:
-        y += b
-    return y.reshape(*x.shape[:-1], n_out), (
-        lambda g: (_rows(g, n_out) @ decode(g)).reshape(*g.shape[:-1], n_in),
-        lambda g: _sum_rows(_rows(g, n_out)),
-    )
-
-
-def linear_decoded_slow(x: Any, b: Any = None, *, decode: Any, shape: Any) -> Tensor:
-    """The twin of `linear_decoded`, which keeps the weight."""
-    return linear_slow(x, Tensor(decode(x.data).reshape(shape)), b)
 
 
 @op
@@ -103,14 +75,14 @@ def add_low_rank(y, x, a, b, *, scale):
     if x.shape[-1] != n_in or b.shape[1] != r or y.shape != (*x.shape[:-1], n_out):
         raise ValueError(f"add_low_rank: y {y.shape} and x {x.shape} do not chain with "
                          f"a {a.shape} and b {b.shape}")  # fmt: skip
-    rows, shape = _rows(x, n_in), x.shape
+    rows, shape = as_rows(x, n_in), x.shape
     down = rows @ a.T  # (N, r)
     down *= scale
     out = down @ b.T
-    out += _rows(y, n_out)
+    out += as_rows(y, n_out)
 
     def vjp(g: Array, needs: tuple[bool, ...]) -> tuple[Array | None, ...]:
-        flat, gx, ga = _rows(g, n_out), None, None
+        flat, gx, ga = as_rows(g, n_out), None, None
         if needs[1] or needs[2]:
             d = flat @ b  # (N, r)
             d *= scale
@@ -126,12 +98,12 @@ def add_low_rank_slow(y: Any, x: Any, a: Any, b: Any, *, scale: float) -> Tensor
     return y + linear_slow(linear_slow(x, a) * scale, b)
 
 
-def _sum_rows(g: Array) -> Array:
+def sum_rows(g: Array) -> Array:
     """Sum over axis 0 as a product, which is faster than .sum(0).  (N, O) -> (O,)"""
     return xp_of(g).ones(len(g), g.dtype) @ g
 
 
-def _row_dots(a: Array, b: Array) -> Array:
+def row_dots(a: Array, b: Array) -> Array:
     """Σ_j a_ij b_ij.  (N, C), (N, C) -> (N, 1)"""
     return xp_of(a).einsum("ij,ij->i", a, b)[:, None]
 
@@ -157,7 +129,7 @@ def layer_norm(x, w, b, *, eps=1e-5):
     average = xp.full((n, 1), 1 / n, x.dtype)
     h = x.reshape(-1, n)
     h = h - h @ average  # (N, C)
-    s = _inverse_deviation(h, eps)  # (N, 1)
+    s = inverse_deviation(h, eps)  # (N, 1)
     h *= s
     y = h * w
     y += b
@@ -167,28 +139,28 @@ def layer_norm(x, w, b, *, eps=1e-5):
         gx = None
         if needs[0]:
             gx = g * w  # h̄
-            dots = _row_dots(gx, h) / n
+            dots = row_dots(gx, h) / n
             gx -= gx @ average
             gx -= h * dots
             gx *= s
             gx = gx.reshape(x_shape)
         gw = xp.einsum("ij,ij->j", g, h) if needs[1] else None
-        return gx, gw, _sum_rows(g) if needs[2] else None
+        return gx, gw, sum_rows(g) if needs[2] else None
 
     x_shape = x.shape
     return y.reshape(x_shape), vjp
 
 
-def _inverse_deviation(h: Array, eps: float) -> Array:
+def inverse_deviation(h: Array, eps: float) -> Array:
     """1 / sqrt(mean of h² + eps) of centred rows, on the CPU also where h² overflows: there h is
     divided by its largest size before it is squared.  (N, C) -> (N, 1)"""
     xp, n = xp_of(h), h.shape[1]
-    s = 1 / xp.sqrt(_row_dots(h, h) / n + eps)
+    s = 1 / xp.sqrt(row_dots(h, h) / n + eps)
     if xp is np and not s.all():
         rows = s[:, 0] == 0
         top = abs(h[rows]).max(axis=1, keepdims=True)
         share = h[rows] / top
-        s[rows] = 1 / (top * np.sqrt(_row_dots(share, share) / n))
+        s[rows] = 1 / (top * np.sqrt(row_dots(share, share) / n))
     return s
 
 
@@ -355,11 +327,12 @@ def _mask_bias(q: Array, S: int, causal: bool, mask: Array | None) -> Array | No
 def check_attention(q: Array, k: Array, v: Array, heads: int, causal: bool) -> None:
     """Raise ValueError if attention cannot take these shapes."""
     B, T, C = q.shape
-    if k.shape != v.shape or k.shape[0] != B or k.shape[2] != C:
-        raise ValueError(f"attention: q {q.shape} needs k, v ({B}, S, {C}); "
-                         f"got {k.shape}, {v.shape}")  # fmt: skip
     if C % heads:
         raise ValueError(f"attention: width {C} does not divide into {heads} heads")
+    even = k.shape[2] and C % k.shape[2] == 0 and k.shape[2] % (C // heads) == 0
+    if k.shape != v.shape or k.shape[0] != B or not even:
+        raise ValueError(f"attention: q {q.shape} needs k, v ({B}, S, {C}), or fewer heads than "
+                         f"{heads}, each for as many of q; got {k.shape}, {v.shape}")  # fmt: skip
     if k.shape[1] == 0 or (causal and k.shape[1] < T):
         raise ValueError(f"attention: {T} queries need at least {T if causal else 1} keys; "
                          f"got {k.shape[1]}")  # fmt: skip
@@ -373,6 +346,8 @@ def attention(q, k, v, *, heads, causal, mask=None, keep=None):
     y = softmax(q kᵀ / sqrt(D) + mask) v, per head       Vaswani et al. 2017, eq. 1
     Shapes  q (B, T, C), k, v (B, S, C), C = H D; mask (B, S), true where a key is real;
             keep (B, H, T, S), dropout's factors on the weights, or None -> (B, T, C)
+    Groups  k, v (B, S, K D) have K heads, each for H / K of the queries' heads that follow each
+            other                                        Ainslie et al. 2023, sec. 2.2
     Masks   a query that sees no key gives 0. Causal is aligned right: keys before the first
             query (a `past`) are seen by all
     VJP     with weights p: gv = pᵀ g, ds = p (g vᵀ - Σ_s g vᵀ p), gq = ds k, gk = dsᵀ q
@@ -380,56 +355,60 @@ def attention(q, k, v, *, heads, causal, mask=None, keep=None):
     Raises  ValueError if shapes disagree or C does not divide into H
     """
     check_attention(q, k, v, heads, causal)
-    xp, C = xp_of(q), q.shape[2]
+    xp, (B, T, C), S = xp_of(q), q.shape, k.shape[1]
     D = C // heads
-    scale = 1 / math.sqrt(D)
+    K, scale = k.shape[2] // D, 1 / math.sqrt(D)
 
-    def split(x: Array) -> Array:  # (B, T, C) -> (B, H, T, D), a view
-        return x.reshape(*x.shape[:2], heads, D).swapaxes(1, 2)
+    def split(x: Array) -> Array:  # (B, T, C) -> (B, K, H / K, T, D), of k and v (B, K, 1, S, D)
+        return x.reshape(*x.shape[:2], K, x.shape[2] // (K * D), D).transpose(0, 2, 3, 1, 4)
+
+    def stacked(x: Array) -> Array:  # (…, H / K, T, D) -> (…, 1, H / K T, D), a view if H = K
+        return x.reshape(*x.shape[:2], 1, -1, x.shape[4])
 
     qh, kh, vh = split(q), split(k), split(v)
-    (B, T), S = q.shape[:2], k.shape[1]
     n = max(1, SCORES // max(1, heads * T * S) if xp is np else B)
     parts = [slice(i, i + n) for i in range(0, B, n)]
     bias = _mask_bias(q, S, causal, mask)
-    p = xp.empty((B, heads, T, S), q.dtype)
+    p = xp.empty((B, K, heads // K, T, S), q.dtype)
+    keep = None if keep is None else keep.reshape(p.shape)
     y = xp.empty((B, T, C), q.dtype)
     for part in parts:
-        w = p[part]  # (n, H, T, S)
-        xp.matmul(qh[part], kh[part].swapaxes(2, 3), out=w)
+        w = p[part]  # (n, K, H / K, T, S)
+        xp.matmul(qh[part], kh[part].swapaxes(3, 4), out=w)
         w *= scale
         if bias is not None:
-            w += bias[part]
+            w += bias[part][:, :, None]
         w -= w.max(axis=-1, keepdims=True)
         xp.exp(w, out=w)
         w /= w.sum(axis=-1, keepdims=True)
         if bias is not None and mask is not None:
-            w *= bias[part] == 0  # a query that sees nothing gets 0, not a mean of what is hidden
+            # a query that sees nothing gets 0, not a mean of what is hidden
+            w *= bias[part][:, :, None] == 0
         xp.matmul(w if keep is None else w * keep[part], vh[part], out=split(y)[part])
 
     def vjp(g: Array, needs: tuple[bool, ...]) -> tuple[Array | None, ...]:
         gh = split(g)
         gq, gk, gv = (
             xp.empty(x, p.dtype) if need else None
-            for x, need in zip(((B, T, C), (B, S, C), (B, S, C)), needs, strict=True)
+            for x, need in zip(((B, T, C), (B, S, K * D), (B, S, K * D)), needs, strict=True)
         )
         for part in parts:
             w = p[part]
             if gv is not None:
-                used = w if keep is None else w * keep[part]
-                xp.matmul(used.swapaxes(2, 3), gh[part], out=split(gv)[part])
+                used = stacked(w if keep is None else w * keep[part])
+                xp.matmul(used.swapaxes(3, 4), stacked(gh[part]), out=split(gv)[part])
             if gq is None and gk is None:
                 continue
-            ds = gh[part] @ vh[part].swapaxes(2, 3)
+            ds = gh[part] @ vh[part].swapaxes(3, 4)
             if keep is not None:
                 ds *= keep[part]
-            ds -= _row_dots(ds.reshape(-1, S), w.reshape(-1, S)).reshape(*ds.shape[:3], 1)
+            ds -= row_dots(ds.reshape(-1, S), w.reshape(-1, S)).reshape(*ds.shape[:4], 1)
             ds *= w
             ds *= scale
             if gq is not None:
                 xp.matmul(ds, kh[part], out=split(gq)[part])
             if gk is not None:
-                xp.matmul(ds.swapaxes(2, 3), qh[part], out=split(gk)[part])
+                xp.matmul(stacked(ds).swapaxes(3, 4), stacked(qh[part]), out=split(gk)[part])
         return gq, gk, gv
 
     return y, vjp
@@ -441,11 +420,13 @@ def attention_slow(
 ) -> Tensor:
     """The twin of `attention`."""
     B, T, C = q.shape
+    D = C // heads
 
-    def split(x: Any) -> Tensor:
-        return ops.swapaxes(ops.reshape(x, shape=(B, -1, heads, C // heads)), a=1, b=2)
+    def split(x: Any) -> Tensor:  # a head of k or v once for each of the queries' that share it
+        alone = ops.swapaxes(ops.reshape(x, shape=(B, -1, x.shape[2] // D, D)), a=1, b=2)
+        return alone[:, [h * alone.shape[1] // heads for h in range(heads)]]
 
-    scores = split(q) @ ops.swapaxes(split(k), a=2, b=3) / math.sqrt(C // heads)
+    scores = split(q) @ ops.swapaxes(split(k), a=2, b=3) / math.sqrt(D)
     seen = xp_of(q.data).ones((B, 1, T, k.shape[1]), dtype=bool)
     if causal:
         seen = xp_of(q.data).tril(seen, k.shape[1] - T)
@@ -481,7 +462,7 @@ def embedding(w, ids):
 
     def vjp(g: Array) -> Array:
         gw = xp.zeros(shape, wide(g.dtype))
-        backend.scatter_add(gw, ids.reshape(-1), _rows(g, shape[1]))
+        backend.scatter_add(gw, ids.reshape(-1), as_rows(g, shape[1]))
         return gw
 
     return w[ids], (vjp, None)

@@ -176,6 +176,25 @@ def _layer_norm(m: Meter, x: Any, w: Any, b: Any, *, eps: float = 1e-5) -> tuple
     return y, m.together((x, w, b), (h, s, w), work=_bytes(h))
 
 
+def _rms_norm(m: Meter, x: Any, w: Any, *, eps: float = 1e-5) -> tuple[Any, Any]:
+    s, y = m.new((x.size // x.shape[-1], 1), x), m.new(x.shape, x)
+    return y, m.together((x, w), (x, s, w), work=_bytes(x))
+
+
+def _rotary(m: Meter, x: Any, positions: Any, *, width: int, theta: float = 1e4) -> Any:
+    y = m.new(x.shape, x)
+    angles = positions.size * (width // 2)
+    work = angles * (8 + 2 * x.dtype.itemsize) + y.nbytes // 2  # their cos and sin, half a turn
+    m.spike(work)
+    return y, (m.gradient(x, positions, work=work), None)
+
+
+def _swiglu(m: Meter, a: Any, b: Any) -> tuple[Any, Any]:
+    y = m.new(a.shape, a, b)
+    m.spike(y.nbytes)
+    return y, m.together((a, b), (a, b), work=2 * y.nbytes)
+
+
 def _erf_work(x: Any) -> int:
     """Bytes that backend.erf holds while it runs."""
     return ERF * min(x.size, ERF_PART) * x.dtype.itemsize
@@ -221,6 +240,8 @@ def _attention(
 
     kept = (q, k, v, p) if keep is None else (q, k, v, p, keep)
     work = part * ((1 if rows >= B else 2) + (keep is not None))
+    if k.shape[2] < q.shape[2]:  # queries of the heads that share a key head, put together
+        work += min(B, rows) * _bytes(q) // B
     return y, m.together((q, k, v), kept, flops, work)
 
 
@@ -326,6 +347,9 @@ RULES: dict[str, Rule | None] = {  # None: a view, which the operation itself ma
     "linear_decoded": _linear_decoded,
     "add_low_rank": _add_low_rank,
     "layer_norm": _layer_norm,
+    "rms_norm": _rms_norm,
+    "rotary": _rotary,
+    "swiglu": _swiglu,
     "attention": _attention,
     "embedding": _embedding,
     "cross_entropy": _cross_entropy,

@@ -11,21 +11,23 @@ from hypothesis import strategies as st
 
 from minipeft import backend as arrays
 from minipeft.backend import Rng, to_numpy
-from minipeft.engine import Tensor, fused, grad_check
+from minipeft.engine import Tensor, fused, fused_more, grad_check
+
+FOUND = vars(fused_more) | vars(fused)
 
 
 class Case(NamedTuple):
-    name: str  # of the function in fused.py, then of the case
+    name: str  # of the function in fused.py or fused_more.py, then of the case
     inputs: tuple  # arrays; the floats are float64
     settings: dict = {}  # noqa: RUF012
 
     @property
     def fast(self):
-        return getattr(fused, self.name.split()[0])
+        return FOUND[self.name.split()[0]]
 
     @property
     def slow(self):
-        return getattr(fused, self.name.split()[0] + "_slow")
+        return FOUND[self.name.split()[0] + "_slow"]
 
 
 def normal(name, *shape):
@@ -36,14 +38,16 @@ def integers(name, high, *shape):
     return Rng(1, name).integers(0, high, shape)
 
 
-def attention_case(name, B=2, T=3, S=3, C=4, **settings):
-    q, k, v = normal("q", B, T, C), normal("k", B, S, C), normal("v", B, S, C)
+def attention_case(name, B=2, T=3, S=3, C=4, width=None, **settings):
+    """width is that of keys and values, C by default."""
+    q, k, v = normal("q", B, T, C), *(normal(x, B, S, width or C) for x in "kv")
     return Case(f"attention {name}", (q, k, v), {"heads": 2, "causal": True, **settings})
 
 
 PADDED = np.array([[False, True, True], [True, True, False]])  # left and right
 UNSEEN = np.array([[False, False, True], [False, False, False]])  # some queries see nothing
 KEEP = (normal("keep", 2, 2, 3, 3) > -0.5) / 0.7  # what dropout multiplies the weights with
+PLACES = np.array([[0, 1, 2], [-1, 3, 41]])
 W, B_ = 0.3 * normal("w", 5, 4), normal("b", 5)
 IGNORING = np.array([[3, -100, 0], [-100, -100, 4]])
 
@@ -71,6 +75,20 @@ CASES = [
     Case("layer_norm of a batch", (normal("x", 2, 1, 4), normal("w", 4), normal("b", 4)),
          {"eps": 0.1}),
     Case("layer_norm of width 1", (normal("x", 3, 1), normal("w", 1), normal("b", 1))),
+    Case("rms_norm", (normal("x", 3, 4), normal("w", 4))),
+    Case("rms_norm of a vector", (normal("x", 5), normal("w", 5))),
+    Case("rms_norm of a strided batch", (normal("x", 3, 2, 4).swapaxes(0, 1), normal("w", 4)),
+         {"eps": 0.1}),
+    Case("rms_norm of width 1", (normal("x", 3, 1), normal("w", 1))),
+    Case("rotary", (normal("x", 2, 3, 4), PLACES), {"width": 4}),
+    Case("rotary with heads and places that rows share", (normal("x", 2, 3, 8), PLACES[:1]),
+         {"width": 4, "theta": 50.0}),
+    Case("rotary of one pair", (normal("x", 1, 1, 2), PLACES[1:, :1]), {"width": 2}),
+    Case("rotary of a strided batch", (normal("x", 3, 2, 12).swapaxes(0, 1), PLACES),
+         {"width": 6, "theta": 3.0}),
+    Case("rotary of no place", (normal("x", 2, 0, 4), PLACES[:, :0]), {"width": 2}),
+    *[Case(f"swiglu {shape}", (np.asarray(2 * normal("a", *shape)), normal("b", *shape)))
+      for shape in ((), (1,), (2, 3), (2, 1, 3))],
     *[Case(f"{f} {shape}", (np.asarray(2 * normal(f, *shape)),))
       for f in ("gelu", "gelu_erf") for shape in ((), (1,), (2, 3), (2, 1, 3))],
     *[Case(f"{f} {shape} {axis}", (normal(f, *shape),), {"axis": axis})
@@ -92,6 +110,11 @@ CASES = [
     attention_case("dropout and padding", keep=KEEP, mask=PADDED, causal=False),
     attention_case("one head", heads=1),
     attention_case("as many heads as width", heads=4),
+    attention_case("grouped", C=8, heads=4, width=4),
+    attention_case("one key head for all", C=6, heads=3, width=2, causal=False),
+    attention_case("grouped after a past, padded", T=2, S=3, C=8, heads=4, width=4, mask=PADDED),
+    attention_case("grouped, one query", T=1, S=4, C=12, heads=6, width=6),
+    attention_case("grouped with dropout", C=4, width=2, keep=KEEP, mask=PADDED),
     Case("embedding", (normal("w", 5, 3), np.array([0, 4, 2]))),
     Case("embedding repeated", (normal("w", 5, 3), np.array([[1, 1, 4], [1, 0, 1]]))),
     Case("embedding one id", (normal("w", 5, 3), np.array(2))),
@@ -205,12 +228,13 @@ def test_freezing_inputs_does_not_change_the_other_gradients(case):
 
 
 def test_every_fused_op_has_a_twin_and_cases():
-    fast = {name for name, f in vars(fused).items()
-            if hasattr(f, "__wrapped__") and f.__module__ == fused.__name__
+    names = {fused.__name__, fused_more.__name__}
+    fast = {name for name, f in FOUND.items()
+            if hasattr(f, "__wrapped__") and f.__module__ in names
             and not name.endswith("_slow")}  # fmt: skip
-    assert len(fast) == 11
+    assert len(fast) == 14
     for name in fast:
-        assert hasattr(fused, f"{name}_slow")
+        assert f"{name}_slow" in FOUND
         assert sum(case.name.split()[0] == name for case in CASES) >= 4
 
 
@@ -379,6 +403,83 @@ def test_a_query_that_sees_nothing_gives_zero_and_no_gradient(causal):
     if causal:  # the first two queries see the first two keys at most, which are hidden
         assert (y.data[0, :2] == 0).all() and (q.grad[0, :2] == 0).all()
     assert (y.data[0, 2] != 0).all()
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_key_head_serves_the_queries_that_follow_each_other(causal):
+    q, k, v = normal("q", 2, 3, 12), normal("k", 2, 5, 4), normal("v", 2, 5, 4)
+
+    def six(x):  # the first of two heads three times, then the second
+        return np.concatenate([x[:, :, h // 3 * 2 :][:, :, :2] for h in range(6)], axis=2)
+
+    grouped = [Tensor(x, requires_grad=True) for x in (q, k, v)]
+    alone = [Tensor(x, requires_grad=True) for x in (q, six(k), six(v))]
+    y = fused.attention(*grouped, heads=6, causal=causal)
+    z = fused.attention(*alone, heads=6, causal=causal)
+    assert np.abs(y.data - z.data).max() <= 1e-14
+    y.backward(cotangent(y))
+    z.backward(cotangent(y))
+    assert np.abs(grouped[0].grad - alone[0].grad).max() <= 1e-14
+    for a, b in zip(grouped[1:], alone[1:], strict=True):  # added up over the three
+        summed = b.grad.reshape(2, 5, 2, 3, 2).sum(axis=3).reshape(2, 5, 4)
+        assert np.abs(a.grad - summed).max() <= 1e-14
+
+
+def test_rms_norm_scales_and_does_not_centre():
+    x = 5 + 3 * normal("x", 4, 200)
+    y = fused_more.rms_norm(x, np.full(200, 2.0), eps=1e-12).data
+    assert np.allclose((y * y).mean(axis=1), 4) and (y.mean(axis=1) > 1).all()
+    assert np.allclose(y / x, (y / x)[:, :1])
+
+
+@pytest.mark.parametrize(("dtype", "size"), [(np.float32, 1e38), (np.float64, 1e200)])
+def test_rms_norm_of_numbers_whose_squares_overflow(dtype, size):
+    x, w, g = normal("far", 3, 8), normal("w", 8), normal("g", 3, 8)
+    scales = np.array([[1.0], [0.25 * size], [1.0]])  # one row of three
+    t, near = Tensor((x * scales).astype(dtype), requires_grad=True), Tensor(x, requires_grad=True)
+    with np.errstate(over="ignore"):
+        y = fused_more.rms_norm(t, w.astype(dtype))
+    z = fused_more.rms_norm(near, w, eps=0.0)
+    y.backward(g.astype(dtype))
+    z.backward(g)
+    assert np.allclose(y.data, z.data, atol=1e-4)
+    assert np.allclose(t.grad * scales, near.grad, atol=1e-4)
+
+
+def test_rotary_products_depend_on_how_far_apart_two_stand():
+    q, k = normal("q", 1, 1, 6), normal("k", 1, 1, 6)
+
+    def product(i, j):
+        a, b = (fused_more.rotary(x, np.array([[at]]), width=6).data for x, at in ((q, i), (k, j)))
+        return (a * b).sum()
+
+    assert abs(product(7, 3) - product(104, 100)) <= 1e-12
+    assert abs(product(7, 3) - product(7, 4)) > 1e-3
+    assert abs(product(3, 3) - (q * k).sum()) <= 1e-13
+
+
+def test_rotary_turns_the_halves_of_a_head_by_powers_of_theta():
+    x = np.array([[[1.0, 2.0, 0.0, 0.0]]])  # pairs (1, 0) and (2, 0)
+    y = fused_more.rotary(x, np.array([[3]]), width=4, theta=100.0).data[0, 0]
+    slow = 3 / 10  # the second pair's angle is divided by theta^(2/4)
+    wanted = [math.cos(3), 2 * math.cos(slow), math.sin(3), 2 * math.sin(slow)]
+    assert np.abs(y - wanted).max() <= 1e-15
+    far = fused_more.rotary(np.float32(x), np.array([[100_000]]), width=4).data[0, 0]
+    assert abs(far[0] - math.cos(100_000)) <= 1e-7  # angles are float64 whatever x is
+
+
+@pytest.mark.parametrize("f", [fused_more.swiglu, fused_more.swiglu_slow])
+def test_swiglu_of_far_gates_is_open_or_shut(f):
+    assert abs(f(np.array([1.0]), np.array([2.0])).item() - 2 / (1 + math.exp(-1))) <= 1e-15
+    for dtype, most in ((np.float16, 60000), (np.float32, 1e38), (np.float64, 1e300)):
+        a, b = (Tensor(np.array(x, dtype), requires_grad=True) for x in ([most, -most], [2, 2]))
+        with np.errstate(over="raise", invalid="raise", under="ignore"):
+            y = f(a, b * np.array([0.25, 0.25], dtype))
+            y.backward(np.ones(2, dtype))
+        assert np.allclose(y.data, np.array([0.5 * most, 0], dtype), rtol=1e-3)
+        assert np.allclose(a.grad, [0.5, 0]) and np.isfinite(b.grad).all()
+    low = f(np.float32([-60]), np.float32([1])).item()  # its tail is not rounded off
+    assert low == pytest.approx(-60 * math.exp(-60), rel=1e-5)
 
 
 def test_repeated_ids_add_up():
@@ -574,6 +675,25 @@ ERRORS = {
     r"log_softmax over axis -1 of shape \(\)": lambda: fused.log_softmax(np.array(1.0)),
     "axis 2 is out of range": lambda: fused.softmax(np.zeros((2, 3)), axis=2),
     "one axis is needed": lambda: fused.log_softmax(np.zeros((2, 3)), axis=(0, 1)),
+    r"rms_norm: x \(2, 3\) needs w \(3,\), got \(4,\)": lambda: fused_more.rms_norm(
+        np.ones((2, 3)), np.ones(4)
+    ),
+    r"rms_norm: x \(2, 0\)": lambda: fused_more.rms_norm(np.ones((2, 0)), np.ones(0)),
+    "into heads of 3": lambda: fused_more.rotary(Q, np.array([[0, 1, 2]]), width=3),
+    "into heads of 1, or these": lambda: fused_more.rotary(Q, np.array([[0, 1, 2]]), width=1),
+    r"needs positions \(2, 3\) or \(1, 3\), got \(2, 2\)": lambda: fused_more.rotary(
+        Q, np.zeros((2, 2), int), width=4
+    ),
+    r"swiglu: a \(2, 3\) and b \(3,\)": lambda: fused_more.swiglu(np.ones((2, 3)), np.ones(3)),
+    r"\(2, S, 4\), or fewer heads than 2, each for as many of q; got \(2, 3, 3\)": lambda: (
+        fused.attention(Q, Q[:, :, :3], Q[:, :, :3], heads=2, causal=True)
+    ),
+    r"fewer heads than 2.*got \(2, 3, 1\)": lambda: fused.attention(
+        Q, Q[:, :, :1], Q[:, :, :1], heads=2, causal=True
+    ),
+    r"fewer heads than 2.*got \(2, 3, 0\)": lambda: fused.attention(
+        Q, Q[:, :, :0], Q[:, :, :0], heads=2, causal=True
+    ),
     r"needs k, v \(2, S, 4\)": lambda: fused.attention(Q, Q[:1], Q[:1], heads=2, causal=True),
     "width 4 does not divide into 3 heads": lambda: fused.attention(Q, Q, Q, heads=3, causal=True),
     "3 queries need at least 3 keys; got 2": lambda: fused.attention(
@@ -618,6 +738,8 @@ def test_ids_and_labels_must_be_integers():
     for ids in (np.array([0.0]), np.array([True]), [0.5]):
         with pytest.raises(TypeError, match="embedding: ids must be integers, got"):
             fused.embedding(np.ones((5, 2)), ids)
+    with pytest.raises(TypeError, match="rotary: positions must be integers, got float64"):
+        fused_more.rotary(Q, np.zeros((2, 3)), width=4)
     for labels in (np.array([0.0]), np.array([True])):
         with pytest.raises(TypeError, match="cross_entropy: labels must be integers, got"):
             fused.cross_entropy(np.ones((1, 2)), labels)
@@ -627,6 +749,9 @@ def test_an_empty_batch_goes_through():
     empty = np.zeros((0, 4))
     assert fused.linear(empty, W).shape == (0, 5)
     assert fused.layer_norm(empty, np.ones(4), np.ones(4)).shape == (0, 4)
+    assert fused_more.rms_norm(empty, np.ones(4)).shape == (0, 4)
+    assert fused_more.swiglu(empty, empty).shape == (0, 4)
+    assert fused_more.rotary(Q[:0], np.arange(3)[None], width=2).shape == (0, 3, 4)
     assert fused.gelu(empty).shape == fused.softmax(empty).shape == (0, 4)
     assert fused.attention(Q[:0], Q[:0], Q[:0], heads=2, causal=True).shape == (0, 3, 4)
     assert fused.attention(Q[:, :0], Q, Q, heads=2, causal=True).shape == (2, 0, 4)

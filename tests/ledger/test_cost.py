@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from minipeft.backend import ERF_PART
-from minipeft.engine import Tensor, fused, op, ops
+from minipeft.engine import Tensor, fused, fused_more, op, ops
 from minipeft.engine.graph import held
 from minipeft.ledger.cost import RULES
 from minipeft.ledger.meter import Blank, metered
@@ -57,10 +57,17 @@ CASES = {  # operation -> lists of (shapes of its inputs, or arrays, and setting
     ],
     "add_low_rank": [([(2, 3, 5), B, (2, 4), (5, 2)], {"scale": 0.5})],
     "layer_norm": [([B, (4,), (4,)], {})],
+    "rms_norm": [([B, (4,)], {})],
+    "rotary": [
+        ([B, np.arange(3)[None]], {"width": 2}),
+        ([B, np.array([[0, 1, 2], [-1, 0, 1]])], {"width": 4, "theta": 9.0}),
+    ],
+    "swiglu": [([B, B], {})],
     "attention": [
         ([B, B, B], {"heads": 2, "causal": True}),
         ([B, (2, 5, 4), (2, 5, 4)], {"heads": 1, "causal": False, "mask": np.ones((2, 5), bool)}),
         ([B, B, B], {"heads": 1, "causal": False, "keep": np.ones((2, 1, 3, 3))}),
+        ([(2, 3, 8), B, B], {"heads": 4, "causal": True}),
     ],
     "embedding": [([(7, 4), np.array([[1, 2, 3]])], {})],
     "cross_entropy": [
@@ -76,7 +83,7 @@ SLACK = 4 * 8  # layer norm keeps a row of 1/n
 
 
 def operations():
-    parts = (ops, fused, projection)
+    parts = (ops, fused, fused_more, projection)
     found = [f for part in parts for f in vars(part).values() if hasattr(f, "__wrapped__")]
     found = [f for f in found if not hasattr(f, "cache_info")]
     names = {f.__name__.rstrip("_"): f for f in found if not f.__name__.endswith("_slow")}
@@ -136,6 +143,10 @@ LARGE = [  # operations that models spend their memory on
     ("linear_decoded", [(4, 4, 128)], {"decode": lambda x: np.ones((500, 128)),
                                        "shape": (500, 128)}),
     ("layer_norm", [WIDE, (128,), (128,)], {}),
+    ("rms_norm", [WIDE, (128,)], {}),
+    ("rotary", [WIDE, np.arange(8)[None]], {"width": 32}),
+    ("rotary", [WIDE, np.arange(480).reshape(60, 8)], {"width": 32}),
+    ("swiglu", [WIDE, WIDE], {}),
     ("gelu", [WIDE], {}),
     ("gelu_erf", [WIDE], {}),
     ("log_softmax", [WIDE], {}),
@@ -149,6 +160,7 @@ LARGE = [  # operations that models spend their memory on
     ("attention", [LONG] * 3, {"heads": 8, "causal": True}),  # in parts of the batch
     ("attention", [LONG] * 3, {"heads": 8, "causal": True, "keep": np.ones((64, 8, 40, 40))}),
     ("attention", [(1, 300, 8)] * 3, {"heads": 1, "causal": True}),  # what is hidden counts
+    ("attention", [(8, 40, 512), *[(8, 40, 64)] * 2], {"heads": 8, "causal": True}),  # grouped
     ("embedding", [(700, 64), np.zeros((30, 40), int)], {}),
     ("cross_entropy", [(600, 200), np.zeros(600, int)], {}),
     ("cross_entropy", [(600, 200), np.where(np.arange(600) % 3, 0, -100)], {}),
