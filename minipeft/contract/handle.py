@@ -252,8 +252,7 @@ class Handle:
         for name, p in self.shared.items():
             if p.requires_grad:
                 yield f"{self.slot}.{name}", p
-        yield from ((path, p) for path, p in self.clones.items() if path not in self.head)
-        yield from ((path, self.clones[path]) for path in self.clones if path in self.head)
+        yield from sorted(self.clones.items(), key=lambda clone: clone[0] in self.head)
 
     # -- the forward pass and the step ------------------------------------------------------------
 

@@ -12,19 +12,17 @@ import numpy as np
 from minipeft.backend import Rng, xp_of
 from minipeft.contract.handle import Handle
 from minipeft.contract.method import NotMergeable, Wrapper
-from minipeft.engine import Tensor, no_grad
+from minipeft.engine import no_grad, running
 from minipeft.nn import Linear, Module, Parameter
 from minipeft.nn.module import original, standing
 
 POLICIES = ("refuse", "dequantize", "requantize")  # where a weight is stored as codes
-ROWS = 16  # of random inputs on which merged and unmerged parts are compared
+BEYOND = 100  # times what rounding explains: an output that is off by more is wrong
 
 
 def merge(at: Handle, untie: bool, quantized: str) -> MergeReport:
     """Put plain parts in place of an adapter's wrappers, clones and computed parameters."""
-    parts, plain, computed = plain_parts(at, untie, quantized)
-    report = MergeReport([_compare(path, at.wrappers[path], part) for path, part in parts.items()])
-
+    parts, plain, computed, rows = plain_parts(at, untie, quantized)
     pairs = list(_pairs(at, parts))  # (new Parameter, old one); nothing is refused from here on
     for path, part in parts.items():
         _replace(at, at.wrappers[path], part)
@@ -41,15 +39,16 @@ def merge(at: Handle, untie: bool, quantized: str) -> MergeReport:
         at.changes = [c for c in at.changes if c.new is not at.root]
         delattr(at.model, at.slot)
     _pass_flags_on(at, pairs)
-    return report
+    return MergeReport(rows)
 
 
 def plain_parts(
     at: Handle, untie: bool, quantized: str
-) -> tuple[dict[str, Module], dict[str, Parameter], dict[str, Parameter]]:
+) -> tuple[dict[str, Module], dict[str, Parameter], dict[str, Parameter], list[dict[str, Any]]]:
     """By path, what is to stand for an adapter's wrappers, clones and computed parameters.
 
     Nothing is put anywhere yet. Raises as `Attached.merge` says
+    Returns  the three, and the rows of a report
     """
     if quantized not in POLICIES:
         raise ValueError(f"merge: quantized must be one of {', '.join(POLICIES)}, "
@@ -65,9 +64,12 @@ def plain_parts(
     parts = {path: _plain(at, path, wrapper, untie) for path, wrapper in at.wrappers.items()}
     plain = {path: Parameter(clone.data) for path, clone in at.clones.items()}
     computed = {path: Parameter(xp_of(t.data).array(t.data)) for path, t in made.items()}
-    for path, p in [*plain.items(), *computed.items()]:
-        _check_finite(path, p)
-    return parts, plain, computed
+    inside = [(path, p) for path, part in parts.items() for p in part.parameters()]
+    for path, p in [*inside, *plain.items(), *computed.items()]:
+        if not bool(xp_of(p.data).isfinite(p.data).all()):
+            raise NotMergeable(f"{path}: the merged weight has NaN or infinite values")
+    rows = [_compare(path, at.wrappers[path], part) for path, part in parts.items()]
+    return parts, plain, computed, rows
 
 
 def _check_order(at: Handle) -> None:
@@ -82,17 +84,12 @@ def _check_order(at: Handle) -> None:
     mine = {id(p): path for path, w in at.wrappers.items() for p in w.base.parameters()}
     lower = {id(c.base): path for path, c in at.clones.items()}
     lower |= {id(p): path for path, p in at.computed.items()}
-    for h in at.model.handles:
-        if h is at:
-            continue
-        theirs = [*h.clones.values(), *h.computed.values()]
+    for h in [h for h in at.model.handles if h is not at]:
         met = mine | lower if h.number < at.number else mine
-        for p in theirs:
+        for p in [*h.clones.values(), *h.computed.values()]:
             if id(p) in met:
-                other = h.method.name
-                raise NotMergeable(
-                    f"{met[id(p)]} is changed by {other!r} too: merge {other!r} first"
-                )
+                raise NotMergeable(f"{met[id(p)]} is changed by {h.method.name!r} too: merge "
+                                   f"{h.method.name!r} first")  # fmt: skip
 
 
 def _replace(at: Handle, old: Any, new: Any) -> None:
@@ -119,8 +116,8 @@ def _pairs(at: Handle, parts: dict[str, Module]) -> Iterator[tuple[Parameter, Pa
     """Each Parameter of the merged parts, with the one whose place it takes."""
     for path, part in parts.items():
         old = dict(at.wrappers[path].base.named_parameters())
-        for name, p in part.named_parameters():
-            yield p, old[name] if name in old else next(iter(old.values()))
+        other = next(iter(old.values()), at.flags[0][0])  # a Tap has none
+        yield from ((p, old.get(name, other)) for name, p in part.named_parameters())
 
 
 def _pass_flags_on(at: Handle, pairs: list[tuple[Parameter, Parameter]]) -> None:
@@ -148,17 +145,9 @@ def _plain(at: Handle, path: str, wrapper: Wrapper, untie: bool) -> Module:
         raise NotMergeable(f"{path} shares its weight with {tied}: merging one end parts the two. "
                            "merge(untie=True) allows it")  # fmt: skip
     try:
-        part = wrapper.merged()
+        return wrapper.merged()
     except NotMergeable as error:
         raise NotMergeable(f"{path}: {error}") from None
-    for p in part.parameters():
-        _check_finite(path, p)
-    return part
-
-
-def _check_finite(path: str, p: Parameter) -> None:
-    if not bool(xp_of(p.data).isfinite(p.data).all()):
-        raise NotMergeable(f"{path}: the merged weight has NaN or infinite values")
 
 
 def tied_with(model: Module, path: str, wrapper: Wrapper) -> str:
@@ -179,24 +168,27 @@ def tied_with(model: Module, path: str, wrapper: Wrapper) -> str:
 
 
 def _compare(path: str, wrapper: Wrapper, part: Module) -> dict[str, Any]:
-    """Errors of the merged weight and of its output, and what rounding explains of them."""
-    row: dict[str, Any] = {"path": path}
-    if not isinstance(part, Linear):
-        return row
-    exact = _in_float64(wrapper).merged().weight.data
-    weight = part.weight.data
-    eps = float(np.finfo(weight.dtype).eps)
-    largest = float(abs(exact).max())
-    row["weight_error"] = float(abs(weight - exact).max())
-    row["weight_rounding"] = eps * largest
-    xp = xp_of(weight)
-    x = xp.asarray(Rng(0, "merge", path).normal((ROWS, part.d_in)), dtype=weight.dtype)
-    with no_grad():
-        before, after = wrapper(Tensor(x)).data, part(Tensor(x)).data
-    row["output"] = float(abs(before).max())
-    row["output_error"] = float(abs(before - after).max())
-    row["output_rounding"] = eps * part.d_in**0.5 * row["output"]
-    row["change"] = float(abs(exact - wrapper.weight.data.astype(exact.dtype)).max())
+    """Errors of a part's merged output, and of a Linear's weight, and what rounding explains.
+
+    Raises  NotMergeable for an output that is wrong, unless it was told to round to codes
+    """
+    inputs = wrapper.probe(Rng(0, "merge", path))
+    with no_grad(), running(rng=None, off=(), rows=None):
+        before, after = wrapper(*inputs).data, part(*inputs).data
+    eps = float(np.finfo(before.dtype).eps)
+    size, error = float(abs(before).max()), float(abs(before - after).max())
+    rounding = eps * inputs[0].shape[-1] ** 0.5 * size
+    if not error <= BEYOND * rounding and wrapper.quantized != "requantize":
+        raise NotMergeable(
+            f"{path}: what {type(wrapper).__name__}.merged() makes is another function: its output "
+            f"is off by {error:.1e}, rounding explains {rounding:.1e}"
+        )
+    row = {"path": path, "output": size, "output_error": error, "output_rounding": rounding}
+    if isinstance(part, Linear):
+        exact = _in_float64(wrapper).merged().weight.data
+        row["weight_error"] = float(abs(part.weight.data - exact).max())
+        row["weight_rounding"] = eps * float(abs(exact).max())
+        row["change"] = float(abs(exact - wrapper.weight.data.astype(exact.dtype)).max())
     return row
 
 

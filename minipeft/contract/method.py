@@ -13,7 +13,7 @@ import numpy as np
 from minipeft.backend import Array, Rng, is_array, is_whole, to_numpy, xp_of
 from minipeft.checks import Check, nearest
 from minipeft.engine import Tensor, context, ops, running
-from minipeft.nn import Module, Parameter, Place
+from minipeft.nn import Embedding, Module, Parameter, Place
 
 GONE = {  # hooks of before 0.2, which nobody calls -> what does their work now
     "reparam": "select with compute", "before_forward": "compute",
@@ -305,6 +305,22 @@ class Wrapper(Module):
                 yield Place(name, value, self, name, True)
             elif isinstance(value, Module) and name != "base":
                 yield from value._places(name, True)
+
+    def probe(self, rng: Rng) -> tuple[Any, ...]:
+        """Random arguments of a call, on which merging compares the part and its merged form.
+
+        By default ids for a table, and else rows as wide as the first Parameter's last axis, the
+        part's own or, at a Tap, the wrapper's. What reads something else overrides it.
+        Shapes  ids (1, 16), or x (1, 16, d)
+        """
+        *_, lowest = self.layers()
+        if not self.parameters():
+            raise NotMergeable(f"{type(self).__name__}.probe() must say what it reads")
+        first = self.parameters()[0].data
+        if isinstance(lowest.base, Embedding):
+            return (xp_of(first).asarray(rng.integers(0, len(first), (1, 16))),)
+        x = rng.normal((1, 16, first.shape[-1]))
+        return (Tensor(xp_of(first).asarray(x, dtype=first.dtype)),)
 
     def merged(self) -> Module:
         """A plain module that computes the same."""

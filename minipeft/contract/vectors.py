@@ -33,17 +33,16 @@ def delta(at: Handle, *, untie: bool = False, quantized: str = "refuse") -> Vect
     Raises  NotMergeable as `merge` does
     """
     at.need_live("delta")
-    parts, clones, computed = plain_parts(at, untie, quantized)
+    parts, clones, computed, _ = plain_parts(at, untie, quantized)
     found: Vector = {}
     for path, part in parts.items():
         base = dict(at.wrappers[path].base.named_parameters())
         for name, p in part.named_parameters():
             under = original(base[name]).data if name in base else 0.0
             found[f"{path}.{name}"] = to_numpy(p.data - under)
-    for path, p in clones.items():
-        found[path] = to_numpy(p.data - original(at.clones[path]).data)
-    for path, p in computed.items():
-        found[path] = to_numpy(p.data - original(at.computed[path]).data)
+    for path, p in [*clones.items(), *computed.items()]:
+        old = at.clones[path] if path in clones else at.computed[path]
+        found[path] = to_numpy(p.data - original(old).data)
     return found
 
 

@@ -1,16 +1,21 @@
 """Merging: ties, what cannot be merged, the report, a kept base, and methods on top of methods."""
 
+import copy
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import pytest
 
+from minipeft.backend import Rng
 from minipeft.contract import Method, NotMergeable, Wrapper, attach
 from minipeft.engine import running
 from minipeft.methods import BitFit, Full, LoRA, TopK
 from minipeft.methods.quant import codes_of
 from minipeft.models import GPT
+from minipeft.models.gpt import Embeddings
+from minipeft.nn import Linear, Module, Parameter, Tap
+from minipeft.nn.module import standing
 from minipeft.storage.checkpoint import CheckpointError, load_arrays, load_model, save_model
 from tests.contract.throwaway import Masked, Subspace
 from tests.methods.contract import (
@@ -158,10 +163,10 @@ def test_the_report_sets_the_error_beside_the_rounding():
     assert f"{report.worst:.2e}" in text and page.count("<tr>") == 5
 
 
-def test_a_wrong_merge_would_show_in_the_report(monkeypatch):
+def test_a_wrong_merge_is_refused(monkeypatch):
     from minipeft.methods.lora import LoRALinear
 
-    _, handle = CASES["lora"].attached(np.float32)
+    model, handle = CASES["lora"].attached(np.float32)
     right = LoRALinear.merged
 
     def forgets_the_scale(self):
@@ -170,7 +175,125 @@ def test_a_wrong_merge_would_show_in_the_report(monkeypatch):
         return part
 
     monkeypatch.setattr(LoRALinear, "merged", forgets_the_scale)
-    assert all(row["output_error"] > 100 * row["output_rounding"] for row in handle.merge().rows)
+    before = snapshot(model)
+    with pytest.raises(NotMergeable, match=r"blocks.0.attn.q_proj: what LoRALinear.merged\(\) "
+                       r"makes is .*off by .*e-01, rounding explains .*e-06"):  # fmt: skip
+        handle.merge()
+    assert_restored(model, before)
+    monkeypatch.setattr(LoRALinear, "merged", right)
+    handle.merge()
+
+
+@dataclass(frozen=True)
+class Factor(Method):
+    """What parts of any kind give out, times v."""
+
+    name: ClassVar[str] = "factor"
+    compose: ClassVar[str] = "function"
+
+    targets: str | tuple[str, ...] = "mlp"
+
+    def wrap(self, path, module, where):
+        return Factored(module, Parameter(np.ones(where.config.width)))
+
+
+class Factored(Wrapper):
+    """y = base(…) v.  Shapes  v (C,)"""
+
+    def __init__(self, base, v):
+        super().__init__(base)
+        self.v = v
+
+    def forward(self, *args, **kwargs):
+        return self.base(*args, **kwargs) * self.v
+
+    def probe(self, rng):
+        if isinstance(self.base, Embeddings):  # which reads positions too
+            return rng.integers(0, 11, (1, 8)), np.arange(8)[None]
+        return super().probe(rng)
+
+    @property
+    def ends(self):
+        """The parts that give out what the part gives out."""
+        return {"MLP": ["fc_out"], "Attention": ["o_proj"], "Embeddings": ["tok", "pos"]}.get(
+            type(self.base).__name__, []
+        )
+
+    def merged(self):
+        if isinstance(self.base, Tap):
+            return Times(self.v.data)
+        if not self.ends:
+            return times(self.base, self.v.data)
+        part = copy.copy(self.base)
+        for name in self.ends:
+            setattr(part, name, times(getattr(part, name), self.v.data))
+        return part
+
+
+class Times(Module):
+    """y = x v: what a merged Tap is."""
+
+    def __init__(self, v):
+        self.v = Parameter(v)
+
+    def forward(self, x):
+        return x * self.v
+
+
+def times(part, v):
+    """A Linear, a table or a norm whose output is that of another, times v."""
+    part = copy.copy(part)
+    for name, p in list(part.named_parameters()):
+        rows = isinstance(part, Linear) and name == "weight"
+        setattr(part, name, Parameter(p.data * (v[:, None] if rows else v)))
+    return part
+
+
+PARTS = ("head_out", "ln_2", "mlp", "attn", "emb.tok", "emb", "o_proj")
+
+
+@pytest.mark.parametrize("targets", PARTS)
+def test_the_merge_of_any_part_is_judged(model, targets, monkeypatch):
+    (handle,) = attached(model, Factor(targets))
+    before, y, right = snapshot(model), run(model, IDS), Factored.merged
+    last = list(handle.wrappers)[-1]
+
+    def wrong_at_the_end(self):
+        part = right(self)
+        if self is handle.wrappers[last]:
+            p = part.parameters()[-1]  # a bias, where there is one
+            ((owner, name),) = standing(part, p)
+            setattr(owner, name, Parameter(p.data * 1.001))
+        return part
+
+    monkeypatch.setattr(Factored, "merged", wrong_at_the_end)
+    with pytest.raises(NotMergeable, match=f"{last}: what Factored.merged.. makes is another"):
+        handle.merge(untie=True)
+    assert_restored(model, before)
+    monkeypatch.setattr(Factored, "merged", right)
+    report = handle.merge(untie=True)
+    assert abs(run(model, IDS) - y).max() <= CLOSE * abs(y).max()
+    assert [row["path"] for row in report.rows] == list(handle.wrappers)
+    for row in report.rows:
+        assert 0 < row["output_rounding"] < 1e-12 and row["output"] > 0.1
+        assert row["output_error"] <= 4 * row["output_rounding"]
+        assert ("weight_error" in row) == (targets == "o_proj")
+    assert len(str(report).splitlines()) == 1 + len(report.rows)
+
+
+def test_a_merge_inside_a_context_is_compared_outside_of_it(model):
+    handle = attach(model, CASES["lora-dropout"].method)
+    randomize(handle)
+    y = run(model, IDS)
+    with running(off=[handle], rng=Rng(0)):
+        handle.merge()
+    assert abs(run(model, IDS) - y).max() <= CLOSE * abs(y).max()
+
+
+def test_what_reads_nothing_known_must_say_what_it_reads(model):
+    handle = attach(model, Half("head_out"))
+    with pytest.raises(NotMergeable, match="Loose.probe.. must say what it reads"):
+        handle.merge()
 
 
 def test_what_only_trained_has_no_rounding(model):
