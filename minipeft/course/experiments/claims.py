@@ -45,7 +45,7 @@ still print verdicts by two standard errors; there "did not appear" is opposite 
 """
 CODE = """## Results and their code
 
-A run is stale if the file of its experiment has other code today. Unknown: the results were made
+A run is stale if the files of its experiment have other code today. Unknown: the results were made
 before their files recorded a version.
 """
 

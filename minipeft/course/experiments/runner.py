@@ -33,6 +33,7 @@ Settings = dict[str, Any]  # plain values: they are written as JSON
 Outcome = dict[str, Any]
 BASE = "tiny-gpt"
 UNKNOWN = "unknown"  # the version of code in files that do not record one
+NO_OUTCOME = ("runner.py", "settings.py")  # files that have no say in an outcome
 
 
 @dataclass(frozen=True)
@@ -59,21 +60,46 @@ def base(name: str = BASE) -> Any:
 
 
 def version_of(experiment: Experiment) -> str:
-    """A digest of the file that holds an experiment's run function, as Python reads it.
+    """A digest of the code of an experiment, as Python reads it.
 
-    Comments, docstrings and imports are left out: a move or a comment is no other code. Neither
-    is what the file imports in it.
+    That is the file of its run function and what this one imports from the course's experiments,
+    but for the files in NO_OUTCOME. Comments, docstrings and imports are left out: a move or a
+    comment is no other code. The rest of minipeft is not counted.
     """
     file = inspect.getsourcefile(experiment.run)
     if file is None:
         raise ValueError(f"{experiment.name}: its run function has no source file")
-    return source_digest(Path(file).read_text(encoding="utf-8"))
+    found, todo = {}, [Path(file)]
+    while todo:
+        path = todo.pop()
+        if path not in found:
+            found[path], imported = _source(path)
+            todo += imported
+    return source_digest(*found.values())
 
 
-def source_digest(source: str) -> str:
-    """Sixteen hex digits of a module's syntax tree."""
-    tree = _plain(ast.parse(source))
-    return hashlib.sha256(json.dumps(tree).encode()).hexdigest()[:16]
+@cache
+def _source(path: Path) -> tuple[str, list[Path]]:
+    """The text of a file, and the files of experiments that it imports."""
+    text, folder = path.read_text(encoding="utf-8"), Path(__file__).parent
+    names = [
+        f"{node.module}.{name}".removeprefix(f"{__package__}.").split(".")
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith(f"{__package__}.")
+        for name in ("", *(alias.name for alias in node.names))
+    ]
+    files = {folder.joinpath(*filter(None, name)).with_suffix(".py") for name in names}
+    return text, [f for f in files if f.is_file() and f.name not in NO_OUTCOME]
+
+
+def source_digest(*sources: str) -> str:
+    """Sixteen hex digits of the syntax trees of modules."""
+    return hashlib.sha256("".join(sorted(map(_tree, sources))).encode()).hexdigest()[:16]
+
+
+@cache
+def _tree(source: str) -> str:
+    return json.dumps(_plain(ast.parse(source)))
 
 
 def _plain(node: Any) -> Any:

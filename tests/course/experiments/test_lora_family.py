@@ -7,6 +7,7 @@ import pytest
 
 from minipeft.backend import Rng
 from minipeft.contract import attach
+from minipeft.course.experiments import trials
 from minipeft.course.experiments.lora_family import runs as family
 from minipeft.course.experiments.lora_family.runs import (
     HALF,
@@ -166,9 +167,9 @@ def test_over_codes_the_start_of_loftq_is_nearer(few):
 def test_training_on_rates_of_another_split(few, monkeypatch):
     """The sweep looks at validation data, the scores at test data."""
     asked = []
-    monkeypatch.setattr(family, "evaluate", lambda model, task, split, n: (
+    monkeypatch.setattr(trials, "evaluate", lambda model, task, split, n: (
         asked.append((split, n)) or {"accuracy": 1.0, "loss": 0.0}))  # fmt: skip
-    monkeypatch.setattr(family, "fit", lambda *a, **k: fit(*a, **k | {"steps": 1}))
+    monkeypatch.setattr(trials, "fit", lambda *a, **k: fit(*a, **k | {"steps": 1}))
     s = EXPERIMENTS["lora_family_rates"].settings(True)[1]
     family.sweep(s), family.adapt(s)
     assert asked == [("validation", family.VALIDATION), ("test", 20)]

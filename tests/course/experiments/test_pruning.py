@@ -5,7 +5,7 @@ import pytest
 
 from minipeft.backend import Rng
 from minipeft.contract import attach
-from minipeft.course.experiments import EXPERIMENTS
+from minipeft.course.experiments import EXPERIMENTS, trials
 from minipeft.course.experiments.pruning import runs as pruning
 from minipeft.course.experiments.rates.runs import best
 from minipeft.course.experiments.runner import Results, perform, results
@@ -184,7 +184,7 @@ def test_the_reader_is_pruned_by_both_rules_and_not_at_all(monkeypatch):
     model = gpt(dtype=np.float32, spread=0.1)
     monkeypatch.setattr(pruning, "base", lambda name: seen.append(name) or model)
     monkeypatch.setattr(pruning, "get_task", lambda name: Sounds())
-    monkeypatch.setattr(pruning, "fit", lambda *a, lr, **k: seen.append(lr) or _NoHistory())
+    monkeypatch.setattr(trials, "fit", lambda *a, lr, **k: seen.append(lr) or _NoHistory())
     pruning.share_kept(asked[0] | {"steps": 1})
     pruning.share_kept({"way": "magnitude", "kept": 1.0, "seed": 0, "steps": 1})
     pruning.share_kept({"way": "magnitude", "kept": 0.5, "seed": 0, "steps": 1})

@@ -99,6 +99,36 @@ def f(a):
     assert len(digests | {source_digest(code)}) == 5
 
 
+def test_a_version_is_of_what_decides_the_outcome(tmp_path, monkeypatch):
+    """Its own file and what that imports from experiments, however far; not how it is run."""
+    texts = {
+        "topic/runs.py": """from minipeft.course.experiments.runner import Outcome
+from minipeft.course.experiments.topic import near
+from minipeft.course.experiments.other import number
+def run(s): return near.f(number)
+""",
+        "topic/near.py": "from minipeft.course.experiments.topic.far import g\n\nf = print\n",
+        "topic/far.py": "from minipeft.tasks import Example\ng = 1\n",
+        "other.py": "number = 2\n", "runner.py": "Outcome = dict\n", "apart.py": "g = 5\n",
+    }  # fmt: skip
+
+    def version(**changed):
+        runner._source.cache_clear()
+        for name, text in texts.items():
+            path = tmp_path / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text + changed.get(path.stem, ""))
+        monkeypatch.setattr(runner, "__file__", str(tmp_path / "runner.py"))
+        monkeypatch.setattr(runner.inspect, "getsourcefile", lambda f: tmp_path / "topic/runs.py")
+        return version_of(counting([]))
+
+    plain = version()
+    assert version(runner="x = 3\n", apart="x = 3\n", far="# a comment\n") == plain
+    others = {version(**{part: "x = 3\n"}) for part in ("runs", "near", "far", "other")}
+    assert len(others | {plain}) == 5
+    runner._source.cache_clear()
+
+
 def test_runs_that_other_code_made_are_stale(tmp_path, monkeypatch, capsys):
     path = perform(counting([], 2), tmp_path)
     version = version_of(counting([]))

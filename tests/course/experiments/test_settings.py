@@ -1,4 +1,4 @@
-"""The settings of every experiment stay as they are: stored results are found by them."""
+"""Grids of settings, and that those of every experiment stay: stored results are found by them."""
 
 import hashlib
 import json
@@ -6,6 +6,56 @@ import json
 import pytest
 
 from minipeft.course.experiments import EXPERIMENTS
+from minipeft.course.experiments.settings import Axis, always, grid
+
+
+def rows(made):
+    return [tuple(s.values()) for s in made]
+
+
+def test_a_grid_goes_through_all_and_a_fast_run_takes_the_first():
+    made = grid(task="route", seed=(0, 1), r=[1, 8])
+    assert made(False)[1] == {"task": "route", "seed": 0, "r": 8}
+    assert rows(made(False)) == [("route", 0, 1), ("route", 0, 8), ("route", 1, 1), ("route", 1, 8)]
+    assert rows(made(True)) == [("route", 0, 1)]
+
+
+def test_a_fast_run_may_take_others_all_or_none():
+    made = grid(kind=always("ab"), d=always((5, 6)), steps=Axis((100, 200), fast=4))
+    assert rows(made(True)) == [("ab", 5, 4), ("ab", 6, 4)]
+    assert rows(made(False)) == [("ab", d, steps) for d in (5, 6) for steps in (100, 200)]
+    assert grid(d=Axis((1, 2), fast=()), seed=0)(True) == []
+
+
+def test_outer_axes_change_last_and_keep_their_place():
+    made = grid(outer="seed n", method=("lora", "full"), n=(16, 32), seed=(0, 1))
+    found = rows(made(False))
+    assert found[:3] == [("lora", 16, 0), ("full", 16, 0), ("lora", 32, 0)] and len(found) == 8
+    assert list(made(False)[0]) == ["method", "n", "seed"]
+
+
+def test_an_axis_may_depend_on_those_outside():
+    ranks = {"lora": (2, 8), "full": (0,)}
+    made = grid(method=always(ranks), r=lambda s: ranks[s["method"]],
+                steps=lambda s: Axis(10 * s["r"], fast=1))  # fmt: skip
+    assert rows(made(False)) == [("lora", 2, 20), ("lora", 8, 80), ("full", 0, 0)]
+    assert rows(made(True)) == [("lora", 2, 1), ("full", 0, 1)]
+    assert rows(grid(a=1, b=Axis(lambda s: (s["a"], 5), fast=0))(False)) == [(1, 1), (1, 5)]
+
+
+def test_settings_that_go_together_stand_beside_the_others():
+    pairs = [{"method": "dora", "r": 4}, {"method": "full"}]
+    made = grid(outer="seed", task="nli", of=pairs, lr=lambda s: s["of"].get("r", 0), seed=(0, 1))
+    assert made(False)[0] == {"task": "nli", "method": "dora", "r": 4, "lr": 4, "seed": 0}
+    assert list(made(False)[0]) == ["task", "method", "r", "lr", "seed"]
+    assert made(False)[1] == {"task": "nli", "method": "full", "lr": 0, "seed": 0}
+
+
+def test_one_grid_after_another():
+    made = grid(a=(1, 2)) + grid(a=Axis(3, fast=())) + grid(b=4)
+    assert made(False) == [{"a": 1}, {"a": 2}, {"a": 3}, {"b": 4}]
+    assert made(True) == [{"a": 1}, {"b": 4}]
+
 
 SETTINGS = {  # of the fast list and of the whole one: how many, and a digest
     "base_probes": (1, "273d4fa27a3b", 21, "4186d13543af"),

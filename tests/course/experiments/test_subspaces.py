@@ -130,7 +130,7 @@ def test_the_route_is_another_task_with_a_move_of_its_own(small, monkeypatch):
     asked, moves = [], []
     monkeypatch.setattr(subspaces, "get_task", lambda name: asked.append(name) or Sounds())
     monkeypatch.setattr(subspaces, "rate", lambda move, *rest: moves.append(move) or 1e-3)
-    for s in (subspaces._text(("any",), True)[1], subspaces._route(True)[1]):
+    for s in (subspaces._text(("any",))(True)[1], subspaces._route(True)[1]):
         subspaces.text({**s, "steps": 1})
     assert asked == [subspaces.TASK, subspaces.ROUTE]
     assert moves == [subspaces.MOVE["text"], subspaces.MOVE["route"]]

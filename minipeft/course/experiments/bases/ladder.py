@@ -9,6 +9,7 @@ import numpy as np
 from minipeft.backend import Rng
 from minipeft.corpus.pretraining import HELD_OUT_MEGABYTES, rows
 from minipeft.course.experiments.runner import Experiment, Outcome, Settings, base
+from minipeft.course.experiments.settings import Axis, grid
 from minipeft.engine import no_grad
 from minipeft.nn import Linear
 from minipeft.storage.checkpoint import load_model
@@ -61,10 +62,9 @@ def _log_softmax(x: np.ndarray) -> np.ndarray:
     return x - np.log(np.exp(x).sum(-1, keepdims=True))
 
 
-def _settings(fast: bool) -> list[Settings]:
-    s: list[Settings] = [{"probe": "held_out", "base": n} for n in (*LADDER, *CHECKPOINTS)]
-    s += [{"probe": "rounding", "base": n, "bits": bits} for n in LADDER for bits in (4, 3)]
-    return s[:1] if fast else s
+_settings = grid(probe="held_out", base=(*LADDER, *CHECKPOINTS)) + grid(
+    probe="rounding", base=Axis(LADDER, fast=()), bits=(4, 3)
+)
 
 
 def _probe(s: Settings) -> Outcome:

@@ -11,6 +11,7 @@ import numpy as np
 
 from minipeft.corpus.stream import KINDS, documents
 from minipeft.course.experiments.runner import Experiment, Outcome, Settings, base
+from minipeft.course.experiments.settings import Axis, grid
 from minipeft.engine import no_grad
 from minipeft.generation.sampling import generate_many
 from minipeft.generation.scoring import score_many
@@ -114,13 +115,16 @@ def samples(model: Any, n: int = 2) -> dict[str, list[str]]:
 PATTERNS = ("sentiment", "remap", "remap-new", "remap-route", "remap-values")
 
 
-def _settings(fast: bool) -> list[Settings]:
-    asked: list[Settings] = [{"probe": "markers"}, {"probe": "generator"}]
-    asked += [{"probe": "answers", "speaker": speaker} for speaker in SPEAKERS]
-    for name in PATTERNS:
-        count = len(get_task(name).patterns)
-        asked += [{"probe": "task", "task": name, "pattern": i} for i in range(count)]
-    return asked[-1:] if fast else asked
+def _numbers(s: Settings) -> range:
+    return range(len(get_task(s["task"]).patterns))
+
+
+_settings = (
+    grid(probe=Axis(("markers", "generator"), fast=()))
+    + grid(probe="answers", speaker=Axis(SPEAKERS, fast=()))
+    + grid(probe="task", task=Axis(PATTERNS, fast=PATTERNS[-1]),
+           pattern=Axis(_numbers, fast=lambda s: _numbers(s)[-1]))
+)  # fmt: skip
 
 
 def probe(s: Settings) -> Outcome:

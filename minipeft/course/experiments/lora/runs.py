@@ -17,11 +17,12 @@ import numpy as np
 from minipeft.backend import Rng
 from minipeft.contract import Attached, Method, attach
 from minipeft.course.experiments.runner import Experiment, Outcome, Settings, base
+from minipeft.course.experiments.settings import Axis, always, grid
+from minipeft.course.experiments.trials import score_after
 from minipeft.engine import Tensor, no_grad
 from minipeft.methods import Full, LoRA
 from minipeft.tasks import get_task
 from minipeft.training.batches import task_batches
-from minipeft.training.evaluation import evaluate
 from minipeft.training.loop import fit
 from minipeft.training.optim import SGD, AdamW
 from minipeft.training.step import loss_of
@@ -67,44 +68,23 @@ def targets(letters: str) -> tuple[str, ...]:
 
 def train(task: str, method: Method, steps: int, seed: int, n: int | None = None) -> Outcome:
     """Fit a method on the first n examples of a draw of its own; scores on the test split."""
-    model, data = base(), get_task(task)
-    source = task_batches(model, data, "train", n, 0, seed=seed)
-    with attach(model, method) as at:
-        history = fit(model, source, steps=steps, seed=seed, quiet=True)
-        score = evaluate(model, data, "test", n=TEST)
-        count = at.count()
-    return {
-        "accuracy": score["accuracy"],
-        "loss": score["loss"],
-        "train_loss": float(np.mean(history.loss[-20:])),
-        "trainable": count,
-    }
+    return score_after(base(), method, get_task(task), seed, "test", TEST, n=n, steps=steps)
 
 
 # -- which matrices, which rank --------------------------------------------------------------------
 
 
-def _matrices(fast: bool) -> list[Settings]:
-    tasks = ("remap-route",) if fast else tuple(BUDGETS)
-    return [
-        {"task": task, "targets": letters, "r": r, "seed": seed, "steps": steps}
-        for seed in SEEDS[: 1 if fast else None]
-        for task in tasks
-        for steps in ((4,) if fast else BUDGETS[task])
-        for letters, r in MATRICES.items()
-    ]  # fmt: skip
-
-
-def _ranks(fast: bool) -> list[Settings]:
-    tasks = ("remap-route",) if fast else ("remap-route", "remap-values", "sentiment")
-    return [
-        {"task": task, "targets": letters, "r": r, "seed": seed}
-        | {"steps": 4 if fast else APART[task][0]}
-        for seed in SEEDS[: 1 if fast else None]
-        for task in tasks
-        for letters in ("q", "qv", "qkvo")
-        for r in RANKS
-    ]  # fmt: skip
+_matrices = grid(
+    outer="seed task steps",
+    task=Axis(BUDGETS, fast="remap-route"), targets=always(MATRICES),
+    r=lambda s: MATRICES[s["targets"]], seed=SEEDS,
+    steps=lambda s: Axis(BUDGETS[s["task"]], fast=4),
+)  # fmt: skip
+_ranks = grid(
+    outer="seed",
+    task=("remap-route", "remap-values", "sentiment"), targets=always(("q", "qv", "qkvo")),
+    r=always(RANKS), seed=SEEDS, steps=lambda s: Axis(APART[s["task"]][0], fast=4),
+)  # fmt: skip
 
 
 def adapt(s: Settings) -> Outcome:
@@ -120,13 +100,9 @@ def adapt(s: Settings) -> Outcome:
 SIZES = (16, 32, 64, 128, 256, 1000)
 
 
-def _small_data(fast: bool) -> list[Settings]:
-    return [
-        {"method": method, "n": n, "seed": seed, "steps": 4 if fast else 150}
-        for seed in SEEDS[: 1 if fast else None]
-        for n in SIZES[: 1 if fast else None]
-        for method in ("lora", "full")
-    ]
+_small_data = grid(
+    outer="seed n", method=always(("lora", "full")), n=SIZES, seed=SEEDS, steps=Axis(150, fast=4)
+)
 
 
 def few_examples(s: Settings) -> Outcome:
@@ -174,12 +150,10 @@ def amplification(delta: np.ndarray, w: np.ndarray, r: int) -> float:
     return float(np.linalg.norm(s[:r]) / np.linalg.norm(u[:, :r].T @ w @ vt[:r].T))
 
 
-def _spectra(fast: bool) -> list[Settings]:
-    return [
-        {"task": task, "seed": seed, "steps": 4 if fast else APART[task][0]}
-        for seed in SEEDS[: 1 if fast else None]
-        for task in ("sentiment", "remap-values")
-    ][: 1 if fast else None]
+_spectra = grid(
+    outer="seed", task=("sentiment", "remap-values"), seed=SEEDS,
+    steps=lambda s: Axis(APART[s["task"]][0], fast=4),
+)  # fmt: skip
 
 
 def spectra(s: Settings) -> Outcome:
@@ -233,14 +207,10 @@ def spectra(s: Settings) -> Outcome:
 # -- scaling ---------------------------------------------------------------------------------------
 
 
-def _rslora(fast: bool) -> list[Settings]:
-    return [
-        {"optimizer": optimizer, "rslora": rslora, "r": r, "seed": seed}
-        for optimizer in ("sgd", "adamw")
-        for rslora in (False, True)
-        for r in (1, 4, 16, 64)
-        for seed in SEEDS[: 1 if fast else None]
-    ]
+_rslora = grid(
+    optimizer=always(("sgd", "adamw")), rslora=always((False, True)), r=always((1, 4, 16, 64)),
+    seed=SEEDS,
+)  # fmt: skip
 
 
 def first_update(s: Settings) -> Outcome:
@@ -318,13 +288,10 @@ def random_updates(weight: Vector, count: int, seed: int, size: float = 0.1) -> 
 ROUNDS = (1, 3, 10, 30, 100, 300, 1000)
 
 
-def _drift(fast: bool) -> list[Settings]:
-    return [
-        {"dtype": dtype, "adapters": count, "seed": seed, "rounds": 10 if fast else 1000}
-        for dtype in ("float64", "float32", "float16")
-        for count in (1, 8)
-        for seed in SEEDS[: 1 if fast else None]
-    ]
+_drift = grid(
+    dtype=always(("float64", "float32", "float16")), adapters=always((1, 8)), seed=SEEDS,
+    rounds=Axis(1000, fast=10),
+)  # fmt: skip
 
 
 def drift(s: Settings) -> Outcome:
@@ -338,9 +305,7 @@ def drift(s: Settings) -> Outcome:
 # -- latency ---------------------------------------------------------------------------------------
 
 
-def _latency(fast: bool) -> list[Settings]:
-    shapes = ((1, 1), (1, 128), (32, 128))
-    return [{"batch": b, "tokens": t} for b, t in shapes[: 1 if fast else None]]
+_latency = grid(batch=(1, 32), tokens=lambda s: (1, 128) if s["batch"] == 1 else 128)
 
 
 def latency(s: Settings) -> Outcome:

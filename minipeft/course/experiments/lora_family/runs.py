@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from minipeft.contract import Attached, Method, attach
+from minipeft.contract import Attached, Method
 from minipeft.course.experiments.rates.runs import best
 from minipeft.course.experiments.runner import (
     Experiment,
@@ -23,13 +23,12 @@ from minipeft.course.experiments.runner import (
     base,
     results,
 )
+from minipeft.course.experiments.settings import Axis, always, grid
+from minipeft.course.experiments.trials import trial
 from minipeft.methods import METHODS, AdaLoRA, DoRA, Full, LoftQ, LoRA, PiSSA, QLoRA, VeRA
 from minipeft.methods.adalora import ranks
 from minipeft.methods.lora import DenseWrapper
 from minipeft.tasks import get_task
-from minipeft.training.batches import task_batches
-from minipeft.training.evaluation import evaluate
-from minipeft.training.loop import fit
 
 Vector = np.ndarray
 
@@ -63,20 +62,17 @@ def train(s: Settings, split: str, n: int) -> Outcome:
     ranks      of AdaLoRA: what is left to each matrix, (blocks, MATRICES)
     agreement  of full, LoRA and DoRA: `decomposed` over the parts
     """
-    model, task, name = base(), get_task(s["task"]), s["method"]
+    model, name = base(), s["method"]
     many = 10_000 if s["task"].startswith("remap") else None
-    source = task_batches(model, task, "train", many, 0, seed=s["seed"])
     parts = [f"blocks.{i}.attn.{part}" for i in range(model.config.layers) for part in TARGETS]
     before = {path: weight_of(model.get(path)).copy() for path in parts}
-    with attach(model, MADE[name](s["r"], s["seed"])) as at:
-        history = fit(model, source, steps=s["steps"], lr=s["lr"], seed=s["seed"], quiet=True)
-        score = evaluate(model, task, split, n=n)
-        found: Outcome = {
-            "accuracy": score["accuracy"], "loss": score["loss"], "trainable": at.count(),
-            "early": float(np.mean(history.loss[10:20] or history.loss)),
+    with trial(model, MADE[name](s["r"], s["seed"]), get_task(s["task"]), s["seed"], many) as it:
+        history = it.fit(steps=s["steps"], lr=s["lr"])
+        found = it.score(split, n) | {
+            "trainable": it.at.count(), "early": float(np.mean(history.loss[10:20] or history.loss))
         }  # fmt: skip
         if name == "adalora":
-            left = ranks(at)
+            left = ranks(it.at)
             found["ranks"] = np.reshape([left[path] for path in parts], (-1, 4)).tolist()
         elif name in ("full", "lora", "dora"):
             found["agreement"] = decomposed([(before[p], weight_of(model.get(p))) for p in parts])
@@ -110,16 +106,11 @@ def tried(name: str) -> list[float]:
     return [float(f"{times * METHODS[name].lr:.2g}") for times in TIMES]
 
 
-def _rates(fast: bool) -> list[Settings]:
-    return [
-        {"task": task, "method": name, "r": r, "lr": lr, "seed": seed}
-        | {"steps": 4 if fast else steps}
-        for seed in SEEDS[: 1 if fast else 2]
-        for task, steps in list(STEPS.items())[: 1 if fast else None]
-        for name in RANKS
-        for r in RANKS[name][: 1 if fast else None]
-        for lr in tried(name)[: 1 if fast else None]
-    ]
+_rates = grid(
+    outer="seed",
+    task=STEPS, method=always(RANKS), r=lambda s: RANKS[s["method"]],
+    lr=lambda s: tried(s["method"]), seed=SEEDS[:2], steps=lambda s: Axis(STEPS[s["task"]], fast=4),
+)  # fmt: skip
 
 
 def sweep(s: Settings) -> Outcome:
@@ -136,23 +127,18 @@ def chosen(found: Results, task: str, name: str, r: int) -> float:
 # -- scores ----------------------------------------------------------------------------------------
 
 
-def _scores(fast: bool) -> list[Settings]:
-    """The rates come from the results of `lora_family_rates`, which have to be there."""
-    if fast:
-        return [
-            {"task": "sentiment", "method": name, "r": r[0], "lr": METHODS[name].lr}
-            | {"seed": 0, "steps": 4}
-            for name, r in RANKS.items()
-        ]
-    rates = results("lora_family_rates")
-    members = [(name, r) for name, of in RANKS.items() for r in of] + [HALF]
-    return [
-        {"task": task, "method": name, "r": r, "lr": chosen(rates, task, name, r)}
-        | {"seed": seed, "steps": steps}
-        for seed in SEEDS
-        for task, steps in STEPS.items()
-        for name, r in members
-    ]
+def _chosen(s: Settings) -> float:
+    """From the results of `lora_family_rates`, which have to be there."""
+    return chosen(results("lora_family_rates"), s["task"], *s["member"].values())
+
+
+_members = grid(method=always(RANKS), r=lambda s: RANKS[s["method"]])
+_scores = grid(
+    outer="seed", task=STEPS,
+    member=Axis([*_members(False), {"method": HALF[0], "r": HALF[1]}], fast=_members(True)),
+    lr=Axis(_chosen, fast=lambda s: METHODS[s["member"]["method"]].lr), seed=SEEDS,
+    steps=lambda s: Axis(STEPS[s["task"]], fast=4),
+)  # fmt: skip
 
 
 def adapt(s: Settings) -> Outcome:
@@ -165,13 +151,10 @@ def adapt(s: Settings) -> Outcome:
 CODES = ("nf4", "nf3", "nf2")
 
 
-def _codes(fast: bool) -> list[Settings]:
-    return [
-        {"method": name, "code": code, "seed": seed, "steps": 4 if fast else STEPS["sentiment"]}
-        for seed in SEEDS[: 1 if fast else None]
-        for code in CODES[: 1 if fast else None]
-        for name in ("qlora", "loftq")
-    ]
+_codes = grid(
+    outer="seed code", method=always(("qlora", "loftq")), code=CODES, seed=SEEDS,
+    steps=Axis(STEPS["sentiment"], fast=4),
+)  # fmt: skip
 
 
 def over_codes(s: Settings) -> Outcome:
@@ -179,19 +162,16 @@ def over_codes(s: Settings) -> Outcome:
 
     error  ||W - Q - s B A|| / ||W|| at the start, in the mean over the parts
     """
-    model, task = base(), get_task("sentiment")
-    source = task_batches(model, task, "train", None, 0, seed=s["seed"])
-    code = s["code"]
-    method = QLoRA(code=code, seed=s["seed"]) if s["method"] == "qlora" else LoftQ(code=code)
-    with attach(model, method) as at:
-        error, start = apart(at), evaluate(model, task, "test", n=TEST)
-        history = fit(model, source, steps=s["steps"], seed=s["seed"], quiet=True)
-        score = evaluate(model, task, "test", n=TEST)
-    return {
-        "error": error, "start": start["accuracy"], "start_loss": start["loss"],
-        "early": float(np.mean(history.loss[10:20] or history.loss)),
-        "accuracy": score["accuracy"], "loss": score["loss"],
-    }  # fmt: skip
+    code, seed = s["code"], s["seed"]
+    method = QLoRA(code=code, seed=seed) if s["method"] == "qlora" else LoftQ(code=code)
+    with trial(base(), method, get_task("sentiment"), seed) as it:
+        error, start = apart(it.at), it.score("test", TEST)
+        history = it.fit(steps=s["steps"])
+        return {
+            "error": error, "start": start["accuracy"], "start_loss": start["loss"],
+            "early": float(np.mean(history.loss[10:20] or history.loss)),
+            **it.score("test", TEST),
+        }  # fmt: skip
 
 
 def apart(at: Attached) -> float:

@@ -14,13 +14,13 @@ import numpy as np
 
 from minipeft.contract import Attached, Method, attach
 from minipeft.course.experiments.runner import Experiment, Outcome, Settings, base
+from minipeft.course.experiments.settings import Axis, always, grid
 from minipeft.course.experiments.subspaces.digit_net import DigitNet, accuracy, pictures
+from minipeft.course.experiments.trials import trial
 from minipeft.methods import Full, Magnitude, Movement
 from minipeft.methods.magnitude import prune_further, random_masks, rewind
 from minipeft.methods.masks import kept, parts, top
 from minipeft.tasks import get_task
-from minipeft.training.batches import task_batches
-from minipeft.training.evaluation import evaluate
 from minipeft.training.looks import Evaluation
 from minipeft.training.loop import fit
 from minipeft.training.optim import Schedule
@@ -69,22 +69,18 @@ def chosen(way: str, share: float = 1.0, lam: float = 100.0) -> Method:
 
 def train(way: str, method: Method, s: Settings, split: str = "test") -> Outcome:
     """Fine-tune under a mask; scores, and which weights are left."""
-    model, data, seed = base(s.get("base", MODEL)), get_task(TASK), s["seed"]
-    source = task_batches(model, data, "train", None, 0, seed=seed)
     rate = WHOLE_RATE if s.get("kept") == 1.0 else rate_of(way, s.get("kept", 0.0))
-    with attach(model, method) as at:
+    with trial(base(s.get("base", MODEL)), method, get_task(TASK), s["seed"]) as it:
+        at = it.at
         if way == "random":
-            random_masks(at, seed)
-        history = fit(model, source, steps=s["steps"], lr=s.get("lr", rate), seed=seed,
-                      quiet=True)  # fmt: skip
-        score, left = evaluate(model, data, split, n=TEST), kept(at)
+            random_masks(at, s["seed"])
+        history = it.fit(steps=s["steps"], lr=s.get("lr", rate))
+        score, left = it.score(split, TEST), kept(at)
         masks = {path: w.mask for path, w in parts(at).items()}
         largest = {path: top(abs(w.base.weight.data), max(1, int(w.mask.sum())))
                    for path, w in parts(at).items()}  # fmt: skip
         size = sum(m.size for m in masks.values())
-    return {
-        "accuracy": score["accuracy"],
-        "loss": score["loss"],
+    return score | {
         "train_loss": float(np.mean(history.loss[-20:])),
         "kept": sum(int(m.sum()) for m in masks.values()) / size,
         "least": min(left.values()),
@@ -100,24 +96,13 @@ RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 READER_RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 
 
-def _rates(fast: bool) -> list[Settings]:
-    return [
-        {"way": way, "kept": share, "lr": lr, "seed": seed, "steps": 2 if fast else STEPS}
-        for way in list(WAYS)[: 1 if fast else None]
-        for share in WAYS[way][: 1 if fast else None]
-        for lr in RATES[: 1 if fast else None]
-        for seed in SEEDS[: 1 if fast else 2]
-    ]
-
-
-def _reader_rates(fast: bool) -> list[Settings]:
-    return [
-        {"base": READER, "way": way, "kept": 0.15, "lr": lr, "seed": seed,
-         "steps": 2 if fast else STEPS}
-        for way in READER_WAYS[: 1 if fast else None]
-        for lr in READER_RATES[: 1 if fast else None]
-        for seed in SEEDS[: 1 if fast else 2]
-    ]  # fmt: skip
+_rates = grid(
+    way=WAYS, kept=lambda s: WAYS[s["way"]], lr=RATES, seed=SEEDS[:2], steps=Axis(STEPS, fast=2)
+)
+_reader_rates = grid(
+    base=READER, way=READER_WAYS, kept=0.15, lr=READER_RATES, seed=SEEDS[:2],
+    steps=Axis(STEPS, fast=2),
+)  # fmt: skip
 
 
 def rates(s: Settings) -> Outcome:
@@ -128,15 +113,15 @@ def rates(s: Settings) -> Outcome:
 # -- how many can go, and who chooses --------------------------------------------------------------
 
 
-def _kept(fast: bool) -> list[Settings]:
-    if fast:
-        return [{"way": way, "kept": 0.15, "seed": 0, "steps": 2} for way in WAYS]
-    asked = [("magnitude", 1.0), *((way, share) for way in WAYS for share in WAYS[way])]
-    return [
-        {"way": way, "kept": share, "seed": seed, "steps": STEPS}
-        for seed in SEEDS
-        for way, share in asked
-    ]
+def _shares(s: Settings) -> tuple[float, ...]:
+    """Those that a way is tried at; that of magnitude also with all weights kept."""
+    return ((1.0,) if s["way"] == "magnitude" else ()) + WAYS[s["way"]]
+
+
+_kept = grid(
+    outer="seed", way=always(WAYS), kept=Axis(_shares, fast=0.15), seed=SEEDS,
+    steps=Axis(STEPS, fast=2),
+)  # fmt: skip
 
 
 def share_kept(s: Settings) -> Outcome:
@@ -144,22 +129,14 @@ def share_kept(s: Settings) -> Outcome:
     return train(s["way"], chosen(s["way"], s["kept"]), s)
 
 
-def _reader(fast: bool) -> list[Settings]:
-    asked = [("magnitude", 1.0), *((way, share) for way in READER_WAYS for share in KEPT)]
-    return [
-        {"base": READER, "way": way, "kept": share, "seed": seed, "lr": READER_RATE,
-         "steps": 2 if fast else STEPS}
-        for seed in SEEDS[: 1 if fast else None]
-        for way, share in asked[: 1 if fast else None]
-    ]  # fmt: skip
-
-
-def _soft(fast: bool) -> list[Settings]:
-    asked = [(lam, seed) for lam in PENALTIES for seed in SEEDS[: None if lam == MIDDLE else 3]]
-    return [
-        {"lam": lam, "seed": seed, "steps": 2 if fast else STEPS}
-        for lam, seed in asked[: 1 if fast else None]
-    ]
+_reader = grid(
+    outer="seed", base=READER, way=READER_WAYS, kept=_shares, seed=SEEDS, lr=READER_RATE,
+    steps=Axis(STEPS, fast=2),
+)  # fmt: skip
+_soft = grid(
+    lam=PENALTIES, seed=lambda s: SEEDS if s["lam"] == MIDDLE else SEEDS[:3],
+    steps=Axis(STEPS, fast=2),
+)  # fmt: skip
 
 
 def soft(s: Settings) -> Outcome:
@@ -172,8 +149,7 @@ def soft(s: Settings) -> Outcome:
 EDGES = np.linspace(-6.0, 2.0, 33)  # of log10 |w - w0| / |w0|
 
 
-def _moves(fast: bool) -> list[Settings]:
-    return [{"seed": seed, "steps": 2 if fast else STEPS} for seed in SEEDS[: 1 if fast else None]]
+_moves = grid(seed=SEEDS, steps=Axis(STEPS, fast=2))
 
 
 def moves(s: Settings) -> Outcome:
@@ -182,11 +158,9 @@ def moves(s: Settings) -> Outcome:
     counts  a histogram of log10 |w - w0| / |w0| over EDGES
     same    of the largest weights of each matrix (KEPT of them), the share that were before
     """
-    model, data, seed = base(MODEL), get_task(TASK), s["seed"]
-    source = task_batches(model, data, "train", None, 0, seed=seed)
-    with attach(model, Magnitude(s=0.0)) as at:
-        fit(model, source, steps=s["steps"], lr=WHOLE_RATE, seed=seed, quiet=True)
-        pairs = [(w.base.weight.data, w.W.data) for w in parts(at).values()]
+    with trial(base(MODEL), Magnitude(s=0.0), get_task(TASK), s["seed"]) as it:
+        it.fit(steps=s["steps"], lr=WHOLE_RATE)
+        pairs = [(w.base.weight.data, w.W.data) for w in parts(it.at).values()]
     counts = np.zeros(len(EDGES) - 1)
     for before, after in pairs:
         ratio = abs(after - before) / np.maximum(abs(before), 1e-12)
@@ -221,11 +195,7 @@ LAST = "layers.2"  # is cut by half as much, as in the paper
 LEARNT, EVERY = 90.0, 20  # percent on validation data, asked for every so many steps
 
 
-def _tickets(fast: bool) -> list[Settings]:
-    return [
-        {"seed": seed, "steps": 20 if fast else 1000, "n": 400 if fast else 8000}
-        for seed in SEEDS[: 1 if fast else None]
-    ]
+_tickets = grid(seed=SEEDS, steps=Axis(1000, fast=20), n=Axis(8000, fast=400))
 
 
 def tickets(s: Settings) -> Outcome:

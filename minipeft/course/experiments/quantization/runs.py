@@ -20,6 +20,8 @@ from minipeft.backend import Rng
 from minipeft.contract import Attached, Method, attach
 from minipeft.corpus.stream import documents
 from minipeft.course.experiments.runner import BASE, Experiment, Outcome, Settings, base
+from minipeft.course.experiments.settings import Axis, always, grid
+from minipeft.course.experiments.trials import trial
 from minipeft.engine import no_grad, running
 from minipeft.generation.scoring import score_many
 from minipeft.methods import LoftQ, LoRA, QLoRA, Quantize
@@ -27,9 +29,7 @@ from minipeft.methods.quant import codes_of
 from minipeft.models.inputs import pad
 from minipeft.storage.checkpoint import load_model
 from minipeft.tasks import get_task
-from minipeft.training.batches import task_batches
 from minipeft.training.evaluation import evaluate
-from minipeft.training.loop import fit
 from minipeft.world.narrators import probes
 from minipeft.world.town import World
 
@@ -119,19 +119,12 @@ def quantize(s: Settings) -> Method:
 # -- which code, which block -----------------------------------------------------------------------
 
 
-def _loss(fast: bool) -> list[Settings]:
-    docs = 12 if fast else DOCS
-    rows: list[Settings] = [
-        {"base": name, "code": code, "block": 64, "double": True}
-        for name in ((BASE,) if fast else LADDER)
-        for code in (("nf4",) if fast else CODES)
-    ]
-    rows += [
-        {"base": BASE, "code": code, "block": block, "double": False}
-        for code in (() if fast else BY_BLOCK)
-        for block in BLOCKS
-    ]
-    return [row | {"docs": docs} for row in rows]
+_loss = grid(
+    base=Axis(LADDER, fast=BASE), code=Axis(CODES, fast="nf4"), block=64, double=True,
+    docs=Axis(DOCS, fast=12),
+) + grid(
+    base=BASE, code=Axis(BY_BLOCK, fast=()), block=BLOCKS, double=False, docs=DOCS
+)  # fmt: skip
 
 
 def loss(s: Settings) -> Outcome:
@@ -180,14 +173,10 @@ def with_outliers(model: Any, factor: float, seed: int) -> None:
                 block.get(reader).weight.data[:, j] *= factor
 
 
-def _outliers(fast: bool) -> list[Settings]:
-    return [
-        {"code": code, "block": block, "factor": factor, "seed": seed, "docs": 12 if fast else 60}
-        for code in ("int8", "nf4")
-        for block in (16, 64, 0)
-        for factor in FACTORS
-        for seed in SEEDS
-    ][:: 60 if fast else 1]
+_outliers = grid(
+    code=always(("int8", "nf4")), block=(16, 64, 0), factor=FACTORS, seed=SEEDS,
+    docs=Axis(60, fast=12),
+)  # fmt: skip
 
 
 def outliers(s: Settings) -> Outcome:
@@ -223,13 +212,10 @@ def accuracy(model: Any, task: str, n: int, seed: int) -> float:
     return 100 * float(np.mean([true > myth for true, myth in scores]))
 
 
-def _zero_shot(fast: bool) -> list[Settings]:
-    return [
-        {"base": name, "code": code, "seed": seed, "n": 10 if fast else 200}
-        for name in ((BASE,) if fast else LADDER)
-        for code in (("nf4",) if fast else ("float", *CODES))
-        for seed in SEEDS[: 1 if fast else None]
-    ]
+_zero_shot = grid(
+    base=Axis(LADDER, fast=BASE), code=Axis(("float", *CODES), fast="nf4"), seed=SEEDS,
+    n=Axis(200, fast=10),
+)  # fmt: skip
 
 
 def zero_shot(s: Settings) -> Outcome:
@@ -270,14 +256,10 @@ TRAINED: dict[str, Method] = {
 AFTER = ("nf4", "nf3", "nf2")  # codes for a model that was trained in floats
 
 
-def _training(fast: bool) -> list[Settings]:
-    return [
-        {"task": task, "method": name, "seed": seed}
-        | {"steps": 2 if fast else steps, "n": 20 if fast else 300}
-        for task, steps in list(TASKS.items())[: 1 if fast else None]
-        for name in (("qlora nf4",) if fast else TRAINED)
-        for seed in SEEDS[: 1 if fast else None]
-    ]
+_training = grid(
+    task=TASKS, method=Axis(TRAINED, fast="qlora nf4"), seed=SEEDS,
+    steps=lambda s: Axis(TASKS[s["task"]], fast=2), n=Axis(300, fast=20),
+)  # fmt: skip
 
 
 def training(s: Settings) -> Outcome:
@@ -290,7 +272,6 @@ def training(s: Settings) -> Outcome:
     after_CODE   trained over floats, merged, and rounded to codes then
     """
     model, data, method = base(), get_task(s["task"]), TRAINED[s["method"]]
-    source = task_batches(model, data, "train", None, 0, seed=s["seed"])
     found: Outcome = {}
 
     def note(name: str) -> None:
@@ -299,13 +280,13 @@ def training(s: Settings) -> Outcome:
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "adapter.safetensors"
-        with attach(model, method) as at:
+        with trial(model, method, data, s["seed"]) as it:
             note("start")
-            fit(model, source, steps=s["steps"], seed=s["seed"], quiet=True)
+            it.fit(steps=s["steps"])
             note("accuracy")
-            found["trainable"] = at.count()
-            at.save(file)
-            learned = {path: p.data.copy() for path, p in at.trainable()}
+            found["trainable"] = it.at.count()
+            it.at.save(file)
+            learned = {path: p.data.copy() for path, p in it.at.trainable()}
         if s["method"] == "lora":
             for code in AFTER:
                 at = attach(model, method)

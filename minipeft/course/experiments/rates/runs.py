@@ -13,14 +13,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from minipeft.contract import attach
+from minipeft.contract import Method
 from minipeft.course.compare import DEFAULT, Plan, judge, learnt
 from minipeft.course.experiments.runner import Experiment, Outcome, Results, Settings, base
+from minipeft.course.experiments.settings import Axis, always, grid
+from minipeft.course.experiments.trials import trial
 from minipeft.methods import METHODS
 from minipeft.tasks import get_task
-from minipeft.training.batches import task_batches
-from minipeft.training.evaluation import evaluate
-from minipeft.training.loop import fit
 
 SWEPT = (
     "full", "topk", "bitfit", "lora", "dora", "vera", "pissa", "adalora", "loftq", "qlora",
@@ -35,33 +34,24 @@ TIMES = (0.333, 1.0, 3.0)  # of a default rate: its neighbours on the task of co
 DRAW = 1.5  # points: a standard error of a score near 90 % on VALIDATION examples, which all share
 
 
-def _settings(fast: bool) -> list[Settings]:
-    if fast:
-        return [{"method": m, "lr": RATES[2], "steps": 4, "seed": 0} for m in SWEPT]
-    return [
-        {"method": method, "lr": lr, "steps": steps, "seed": seed}
-        for method in SWEPT
-        for lr in RATES
-        for steps in STEPS
-        for seed in SEEDS
-    ]
+_settings = grid(
+    method=always(SWEPT), lr=Axis(RATES, fast=RATES[2]), steps=Axis(STEPS, fast=4), seed=SEEDS
+)
+
+
+def made(name: str, seed: int) -> Method:
+    """A method with its default settings, and this seed if it has one."""
+    kind = METHODS[name]
+    return kind.from_fields({"seed": seed} if hasattr(kind, "seed") else {})
 
 
 def sweep(settings: Settings) -> Outcome:
     """Train a method with its default settings; its score on validation data."""
-    kind, seed = METHODS[settings["method"]], settings["seed"]
-    method = kind.from_fields({"seed": seed} if hasattr(kind, "seed") else {})
-    task = get_task(TASK)
-    with attach(base(), method):
-        history = fit(
-            base(), task, steps=settings["steps"], lr=settings["lr"], seed=seed, quiet=True
-        )
-        score = evaluate(base(), task, "validation", n=VALIDATION)
-    return {
-        "accuracy": score["accuracy"],
-        "loss": score["loss"],
-        "step_seconds": sum(history.seconds) / len(history.seconds),
-    }
+    seed = settings["seed"]
+    with trial(base(), made(settings["method"], seed), get_task(TASK), seed, draw=0) as it:
+        seconds = it.fit(steps=settings["steps"], lr=settings["lr"]).seconds
+        score = it.score("validation", VALIDATION)
+    return score | {"step_seconds": sum(seconds) / len(seconds)}
 
 
 def best(found: Results, rates: Sequence[float], **settings: Any) -> float:
@@ -74,30 +64,20 @@ def best(found: Results, rates: Sequence[float], **settings: Any) -> float:
     return min(near, key=lambda lr: found.mean("loss", lr=lr, **settings))
 
 
-def _route_settings(fast: bool) -> list[Settings]:
-    return [
-        {"method": method, "times": times, "steps": Plan.steps, "seed": seed}
-        for seed in (0, 1, 2)[: 1 if fast else None]
-        for method in DEFAULT[: 1 if fast else None]
-        for times in TIMES
-    ]
+_route_settings = grid(
+    outer="seed", method=DEFAULT, times=always(TIMES), steps=Plan.steps, seed=(0, 1, 2)
+)
 
 
 def route(settings: Settings) -> Outcome:
     """Train as `compare` does, at a multiple of the default rate; scores on validation data."""
-    kind, seed = METHODS[settings["method"]], settings["seed"]
-    method = kind.from_fields({"seed": seed} if hasattr(kind, "seed") else {})
-    plan, lr = Plan(steps=settings["steps"]), settings["times"] * kind.lr
+    name, seed = settings["method"], settings["seed"]
+    plan, lr = Plan(steps=settings["steps"]), settings["times"] * METHODS[name].lr
     task = get_task(plan.task)
-    source = task_batches(base(), task, "train", plan.n, 0, seed)
-    with attach(base(), method):
-        history = fit(
-            base(), source, steps=plan.steps, lr=lr, batch=plan.batch, seed=seed, quiet=True,
-            evaluation=judge(task),
-        )  # fmt: skip
-        score = evaluate(base(), task, "validation", n=VALIDATION)
-    return {"accuracy": score["accuracy"], "loss": score["loss"],
-            "steps_to_95": learnt(history.evaluations)}  # fmt: skip
+    with trial(base(), made(name, seed), task, seed, plan.n) as it:
+        history = it.fit(steps=plan.steps, lr=lr, batch=plan.batch, evaluation=judge(task))
+        score = it.score("validation", VALIDATION)
+    return score | {"steps_to_95": learnt(history.evaluations)}
 
 
 EXPERIMENTS = (

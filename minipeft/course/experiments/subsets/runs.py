@@ -20,12 +20,14 @@ from minipeft.corpus.pretraining import rows
 from minipeft.course.experiments.activations import activations
 from minipeft.course.experiments.bases.counted_words import ridge
 from minipeft.course.experiments.runner import BASE, Experiment, Outcome, Settings, base
+from minipeft.course.experiments.settings import Axis, always, grid
+from minipeft.course.experiments.trials import trial
 from minipeft.engine.graph import operations
 from minipeft.ledger import predict
 from minipeft.methods import BitFit, Full, LoRA, TopK
 from minipeft.nn import Parameter
 from minipeft.tasks import get_task
-from minipeft.training.batches import TaskBatches, TokenBatches, task_batches
+from minipeft.training.batches import TaskBatches, TokenBatches
 from minipeft.training.evaluation import evaluate, mean_loss
 from minipeft.training.loop import fit
 from minipeft.training.step import loss_of
@@ -101,81 +103,57 @@ def moved(at: Attached) -> float:
 TRIED = (1e-3, 3e-3, 1e-2, 3e-2)
 
 
-def _rates(fast: bool) -> list[Settings]:
-    return [
-        {"method": name, "lr": lr, "seed": seed, "steps": 4 if fast else STEPS["sentiment"]}
-        for name in RATES
-        for lr in TRIED[: 1 if fast else None]
-        for seed in SEEDS[: 1 if fast else 2]
-    ]
+_rates = grid(
+    method=always(RATES), lr=TRIED, seed=SEEDS[:2], steps=Axis(STEPS["sentiment"], fast=4)
+)
 
 
 def sweep(s: Settings) -> Outcome:
     """One rate of one subset; its score on validation data."""
-    model, task = base(), get_task("sentiment")
-    with attach(model, method_of(s["method"], s["seed"])):
-        fit(model, task, steps=s["steps"], lr=s["lr"], seed=s["seed"], quiet=True)
-        score = evaluate(model, task, "validation", n=400)
-    return {"accuracy": score["accuracy"], "loss": score["loss"]}
+    method, seed = method_of(s["method"], s["seed"]), s["seed"]
+    with trial(base(), method, get_task("sentiment"), seed, draw=0) as it:
+        it.fit(steps=s["steps"], lr=s["lr"])
+        return it.score("validation", 400)
 
 
 # -- scores ----------------------------------------------------------------------------------------
 
 
-def _scores(fast: bool) -> list[Settings]:
-    deep = tuple(f"top-{k}" for k in DEPTHS)
-    asked = {"sentiment": ("full", *deep, *OTHERS),
-             "nli": ("full", "top-1", "top-2", "top-4", *OTHERS)}  # fmt: skip
-    return [
-        {"task": task, "method": name, "seed": seed, "steps": 4 if fast else STEPS[task]}
-        for seed in SEEDS[: 1 if fast else None]
-        for task, names in asked.items()
-        for name in names[: 2 if fast else None]
-    ]
+ALL = ("full", *(f"top-{k}" for k in DEPTHS), *OTHERS)
+ASKED = {"sentiment": ALL, "nli": ("full", "top-1", "top-2", "top-4", *OTHERS)}
 
-
-def _where(fast: bool) -> list[Settings]:
-    return [
-        {"task": task, "method": f"block-{i}", "seed": seed, "steps": 4 if fast else STEPS[task]}
-        for seed in SEEDS[: 1 if fast else None]
-        for task in ("sentiment", "remap-values")[: 1 if fast else None]
-        for i in range(6)
-    ]
-
-
-def _untrained(fast: bool) -> list[Settings]:
-    return [
-        {"task": "sentiment", "method": name, "seed": seed, "base": UNTRAINED}
-        | {"steps": 4 if fast else STEPS["sentiment"]}
-        for seed in SEEDS[: 1 if fast else None]
-        for name in ("top-2", "full")[: 1 if fast else None]
-    ]
+_scores = grid(
+    outer="seed", task=always(ASKED),
+    method=lambda s: Axis(ASKED[s["task"]], fast=ALL[:2]), seed=SEEDS,
+    steps=lambda s: Axis(STEPS[s["task"]], fast=4),
+)  # fmt: skip
+_where = grid(
+    outer="seed", task=("sentiment", "remap-values"),
+    method=always([f"block-{i}" for i in range(6)]), seed=SEEDS,
+    steps=lambda s: Axis(STEPS[s["task"]], fast=4),
+)  # fmt: skip
+_untrained = grid(
+    outer="seed", task="sentiment", method=("top-2", "full"), seed=SEEDS, base=UNTRAINED,
+    steps=Axis(STEPS["sentiment"], fast=4),
+)  # fmt: skip
 
 
 def adapt(s: Settings) -> Outcome:
     """Train one subset, on examples drawn with the seed; scores on the test split."""
-    model, task = base(s.get("base", BASE)), get_task(s["task"])
+    model, method = base(s.get("base", BASE)), method_of(s["method"], s["seed"])
     n = 10_000 if s["task"].startswith("remap") else None
-    source = task_batches(model, task, "train", n, 0, seed=s["seed"])
-    with attach(model, method_of(s["method"], s["seed"])) as at:
-        fit(model, source, steps=s["steps"], lr=rate_of(s["method"]), seed=s["seed"], quiet=True)
-        score = evaluate(model, task, "test", n=TEST)
-        return {
-            "accuracy": score["accuracy"], "loss": score["loss"], "trainable": at.count(),
-            "moved": moved(at),
-        }  # fmt: skip
+    with trial(model, method, get_task(s["task"]), s["seed"], n) as it:
+        it.fit(steps=s["steps"], lr=rate_of(s["method"]))
+        return it.score("test", TEST) | {"trainable": it.at.count(), "moved": moved(it.at)}
 
 
 # -- what the layers hold --------------------------------------------------------------------------
 
 
-def _probes(fast: bool) -> list[Settings]:
-    return [
-        {"task": task, "base": name, "seed": seed, "n": 40 if fast else 1000}
-        for seed in SEEDS[: 1 if fast else None]
-        for task in ("sentiment", "nli")[: 1 if fast else None]
-        for name in (BASE, UNTRAINED)
-    ]
+_probes = grid(
+    outer="seed", task=("sentiment", "nli"), base=always((BASE, UNTRAINED)), seed=SEEDS,
+    n=Axis(1000, fast=40),
+)  # fmt: skip
 
 
 def probe(s: Settings) -> Outcome:
@@ -213,15 +191,12 @@ KNOWN = ("sentiment", "remap")  # tasks that the base can do more or less
 ROWS = 48  # of held-out text
 
 
-def _forgetting(fast: bool) -> list[Settings]:
-    asked = [("remap-values", 1), ("remap-values", 3), ("sentiment", 1)]
-    return [
-        {"task": task, "method": name, "slower": slower, "seed": seed}
-        | {"steps": 10 if fast else MARKS[-1]}
-        for seed in SEEDS[: 1 if fast else None]
-        for task, slower in asked[: 1 if fast else None]
-        for name in ("full", "top-2", "bitfit", "lora")[: 1 if fast else None]
-    ]
+_forgetting = grid(
+    outer="seed task slower",
+    task=("remap-values", "sentiment"), method=("full", "top-2", "bitfit", "lora"),
+    slower=lambda s: (1, 3) if s["task"] == "remap-values" else 1, seed=SEEDS,
+    steps=Axis(MARKS[-1], fast=10),
+)  # fmt: skip
 
 
 @cache
@@ -239,7 +214,7 @@ def forgetting(s: Settings) -> Outcome:
     slower                   what the learning rate is divided by
     """
     model, task = base(), get_task(s["task"])
-    source = task_batches(model, task, "train", 10_000, 0, seed=s["seed"])
+    method, seed = method_of(s["method"], s["seed"]), s["seed"]
     seen: dict[str, list[float]] = {k: [] for k in ("steps", "own", "text", "moved", *KNOWN)}
 
     def look(done: int) -> None:
@@ -247,23 +222,20 @@ def forgetting(s: Settings) -> Outcome:
             seen["steps"].append(done)
             seen["own"].append(evaluate(model, task, "test", n=100)["accuracy"])
             seen["text"].append(mean_loss(model, held_out(), 16))
-            seen["moved"].append(moved(at))
+            seen["moved"].append(moved(it.at))
             for name in KNOWN:
                 score = evaluate(model, get_task(name), "test", n=100)["accuracy"]
                 seen[name].append(score)
 
-    with attach(model, method_of(s["method"], s["seed"])) as at:
-        fit(model, source, steps=s["steps"], lr=rate_of(s["method"]) / s["slower"],
-            seed=s["seed"], watch=look, quiet=True)  # fmt: skip
+    with trial(model, method, task, seed, 10_000) as it:
+        it.fit(steps=s["steps"], lr=rate_of(s["method"]) / s["slower"], watch=look)
     return seen
 
 
 # -- costs -----------------------------------------------------------------------------------------
 
 
-def _costs(fast: bool) -> list[Settings]:
-    names = ("full", *(f"top-{k}" for k in DEPTHS), *OTHERS)
-    return [{"method": name, "epochs": 3 if fast else 6} for name in names[: 2 if fast else None]]
+_costs = grid(method=Axis(ALL, fast=ALL[:2]), epochs=Axis(6, fast=3))
 
 
 def cost(s: Settings) -> Outcome:

@@ -27,10 +27,12 @@ from minipeft.course.experiments.runner import (
     base,
     results,
 )
+from minipeft.course.experiments.settings import Axis, Grid, always, grid
 from minipeft.course.experiments.subspaces.digit_net import DigitNet, accuracy, pictures
+from minipeft.course.experiments.trials import score_after
 from minipeft.methods import Full, LoRA, Subspace
 from minipeft.tasks import get_task
-from minipeft.training.batches import ImageBatches, task_batches
+from minipeft.training.batches import ImageBatches
 from minipeft.training.evaluation import evaluate
 from minipeft.training.loop import fit
 
@@ -80,15 +82,13 @@ KINDS_AT = 100  # where the three projections are compared, over three seeds
 LEVELS = 256
 
 
-def _digits(fast: bool) -> list[Settings]:
-    if fast:
-        return [{"d": d, "projection": "fastfood", "seed": 0, "steps": 5, "n": 300} for d in (0, 9)]
-    asked = [(d, "fastfood", seed) for seed in SEEDS for d in (0, *DIGIT_DS)]
-    asked += [(KINDS_AT, kind, seed) for seed in SEEDS[:3] for kind in ("sparse", "dense")]
-    return [
-        {"d": d, "projection": projection, "seed": seed, "steps": 1000, "n": 50_000}
-        for d, projection, seed in asked
-    ]
+_digits = grid(
+    outer="seed", d=Axis((0, *DIGIT_DS), fast=(0, 9)), projection="fastfood", seed=SEEDS,
+    steps=Axis(1000, fast=5), n=Axis(50_000, fast=300),
+) + grid(
+    outer="seed", d=Axis(KINDS_AT, fast=()), projection=("sparse", "dense"), seed=SEEDS[:3],
+    steps=1000, n=50_000,
+)  # fmt: skip
 
 
 def digits(s: Settings) -> Outcome:
@@ -128,13 +128,10 @@ SMALL, SIDE, FEW = (196, 100, 10), 14, 300  # a smaller net for fewer and smalle
 LABEL_DS = (30, 100, 300, 1000)
 
 
-def _labels(fast: bool) -> list[Settings]:
-    return [
-        {"labels": labels, "d": d, "seed": seed, "steps": 5 if fast else 1000}
-        for seed in SEEDS[: 1 if fast else None]
-        for d in LABEL_DS[: 1 if fast else None]
-        for labels in ("true", "shuffled")
-    ]
+_labels = grid(
+    outer="seed d", labels=always(("true", "shuffled")), d=LABEL_DS, seed=SEEDS,
+    steps=Axis(1000, fast=5),
+)  # fmt: skip
 
 
 def labels(s: Settings) -> Outcome:
@@ -157,38 +154,27 @@ TEXT_DS = (300, 1500, 7500)
 LITTLE, MUCH = 200, 1152  # numbers in the comparison of kin: the papers', and LoRA's on all v
 
 
-def _text(names: tuple[str, ...], fast: bool, ds: tuple[int, ...] = TEXT_DS) -> list[Settings]:
-    return [
-        {"base": name, "d": d, "seed": seed, "steps": 2 if fast else STEPS}
-        for seed in SEEDS[: 1 if fast else None]
-        for name in names[: 1 if fast else None]
-        for d in (0, *ds)[: 2 if fast else None]
-    ]
+OTHERS = tuple(name for name in LADDER if name != BASE)  # of other sizes
 
 
-def _pretraining(fast: bool) -> list[Settings]:
-    return _text(CHECKPOINTS, fast)
+def _text(
+    names: tuple[str, ...], ds: tuple[int, ...] = TEXT_DS, steps: int = STEPS, **more: Any
+) -> Grid:
+    return grid(outer="seed base", base=names, d=Axis((0, *ds), fast=(0, ds[0])), seed=SEEDS,
+                steps=Axis(steps, fast=2), **more)  # fmt: skip
 
 
-def _ladder(fast: bool) -> list[Settings]:
-    return _text(tuple(name for name in LADDER if name != BASE), fast)
-
+_pretraining = _text(CHECKPOINTS)
+_ladder = _text(OTHERS)
 
 TRAVELLERS = ("tiny-gpt-4500", *LADDER)  # who are sent on ROUTE, which takes more steps
 FAR, ROUTE_DS = 200, (200, 300, 1500)
 
 
-def _route(fast: bool) -> list[Settings]:
-    return [
-        {**s, "task": ROUTE, "steps": 2 if fast else FAR} for s in _text(TRAVELLERS, fast, ROUTE_DS)
-    ]
-
-
-def _frozen(fast: bool) -> list[Settings]:
-    names = [name for name in (*CHECKPOINTS, *LADDER) if name != BASE] + [BASE]
-    return [
-        {"base": name, "task": t} for t in (TASK, ROUTE) for name in (names[-1:] if fast else names)
-    ]
+_route = _text(TRAVELLERS, ROUTE_DS, FAR, task=ROUTE)
+_frozen = grid(
+    outer="task", base=Axis((*EARLIER, *OTHERS, BASE), fast=BASE), task=always((TASK, ROUTE))
+)
 
 
 def frozen(s: Settings) -> Outcome:
@@ -201,13 +187,11 @@ def of_model(name: str) -> Results:
     return results("subspace_pretraining" if name in CHECKPOINTS else "subspace_ladder")
 
 
-def _kin(fast: bool) -> list[Settings]:
-    asked = [(way, d) for d in (LITTLE, MUCH) for way in ("did", "said")] + [("lora", MUCH)]
-    return [
-        {"base": BASE, "way": way, "d": d, "seed": seed, "steps": 2 if fast else STEPS}
-        for seed in SEEDS[: 1 if fast else None]
-        for way, d in asked[: 1 if fast else None]
-    ]
+_kin = grid(
+    outer="seed d",
+    base=BASE, way=lambda s: ("did", "said", "lora")[: 3 if s["d"] == MUCH else 2],
+    d=(LITTLE, MUCH), seed=SEEDS, steps=Axis(STEPS, fast=2),
+)  # fmt: skip
 
 
 def text(s: Settings, split: str = "test") -> Outcome:
@@ -221,17 +205,7 @@ def text(s: Settings, split: str = "test") -> Outcome:
     elif d:
         method = Subspace(d=d, said="layer" if way == "said" else "", seed=seed)
         lr = rate(s.get("move", move), d, model.num_parameters())
-    source = task_batches(model, data, "train", None, 0, seed=seed)
-    with attach(model, method) as at:
-        history = fit(model, source, steps=s["steps"], lr=lr, seed=seed, quiet=True)
-        score = evaluate(model, data, split, n=TEST)
-        count = at.count()
-    return {
-        "accuracy": score["accuracy"],
-        "loss": score["loss"],
-        "train_loss": float(np.mean(history.loss[-20:])),
-        "trainable": count,
-    }
+    return score_after(model, method, data, seed, split, TEST, steps=s["steps"], lr=lr)
 
 
 # -- the moves -------------------------------------------------------------------------------------
@@ -246,13 +220,11 @@ TRIED = {"digits": (100, 1000), "all of digits": (0,), "text": (300, 3000), "rou
 OF_STEPS = {"digits": 400, "all of digits": 400, "text": STEPS, "route": FAR}
 
 
-def _rates(fast: bool) -> list[Settings]:
-    return [
-        {"where": where, "move": move, "d": d, "seed": 0, "steps": 2 if fast else steps}
-        for where, steps in OF_STEPS.items()
-        for d in TRIED[where][: 1 if fast else None]
-        for move in MOVES[where][: 1 if fast else None]
-    ]
+_rates = grid(
+    outer="where d",
+    where=always(OF_STEPS), move=lambda s: MOVES[s["where"]], d=lambda s: TRIED[s["where"]],
+    seed=0, steps=lambda s: Axis(OF_STEPS[s["where"]], fast=2),
+)  # fmt: skip
 
 
 def rates(s: Settings) -> Outcome:
@@ -293,9 +265,9 @@ EXPERIMENTS = (
     Experiment("subspace_pretraining", "Does pretraining lower the intrinsic dimension?",
                _pretraining, text, CHECKPOINTS),
     Experiment("subspace_ladder", "Does size lower the intrinsic dimension?", _ladder, text,
-               tuple(name for name in LADDER if name != BASE)),
+               OTHERS),
     Experiment("subspace_frozen", "What can the models before they are trained?", _frozen, frozen,
-               (*CHECKPOINTS, *(name for name in LADDER if name != BASE))),
+               (*CHECKPOINTS, *OTHERS)),
     Experiment("subspace_route", "Does that hold for a task that the base cannot do?", _route, text,
                TRAVELLERS),
     Experiment("subspace_kin", "Factors per layer, or LoRA, at as many numbers?", _kin, text),

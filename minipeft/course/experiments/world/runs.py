@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from minipeft.course.experiments.runner import Experiment, Outcome, Settings
+from minipeft.course.experiments.settings import Axis, grid
 from minipeft.course.experiments.world.context import in_context, order, scoring
 from minipeft.course.experiments.world.states import heads, layers, pictures
 from minipeft.course.experiments.world.training import (
@@ -34,10 +35,8 @@ READ = [(task, TUNED) for task in ("sentiment", "acceptability", "nli", "paraphr
 READ += [("nli", LONG), ("paraphrase", LONG)]
 
 
-def _world(fast: bool) -> list[Settings]:
-    s: list[Settings] = [{"probe": "scoring"}, {"probe": "heads"}]
-    if fast:
-        return s
+def _over_seeds() -> list[Settings]:
+    s: list[Settings] = []
     for seed in SEEDS:
         for words in ("natural", "new"):
             s += [{"probe": "in_context", "words": words, "k": k, "seed": seed}
@@ -54,21 +53,6 @@ def _world(fast: bool) -> list[Settings]:
     return s
 
 
-def _reading(fast: bool) -> list[Settings]:
-    s = _layers("tiny-bert") + [{"probe": "kinds", "base": "tiny-bert", "task": "paraphrase"}]
-    tuned = [
-        {"probe": "tuned", "base": "tiny-bert", "task": task, "seed": seed, **how}
-        for task, how in READ
-        for seed in SEEDS[:3]
-    ]
-    return s[-1:] if fast else s + tuned
-
-
-def _seeing(fast: bool) -> list[Settings]:
-    s = [{"probe": "pictures", "task": t, "seed": i} for i in SEEDS[:3] for t in MINI_VTAB]
-    return s[:1] if fast else s
-
-
 def _layers(name: str) -> list[Settings]:
     return [{"probe": "layers", "base": name, "task": t, "pool": pool}
             for t in ("sentiment", "nli") for pool in ("mean", "last")]  # fmt: skip
@@ -76,6 +60,18 @@ def _layers(name: str) -> list[Settings]:
 
 def _tuned(name: str, tasks: Sequence[str], seed: int) -> list[Settings]:
     return [{"probe": "tuned", "base": name, "task": t, "seed": seed, **TUNED} for t in tasks]
+
+
+ONCE: list[Settings] = [{"probe": "scoring"}, {"probe": "heads"}]
+KINDS: Settings = {"probe": "kinds", "base": "tiny-bert", "task": "paraphrase"}
+_world = grid(each=Axis([*ONCE, *_over_seeds()], fast=ONCE))
+_readers = [
+    {"probe": "tuned", "base": "tiny-bert", "task": task, "seed": seed, **how}
+    for task, how in READ
+    for seed in SEEDS[:3]
+]
+_reading = grid(each=Axis([*_layers("tiny-bert"), KINDS, *_readers], fast=[KINDS]))
+_seeing = grid(outer="seed", probe="pictures", task=MINI_VTAB, seed=SEEDS[:3])
 
 
 def _probe(s: Settings) -> Outcome:

@@ -10,6 +10,7 @@ import numpy as np
 from minipeft.contract import Method, Where, Wrapper, attach
 from minipeft.course.experiments.bases.counted_words import bag_of_words
 from minipeft.course.experiments.runner import Outcome, Settings, base
+from minipeft.course.experiments.trials import trial
 from minipeft.course.experiments.world.context import TEST, accuracy
 from minipeft.engine import Tensor, ops
 from minipeft.generation.scoring import score_many
@@ -47,9 +48,8 @@ def shortcut(s: Settings) -> Outcome:
     model, seed = base(), s["seed"]
     task = get_task("sentiment-shift")
     frozen = {k: evaluate(model, task, k, n=TEST)["accuracy"] for k in ("test", "shift")}
-    with attach(model, Full()):
-        fit(model, task_batches(model, task, "train", 1000, 0, seed), steps=150, seed=seed,
-            quiet=True)  # fmt: skip
+    with trial(model, Full(), task, seed, 1000) as it:
+        it.fit(steps=150)
         tuned = {k: evaluate(model, task, k, n=TEST)["accuracy"] for k in ("test", "shift")}
     return {"frozen": frozen["test"], "frozen_shift": frozen["shift"],
             "tuned": tuned["test"], "tuned_shift": tuned["shift"]}  # fmt: skip
@@ -71,11 +71,9 @@ def tuned(s: Settings) -> Outcome:
     model, task, seed = base(s["base"]), get_task(s["task"]), s["seed"]
     train, test = task.load("train", s["n"], seed), task.load("test", 500)
     frozen = evaluate(model, task, "test", n=500)["accuracy"]
-    with attach(model, Full()) as at:
-        fit(model, TaskBatches.of(model, train), steps=s["steps"], seed=seed, lr=s["lr"],
-            optimizer=s.get("optimizer", "adamw"), batch=32, quiet=True)  # fmt: skip
-        score = evaluate(model, task, "test", n=500)["accuracy"]
-        moved = _moved(at)
+    with trial(model, Full(), task, seed, s["n"]) as it:
+        it.fit(steps=s["steps"], lr=s["lr"], optimizer=s.get("optimizer", "adamw"), batch=32)
+        score, moved = it.score("test", 500)["accuracy"], _moved(it.at)
     return {"frozen": frozen, "tuned": score, "words": bag_of_words(train, test), **moved}
 
 
@@ -98,14 +96,11 @@ def _moved(at: Any) -> dict[str, float]:
 def overfit(s: Settings) -> Outcome:
     """Full fine-tuning on few records: the loss on them, and on others."""
     model, task, seed = base(), get_task("table-to-text"), s["seed"]
-    train = task_batches(model, task, "train", s["n"], 0, seed)
     other = task_batches(model, task, "validation", TEST, 0)
-    with attach(model, Full()):
-        history = fit(
-            model, train, steps=300, seed=seed, quiet=True,
-            evaluation=Evaluation(lambda m: {"other": mean_loss(m, other)}, every=20),
-        )  # fmt: skip
-        there = mean_loss(model, train)
+    look = Evaluation(lambda m: {"other": mean_loss(m, other)}, every=20)
+    with trial(model, Full(), task, seed, s["n"]) as it:
+        history = it.fit(steps=300, evaluation=look)
+        there = mean_loss(model, it.source)
     curve = [e["other"] for e in history.evaluations]
     return {"train": there, "other": curve[-1], "best": min(curve)}
 
@@ -168,7 +163,7 @@ def untrained(s: Settings) -> Outcome:
     fresh = build(base().config, seed=seed)
     fresh.tokenizer = base().tokenizer
     for name, model in (("untrained", fresh), ("pretrained", base())):
-        with attach(model, Full()):
-            fit(model, task, steps=400, n=10_000, seed=seed, quiet=True)
-            found[name] = evaluate(model, task, "test", n=500)["accuracy"]
+        with trial(model, Full(), task, seed, 10_000, draw=0) as it:
+            it.fit(steps=400)
+            found[name] = it.score("test", 500)["accuracy"]
     return found
