@@ -282,11 +282,13 @@ class Handle:
                     f"running(rows=...) names {handle!r:.60}, which is not attached to this model; "
                     "give what attach() or load_adapter() returned, or None for the base"
                 )
-        if not self.method.by_row and self not in context().off:
+        why = "" if self.method.by_row else "changes parameters that all rows of a batch share"
+        if self.head and any(handle is not self for handle in rows):
+            why = "has a new head, which all rows of a batch share"
+        if why and self not in context().off:
             raise ValueError(
-                f"{self.method.name} changes parameters that all rows of a batch share, so "
-                "running(rows=...) cannot take it in some rows only: detach() it, or run one "
-                "batch per adapter"
+                f"{self.method.name!r} {why}, so running(rows=...) cannot take it in some rows "
+                "only: detach() it, or run one batch per adapter"
             )
 
     def extra_loss(self) -> Tensor | None:

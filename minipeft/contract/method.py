@@ -284,7 +284,7 @@ class Wrapper(Module):
                     parts.append(part(cut(x), *map(cut, args), **named))
         if cache is not None:
             cache.extend(_together(entries, mine + others) for entries in zip(*caches, strict=True))
-        return _together(parts, mine + others)
+        return getattr(self.base, "together", _together)(parts, mine + others)
 
     def __getattr__(self, name: str) -> Any:
         if name == "base":

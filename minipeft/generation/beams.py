@@ -11,6 +11,7 @@ from minipeft.checks import real, takes, whole
 from minipeft.engine import no_grad
 from minipeft.engine.blas import blas_threads, threads_for
 from minipeft.models.inputs import need_lm, prompt_ids
+from minipeft.models.layout import places_put_in
 from minipeft.nn.finite import check_logits
 
 FORBIDDEN = -1e30  # log p below which nothing is drawn
@@ -43,7 +44,7 @@ def beam_search(
         raise ValueError(f"beams must be at most {model.config.vocab}, as many as there are tokens "
                          f"to begin a text with; 4 to 10 are usual, got {beams}")  # fmt: skip
     tokenizer, end = model.tokenizer, model.tokenizer.end_id
-    head = prompt_ids(model, prompt, room=1)
+    head = prompt_ids(model, prompt, room=1 + places_put_in(model))
     xp = xp_of(model.parameters()[0].data)
     texts: list[list[int]] = [[]]  # the open texts
     sums = np.zeros(1)  # log p of each
@@ -91,7 +92,7 @@ def beam_search(
             if not texts or full or _settled(done, sums, n, max_tokens, beams, length_penalty):
                 break
             order = xp.asarray(rows)
-            past = [(k[order], v[order]) for k, v in past]
+            past = past.rows(order)
             ids = np.array([[text[-1]] for text in texts])
     for text, value in zip(texts, sums.tolist(), strict=True):
         close(text, float(value), n)  # cut short, it counts as it stands

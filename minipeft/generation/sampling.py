@@ -14,6 +14,7 @@ from minipeft.checks import real, takes, whole
 from minipeft.engine import no_grad, running
 from minipeft.engine.blas import blas_threads, threads_for
 from minipeft.models.inputs import need_lm, prompt_ids
+from minipeft.models.layout import places_put_in
 from minipeft.nn.finite import check_logits
 
 
@@ -71,9 +72,10 @@ def generate_many(
         raise TypeError(f"generate_many takes a list of prompts, got one str: {prompts[:40]!r}")
     if rows is not None and len(rows) != len(prompts):
         raise ValueError(f"rows names {len(rows)} adapters, there are {len(prompts)} prompts")
-    ids = [prompt_ids(model, p, room=1) for p in prompts]
+    put = _put_in(model, rows)
+    ids = [prompt_ids(model, p, room=1 + put) for p in prompts]
     texts = [""] * len(ids)
-    for chosen in _groups([len(p) for p in ids], batch, model.config.context - max_tokens):
+    for chosen in _groups([len(p) for p in ids], batch, model.config.context - max_tokens - put):
         rngs = [Rng(seed, "generate", i) for i in chosen]
         mixed = running(rows=[rows[i] for i in chosen]) if rows is not None else nullcontext()
         with mixed, blas_threads(threads_for(model, len(chosen), length=1)):
@@ -84,6 +86,17 @@ def generate_many(
             text = model.tokenizer.decode(out)
             texts[i] = text.split(stop)[0] if stop else text
     return texts
+
+
+def _put_in(model: Any, rows: Sequence[Any] | None) -> int:
+    """The most places that what is attached puts into a text."""
+    if rows is None:
+        return places_put_in(model)
+    most = 0
+    for handle in {id(h): h for h in rows}.values():
+        with running(rows=[handle]):
+            most = max(most, places_put_in(model))
+    return most
 
 
 def _groups(lengths: list[int], batch: int, free: int) -> Iterator[list[int]]:
@@ -109,30 +122,21 @@ def _decode(
     mask = np.zeros((len(prompts), width), bool)
     for row, p in enumerate(prompts):
         ids[row, width - len(p) :], mask[row, width - len(p) :] = p, True
-    positions = np.maximum(mask.cumsum(1) - 1, 0)
-    even = bool(mask.all())
+    seen = None if mask.all() else xp.asarray(mask)  # of the prompts; the past remembers it
     out: list[list[int]] = [[] for _ in prompts]
     live = np.ones(len(prompts), bool)
     past: Any = None
-    before = 0  # virtual tokens in front, which shift the real ones
 
     def run() -> Any:
-        return model(
-            xp.asarray(ids),
-            past=past,
-            mask=None if even else xp.asarray(mask),
-            positions=None if even else xp.asarray(positions) + before,
-            return_past=True,
-        )
+        mask = seen if past is None else None
+        return model(xp.asarray(ids), past=past, mask=mask, return_past=True)
 
     with no_grad(), np.errstate(all="ignore"):  # what is not finite raises
-        for n in range(max_tokens):
+        for _ in range(max_tokens):
             logits, after = run()
             last = to_numpy(logits.data[:, -1]).astype(np.float64)
             check_logits(model, last, run)
             past = after
-            if n == 0:
-                before = past[0][0].shape[1] - width
             for row in np.flatnonzero(live).tolist():
                 token = _pick(last[row], temperature, top_k, top_p, rngs[row])
                 if token == model.tokenizer.end_id:
@@ -144,8 +148,6 @@ def _decode(
             if not live.any() or past[0][0].shape[1] >= model.config.context:
                 break
             ids = np.array([[o[-1] if o else model.tokenizer.pad_id] for o in out])
-            mask = np.concatenate([mask, np.ones((len(out), 1), bool)], axis=1)
-            positions = positions[:, -1:] + 1
     return out
 
 

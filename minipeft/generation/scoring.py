@@ -17,6 +17,7 @@ from minipeft.checks import takes, whole
 from minipeft.engine import no_grad
 from minipeft.engine.blas import blas_threads, threads_for
 from minipeft.models.inputs import blanks, need_lm, pad, prompt_ids
+from minipeft.models.layout import places_put_in
 from minipeft.nn.finite import check_logits
 
 
@@ -42,6 +43,7 @@ def score_many(
     masked = model.config.head == "mlm"
     if not masked:
         need_lm(model, "scoring")
+    put = places_put_in(model)
     rows: list[Row] = []
     scores = [[0.0] * len(options) for _, options in questions]
     for q, (prompt, options) in enumerate(questions):
@@ -51,7 +53,7 @@ def score_many(
             raise ValueError(f"score needs continuations that are not empty, got {list(options)!r}")
         encoded = model.tokenizer.encode_many(list(options))
         longest = max(len(e) for e in encoded)
-        head = prompt_ids(model, prompt, room=longest + 2 * masked)
+        head = prompt_ids(model, prompt, room=longest + 2 * masked + put)
         if masked:
             ids, first, filled = blanks(head, encoded, model.tokenizer)
             both = list(enumerate(zip(encoded, filled, strict=True)))

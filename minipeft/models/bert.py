@@ -9,7 +9,8 @@ import numpy as np
 
 from minipeft.backend import Array, Rng, xp_of
 from minipeft.engine import Tensor, fused
-from minipeft.models.config import Config, check_ids, check_places, real_only
+from minipeft.models.config import Config, check_ids, check_places
+from minipeft.models.layout import first_real, lay_out, places_of, text_only
 from minipeft.nn import (
     Block,
     Dropout,
@@ -99,34 +100,30 @@ class BERT(Module):
         """Logits.
 
         segments  (B, T) which kind of text an id belongs to, 0 by default
-        mask      (B, T) true where an id is real; padding stands on the right
+        mask      (B, T) true where an id is real; padding may stand left or right
         at        (rows, columns) of the places whose logits are wanted -> (N, V)
-        past      a (k, v) pair per layer, in front of everything; positions go on after it
-        Ids >= V are virtual tokens, whose outputs are left out unless keep_virtual=True.
+        past      a Past, or a (k, v) pair per layer, in front of everything
+        Positions are counted over what is real, the past's included. Ids >= V are virtual
+        tokens, whose outputs are left out unless keep_virtual=True.
         """
-        xp = xp_of(ids)
         check_ids(ids)
         check_places(self.config, at)
+        xp = xp_of(ids)
         if segments is None:
             segments = xp.zeros_like(ids)
         self._check_segments(ids, segments)
-        given = ids.shape[1]
-        if past is None:
-            ids, mask, past = self.start(ids, mask)
-        elif len(past) != self.config.layers:
-            raise ValueError(f"past has {len(past)} layers, the model {self.config.layers}")
-        before, T = past[0][0].shape[1] if past else 0, ids.shape[1]
-        if before + T > self.config.context:
-            raise ValueError(f"{before + T} tokens do not fit into the context of "
-                             f"{self.config.context}: shorten the text")  # fmt: skip
-        ahead = xp.zeros((len(ids), T - given), segments.dtype)  # what a method put before the text
-        segments = xp.concatenate([ahead, segments], axis=1)
-        positions = xp.arange(before, before + T)[None]
-        x = run_blocks(self.blocks, lambda: self.emb(ids, positions, segments), past, mask)
-        if self.emb.tok.virtual and not keep_virtual:
-            x = real_only(x, ids, self.config.vocab)
+        # what stands where; what a method put in is of the first segment
+        ids, past, seen, positions, text = lay_out(self, ids, mask, past)
+        if ids.shape != segments.shape:
+            given, segments = segments, xp.zeros(ids.shape, segments.dtype)
+            segments[places_of(text)] = given
+        x = run_blocks(self.blocks, lambda: self.emb(ids, positions, segments), past, seen)
+        # the places that the head reads
         if self.config.head == "linear":
-            return self.head(self.drop(self.pooler(x[:, 0]).tanh()))
+            first = x[first_real(ids, seen, text)]  # (B, C)
+            return self.head(self.drop(self.pooler(first).tanh()))
+        if text is not None and not keep_virtual:
+            x = text_only(x, text)
         return self.head(self.mlm(x if at is None else x[at]))
 
     def _check_segments(self, ids: Array, segments: Array) -> None:

@@ -8,9 +8,8 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from minipeft.backend import Array, is_array
+from minipeft.backend import is_array
 from minipeft.checks import nearest
-from minipeft.engine import Tensor
 
 LARGEST = 2**31  # that a size may not reach
 
@@ -98,15 +97,3 @@ def check_ids(ids: Any) -> None:
         raise TypeError(f"ids must be integers, got {ids.dtype}")
     if ids.ndim != 2 or 0 in ids.shape:
         raise ValueError(f"ids must be (B, T) with at least one token, got shape {ids.shape}")
-
-
-def real_only(x: Tensor, ids: Array, vocab: int) -> Tensor:
-    """Leave the places of virtual tokens out.  (B, T, C) -> (B, T - n, C)"""
-    real = ids < vocab
-    counts = real.sum(1)
-    if int(counts.min()) != int(counts.max()):
-        raise ValueError("rows of a batch must hold the same number of virtual tokens; "
-                         f"got {(~real).sum(1).tolist()}")  # fmt: skip
-    rows, columns = real.nonzero()
-    shape = (len(ids), -1)
-    return x[rows.reshape(shape), columns.reshape(shape)]

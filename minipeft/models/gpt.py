@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from minipeft.backend import Array, Rng, xp_of
+from minipeft.backend import Array, Rng
+from minipeft.checks import moved
 from minipeft.engine import Tensor
-from minipeft.models.config import Config, check_ids, check_places, real_only
+from minipeft.models.config import Config, check_places
+from minipeft.models.layout import last_real, lay_out, text_only
 from minipeft.nn import (
     Block,
     Dropout,
@@ -21,6 +23,7 @@ from minipeft.nn import (
     Linear,
     Module,
     ModuleList,
+    Past,
     Start,
     run_blocks,
 )
@@ -86,63 +89,44 @@ class GPT(Module):
             self.head = Linear(c.width, c.classes or 0, bias=False, rng=rng, like=new)
             self.head.new = True  # trained whole beside whatever a method trains
 
+    @moved(positions="the model counts them over mask= and past=, for padding on the left too")
     def forward(
         self,
         ids: Array,
         past: Any = None,
         mask: Array | None = None,
-        positions: Array | None = None,
         at: Any = None,
         keep_virtual: bool = False,
         return_past: bool = False,
     ) -> Any:
         """Logits, and with return_past=True also the past that a next call can go on from.
 
-        past       a (k, v) pair per layer, each (B or 1, P, C); positions go on after it
-        mask       (B, T) true where an id is real; padding may stand left or right
-        positions  (B, T), for left padding, shifted by what a method puts before the text; else
-                   counted from the past's length
+        past       a Past, or a plain list: a (k, v) pair per layer, each (B or 1, P, C)
+        mask       (B, T) true where an id is real; padding may stand left or right. (B, P + T)
+                   says the same of the past's places too
         at         (rows, columns) of the places whose logits are wanted -> (N, V)
-        Ids >= V are virtual tokens: a prompt method maps them to trained rows. Their outputs
-        are left out, unless keep_virtual=True.
+        Positions are counted over what is real, the past's included. Ids >= V are virtual
+        tokens: a prompt method maps them to trained rows. Their outputs are left out, and `at`
+        does not count them, unless keep_virtual=True.
         """
-        xp = xp_of(ids)
-        check_ids(ids)
         check_places(self.config, at)
-        fresh, given = past is None, ids.shape[1]
-        if fresh:
-            ids, mask, past = self.start(ids, mask)
-        elif len(past) != self.config.layers:
-            raise ValueError(f"past has {len(past)} layers, the model {self.config.layers}")
-        before, T = past[0][0].shape[1] if past else 0, ids.shape[1]
-        if before + T > self.config.context:
-            raise ValueError(f"{before + T} tokens do not fit into the context of "
-                             f"{self.config.context}: shorten the text")  # fmt: skip
-        if positions is None:
-            positions = xp.arange(before, before + T)[None]
-        elif positions.shape not in ((len(ids), given), (1, given)):
-            raise ValueError(f"positions must be (B, T) = {(len(ids), given)}, one for each id; "
-                             f"got {positions.shape}")  # fmt: skip
-        elif fresh and before + T > given:
-            first = before + T - given  # position of the text's first token
-            ahead = xp.broadcast_to(xp.arange(before, first), (len(positions), first - before))
-            positions = xp.concatenate([ahead, positions + first], axis=1)
+        # what stands where, methods' tokens and prefixes included
+        ids, past, seen, positions, text = lay_out(self, ids, mask, past)
+        # the blocks, which leave their keys and values behind
         cache: list | None = [] if return_past else None
         x = run_blocks(
-            self.blocks, lambda: self.emb(ids, positions), past, mask, cache
+            self.blocks, lambda: self.emb(ids, positions), past, seen, cache
         )  # (B, T, C)
+        # the places that the head reads
         if self.config.head == "linear":
-            last = (
-                xp.full(len(ids), T - 1) if mask is None else T - 1 - (mask[:, ::-1] != 0).argmax(1)
-            )
-            x = x[xp.arange(len(ids)), last]  # (B, C)
+            x = x[last_real(ids, seen)]  # (B, C)
         else:
-            if self.emb.tok.virtual and not keep_virtual:
-                x = real_only(x, ids, self.config.vocab)
+            if text is not None and not keep_virtual:
+                x = text_only(x, text)
             if at is not None:
                 x = x[at]  # (N, C)
         logits = self.head(self.ln_f(x))
-        return (logits, cache) if return_past else logits
+        return (logits, Past(cache, seen)) if cache is not None else logits
 
 
 class Embeddings(Module):

@@ -20,6 +20,7 @@ from minipeft.nn import (
     Parameter,
     Start,
     run_blocks,
+    seen_of,
 )
 from minipeft.nn.init import normal, prototypes
 
@@ -112,7 +113,8 @@ class ViT(Module):
         if mask is not None and mask.shape != x.shape[:2]:
             raise ValueError(f"mask must be {x.shape[:2]}, got {mask.shape}")
         _, mask, past = self.start(xp_of(images).zeros(x.shape[:2], int), mask)
-        x = run_blocks(self.blocks, lambda: x, past, mask)
+        seen = seen_of(mask, past, *x.shape[:2])
+        x = run_blocks(self.blocks, lambda: x, past, seen)
         return self.head(self.ln_f(x[:, 0]))
 
 

@@ -5,9 +5,10 @@ H heads, D head width, F MLP width, V vocabulary, r rank, n virtual tokens.
 """
 
 from minipeft.nn import init
-from minipeft.nn.attention import Attention
-from minipeft.nn.layers import Dropout, Embedding, LayerNorm, Linear, Start, Tap
+from minipeft.nn.attention import Attention, Past, seen_of
+from minipeft.nn.layers import Dropout, Embedding, LayerNorm, Linear, Tap
 from minipeft.nn.module import Module, ModuleList, Parameter, Place, Summary
+from minipeft.nn.start import Start
 from minipeft.nn.transformer import MLP, Block, run_blocks
 
 __all__ = [
@@ -22,9 +23,11 @@ __all__ = [
     "Module",
     "ModuleList",
     "Parameter",
+    "Past",
     "Place",
     "Start",
     "Summary",
     "Tap",
     "init",
+    "seen_of",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from minipeft.backend import Array, Rng, xp_of
@@ -10,14 +11,55 @@ from minipeft.nn.layers import Dropout, Linear, Tap
 from minipeft.nn.module import Module
 
 
+class Past(list):
+    """What came before a text: a (k, v) pair per layer, each (B or 1, P, H D).
+
+    A prefix and the cache of generation are both a past. A plain list of pairs is one too, all of
+    whose places are real.
+    mask  (B, P) true where a place is real, or None where all are
+    """
+
+    def __init__(self, pairs: Iterable[tuple[Any, Any]], mask: Array | None = None) -> None:
+        super().__init__(pairs)
+        self.mask = mask
+
+    def rows(self, chosen: Array) -> Past:
+        """The past of some rows of the batch."""
+        return Past(
+            [(k[chosen], v[chosen]) for k, v in self],
+            None if self.mask is None else self.mask[chosen],
+        )
+
+
+def seen_of(mask: Array | None, past: Any, B: int, T: int) -> Array | None:
+    """Which places are real, those of the past among them; None where all are.
+
+    Shapes  mask (B, T), or (B, P + T) with the past's places; past per layer (k, v) or None
+            -> (B, P + T)
+    """
+    P = past[0][0].shape[1] if past else 0
+    before = getattr(past, "mask", None)
+    if mask is None and before is None:
+        return None
+    xp = xp_of(before if mask is None else mask)
+    if mask is None:
+        mask = xp.ones((B, T), dtype=bool)
+    elif mask.ndim != 2 or len(mask) != B or mask.shape[1] not in (T, P + T):
+        behind = f", or with all of the past (B, P + T) = {(B, P + T)}" if P else ""
+        raise ValueError(f"mask must be (B, T) = {(B, T)}{behind}; got {mask.shape}")
+    if mask.shape[1] == P + T:
+        return mask != 0
+    before = xp.ones((B, P), dtype=bool) if before is None else before
+    return xp.concatenate([xp.broadcast_to(before, (B, P)), mask != 0], axis=1)
+
+
 class Attention(Module):
     """Queries look at keys and gather values; H heads side by side.
 
     y = o_proj(head_out(softmax(q kᵀ / sqrt(D)) v))     Vaswani et al. 2017, sec. 3.2
     Shapes  x (B, T, C) -> (B, T, C); head_out sees (B, T, H D), before o_proj mixes the heads
-    past    (k, v), each (B or 1, P, H D): keys and values before x; a prefix and the cache of
-            generation are both a past
-    mask    (B, T) to (B, P + T), true where a position is real, as what it leaves out of a past
+    past    (k, v), each (B or 1, P, H D): keys and values before x
+    mask    (B, P + T), true where a place is real
     """
 
     def __init__(
@@ -45,19 +87,16 @@ class Attention(Module):
     def forward(
         self, x: Tensor, past: Any = None, mask: Array | None = None, cache: list | None = None
     ) -> Tensor:
+        # project; go on after the past, and leave keys and values for the next call
         q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)  # (B, T, H D) each
         if past is not None:
             k, v = _after(past[0], k), _after(past[1], v)  # (B, P + T, H D)
         if cache is not None:
             cache.append((k, v))
+        # each head gathers values where its queries look; then the heads are mixed
         B, T, S = x.shape[0], x.shape[1], k.shape[1]
-        if mask is not None:
-            if mask.ndim != 2 or len(mask) != B or not T <= mask.shape[1] <= S:
-                behind = "" if S == T else f", or with all of the past (B, P + T) = {(B, S)}"
-                raise ValueError(f"mask must be (B, T) = {(B, T)}{behind}; got {mask.shape}")
-            if mask.shape[1] < S:
-                seen = xp_of(mask).ones((B, S - mask.shape[1]), dtype=bool)
-                mask = xp_of(mask).concatenate([seen, mask != 0], axis=1)
+        if mask is not None and mask.shape != (B, S):
+            raise ValueError(f"mask must be (B, P + T) = {(B, S)}, got {mask.shape}")
         keep = self.drop.factors((B, self.heads, T, S), q.data)
         y = fused.attention(
             q, k, v, heads=self.heads, causal=self.causal, mask=mask, keep=keep

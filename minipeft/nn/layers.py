@@ -108,13 +108,3 @@ class Tap(Module):
 
     def forward(self, x: Any) -> Any:
         return x
-
-
-class Start(Module):
-    """Where a sequence begins, before the first block and with no past: input methods wrap it.
-
-    Shapes  ids (B, T), mask (B, T) or None -> ids, mask and a past per layer, or None
-    """
-
-    def forward(self, ids: Array, mask: Array | None) -> tuple[Array, Array | None, Any]:
-        return ids, mask, None

@@ -12,6 +12,7 @@ import numpy as np
 
 from minipeft.backend import Rng, is_whole
 from minipeft.models.inputs import blanks, pad
+from minipeft.models.layout import places_put_in
 
 IGNORE = -100  # a label that does not count
 
@@ -124,8 +125,9 @@ class TaskBatches:
         if pictures:
             return ImageBatches(examples.pixels, examples.labels, config.classes)
         return cls(
-            examples, model.tokenizer, config.head, config.context, model.causal, config.classes
-        )
+            examples, model.tokenizer, config.head, config.context - places_put_in(model),
+            model.causal, config.classes,
+        )  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -130,7 +130,7 @@ def test_what_all_rows_share_may_be_off():
 def test_what_all_rows_share_cannot_be_mixed():
     model = gpt()
     at = attach(model, BitFit())
-    with running(rows=[at, None]), pytest.raises(ValueError, match="bitfit changes parameters"):
+    with running(rows=[at, None]), pytest.raises(ValueError, match="'bitfit' changes parameters"):
         model(Rows(VOCAB).batch(0, 2, 0).ids)
 
 

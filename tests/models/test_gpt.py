@@ -61,18 +61,17 @@ def test_golden_gpt2():
 def test_golden_values_see_the_usual_mistakes(mistake, size, monkeypatch):
     right = golden_gpt()(IDS).data
     model = golden_gpt(eps=1e-12) if mistake == "eps 1e-12" else golden_gpt()
-    positions = None
     if mistake == "erf gelu":
         monkeypatch.setitem(ACTIVATIONS, "gelu", fused.gelu_erf)
     if mistake == "positions + 1":
-        positions = np.arange(1, 7)[None]
+        model.emb.pos.weight.data = np.roll(model.emb.pos.weight.data, -1, axis=0)
     for block in model.blocks:
         if mistake == "q and v swapped":  # the weights alone
             q, v = block.attn.q_proj, block.attn.v_proj
             q.weight, v.weight = v.weight, q.weight
         if mistake == "c_proj not transposed":
             block.attn.o_proj.weight.data = block.attn.o_proj.weight.data.T
-    wrong = model(IDS, positions=positions).data
+    wrong = model(IDS).data
     assert np.abs(wrong - right).max() == pytest.approx(size, rel=0.03)
 
 
@@ -193,16 +192,10 @@ def test_left_padding_behind_a_prompt_or_prefix_changes_nothing(kind):
         model.set("start", Prefix(model.start, past))
     padded = np.concatenate([np.zeros((2, 3), int), IDS], axis=1)
     mask = np.array([[False] * 3 + [True] * 6] * 2)
-    positions = np.maximum(mask.cumsum(1) - 1, 0)
-    y, past = model(padded, mask=mask, positions=positions, return_past=True)
+    y, past = model(padded, mask=mask, return_past=True)
     close(y.data[:, 3:], model(IDS))
     whole = model(np.concatenate([IDS, [[7], [8]]], axis=1)).data[:, -1:]
-    n = past[0][0].shape[1] - 9
-    mask = np.concatenate([mask, [[True]] * 2], axis=1)
-    close(
-        model(np.array([[7], [8]]), past=past, mask=mask, positions=positions[:, -1:] + n + 1),
-        whole,
-    )
+    close(model(np.array([[7], [8]]), past=past), whole)  # it remembers the padding
 
 
 def fronted(kind, **head):
@@ -228,11 +221,9 @@ in_front = pytest.mark.parametrize("kind", ["prompt", "prefix", "both"])
 def test_rows_padded_on_the_left_by_unlike_lengths_are_as_if_alone(kind):
     """The past's positions come first, then those of the virtual tokens, then the text's."""
     model = fronted(kind)
-    positions = np.maximum(LEFT_MASK.cumsum(1) - 1, 0)
-    y = model(LEFT, mask=LEFT_MASK, positions=positions).data
+    y = model(LEFT, mask=LEFT_MASK).data
     close(y[0, 3:], model(IDS[:1]).data[0])
     close(y[1, 4:], model(IDS[1:, :5]).data[0])
-    close(model(IDS, positions=np.arange(6)[None]), model(IDS))  # one row of positions for all
 
 
 @in_front
@@ -254,20 +245,18 @@ def test_in_front_of_the_text_positions_go_on_after_the_past(kind):
     before, n = (0 if kind == "prompt" else 4), (0 if kind == "prefix" else 5)
     model(IDS)
     assert seen[0].tolist() == [list(range(before, before + n + 6))]
-    model(LEFT, mask=LEFT_MASK, positions=np.maximum(LEFT_MASK.cumsum(1) - 1, 0))
+    model(LEFT, mask=LEFT_MASK)
     first = before + n
-    assert seen[1].tolist() == [
-        [*range(before, first), *[first] * 3, *range(first, first + 6)],
-        [*range(before, first), *[first] * 4, *range(first, first + 5)],
-    ]
+    for row, padding in zip(seen[1].tolist(), (3, 4), strict=True):
+        assert row[:n] == [*range(before, first)]
+        assert row[n + padding :] == [*range(first, first + 9 - padding)]
 
 
 @in_front
 def test_a_linear_head_behind_a_past_or_prompt_reads_the_last_real_token(kind):
     model = fronted(kind, head="linear", classes=3)
     alone = [model(IDS[:1]).data[0], model(IDS[1:, :5]).data[0]]
-    positions = np.maximum(LEFT_MASK.cumsum(1) - 1, 0)
-    left = model(LEFT, mask=LEFT_MASK, positions=positions).data
+    left = model(LEFT, mask=LEFT_MASK).data
     right = model(RIGHT, mask=LEFT_MASK[:, ::-1]).data
     for row in range(2):
         close(left[row], alone[row])
@@ -287,14 +276,15 @@ def test_wanted_places_are_those_of_the_text(kind):
 def test_a_mask_over_a_padded_past_behind_a_prompt_holds_for_one_token_more():
     """One token a row, twice: the keys of the padding stay hidden, the prompt's stay seen."""
     model = fronted("both")
-    positions = np.maximum(LEFT_MASK.cumsum(1) - 1, 0)
-    _, past = model(LEFT, mask=LEFT_MASK, positions=positions, return_past=True)
+    _, past = model(LEFT, mask=LEFT_MASK, return_past=True)
     assert past[0][0].shape[1] == 4 + 5 + 9
     mask = np.concatenate([np.ones((2, 9), bool), LEFT_MASK], axis=1)
-    for step, tokens in enumerate((np.array([[7], [8]]), np.array([[9], [2]]))):
+    assert np.array_equal(past.mask, mask)
+    for tokens in (np.array([[7], [8]]), np.array([[9], [2]])):
         mask = np.concatenate([mask, np.ones((2, 1), bool)], axis=1)
-        y, past = model(tokens, past=past, mask=mask, positions=positions[:, -1:] + 9 + 1 + step,
-                        return_past=True)  # fmt: skip
+        said = model(tokens, past=list(past), mask=mask).data  # of a plain list it is to be said
+        y, past = model(tokens, past=past, return_past=True)
+        assert np.array_equal(said, y.data)
     whole = [np.array([[*IDS[0], 7, 9]]), np.array([[*IDS[1, :5], 8, 2]])]
     for row in range(2):
         close(y.data[row, 0], model(whole[row]).data[0, -1])
@@ -479,27 +469,25 @@ def test_padding_on_the_right_changes_nothing(filler):
 
 
 @pytest.mark.parametrize("filler", [0, 7])
-def test_padding_on_the_left_changes_nothing_with_positions(filler):
+def test_padding_on_the_left_changes_nothing(filler):
     model = large()
     padded = np.full((3, 9), filler)
     padded[:, 3:] = TOKENS
     mask = np.arange(9)[None] >= np.full((3, 1), 3)
-    positions = np.maximum(mask.cumsum(1) - 1, 0)
-    close(model(padded, mask=mask, positions=positions).data[:, 3:], model(TOKENS))
-    shifted = model(padded, mask=mask).data[:, 3:]
-    assert np.abs(shifted - model(TOKENS).data).max() > 1e-3  # positions are not guessed
+    close(model(padded, mask=mask).data[:, 3:], model(TOKENS))
+    shifted = model(padded).data[:, 3:]
+    assert np.abs(shifted - model(TOKENS).data).max() > 1e-3  # padding that nobody named is text
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (3, 1), (2, 6), (3, 5), (6,)])
-def test_positions_are_one_for_each_id(shape):
-    """One position for all of a row's ids is a mistake that broadcasting would hide."""
-    model = large()
-    with pytest.raises(ValueError, match=r"positions must be \(B, T\) = \(3, 6\)"):
-        model(TOKENS, positions=np.zeros(shape, int))
-    shown = np.arange(6)[None] + np.array([[0], [1], [2]])
-    y = model(TOKENS, positions=shown).data
-    for row in range(3):
-        close(y[row], model(TOKENS[row : row + 1], positions=shown[row : row + 1]).data[0])
+def test_the_argument_that_went_says_where_positions_come_from_now():
+    with pytest.raises(TypeError, match=r"positions has moved: the model counts them over mask="):
+        large()(TOKENS, positions=np.zeros((3, 6), int))
+
+
+@pytest.mark.parametrize("shape", [(3, 1), (2, 6), (3, 5), (6,), (3, 7)])
+def test_a_mask_says_of_each_id_whether_it_is_real(shape):
+    with pytest.raises(ValueError, match=r"mask must be \(B, T\) = \(3, 6\); got"):
+        large()(TOKENS, mask=np.ones(shape, bool))
 
 
 def test_rows_do_not_see_each_other():
@@ -537,10 +525,11 @@ def test_a_padded_past_keeps_its_mask():
     model = large()
     padded = np.concatenate([np.zeros((3, 2), int), TOKENS], axis=1)
     mask = np.arange(8)[None] >= np.full((3, 1), 2)
-    positions = np.maximum(mask.cumsum(1) - 1, 0)
-    _, past = model(padded[:, :5], mask=mask[:, :5], positions=positions[:, :5], return_past=True)
-    y = model(padded[:, 5:], past=past, mask=mask, positions=positions[:, 5:])
-    close(y, model(TOKENS).data[:, 3:])
+    _, past = model(padded[:, :5], mask=mask[:, :5], return_past=True)
+    wanted = model(TOKENS).data[:, 3:]
+    close(model(padded[:, 5:], past=past), wanted)
+    close(model(padded[:, 5:], past=past, mask=mask[:, 5:]), wanted)
+    close(model(padded[:, 5:], past=list(past), mask=mask), wanted)
 
 
 def test_a_past_must_fit():
@@ -600,8 +589,7 @@ def test_a_linear_head_reads_the_last_real_token():
     assert model.head.weight is not model.emb.tok.weight
     assert model.num_parameters() == GPT(SMALL).num_parameters() + 4 * 8
     mask = np.array([[True] * 6, [True] * 4 + [False] * 2, [False] * 3 + [True] * 3])
-    positions = np.maximum(mask.cumsum(1) - 1, 0)
-    padded = model(TOKENS, mask=mask, positions=positions).data
+    padded = model(TOKENS, mask=mask).data
     close(padded[0], y.data[0])
     close(padded[1], model(TOKENS[1:2, :4]).data[0])
     close(padded[2], model(TOKENS[2:, 3:]).data[0])

@@ -7,7 +7,7 @@ import pytest
 
 from minipeft.backend import Rng
 from minipeft.engine import Tensor, grad_check, running
-from minipeft.nn import Attention, Block, Module, init
+from minipeft.nn import Attention, Block, Module, Past, init, seen_of
 
 LIKE = init.prototype(np.float64)
 X = Rng(0).normal((2, 5, 12))
@@ -77,29 +77,54 @@ def test_a_past_of_one_row_serves_the_batch_and_takes_gradients():
     assert grad_check(lambda k, v: layer(X, past=(k, v)), *one) < 1e-8
 
 
-def test_a_mask_may_cover_the_past_or_leave_it_real():
+def test_a_mask_covers_the_past():
     layer = attention()
     past = [0.3 * Rng(i).normal((2, 3, 12)) for i in (3, 4)]
     new = np.array([[True, True, False, True, True]] * 2)
-    whole = np.concatenate([np.ones((2, 3), bool), new], axis=1)
-    assert np.array_equal(layer(X, past=past, mask=new).data, layer(X, past=past, mask=whole).data)
-    whole[:, :3] = False
+    whole = np.concatenate([np.zeros((2, 3), bool), new], axis=1)
     hidden = layer(X, past=past, mask=whole).data
     assert np.allclose(hidden, layer(X, mask=new).data, rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize("shape", [(2, 4), (2, 9), (1, 5), (3, 5), (5,), (2, 5, 1)])
 def test_a_mask_of_another_length_is_refused(shape):
-    """Four are not five of which the first is seen; of a past the mask may leave out the first."""
     layer, mask = attention(), np.ones(shape, bool)
-    with pytest.raises(ValueError, match=r"mask must be \(B, T\) = \(2, 5\); got"):
+    with pytest.raises(ValueError, match=r"mask must be \(B, P \+ T\) = \(2, 5\), got"):
         layer(X, mask=mask)
     past = [0.3 * Rng(i).normal((2, 3, 12)) for i in (3, 4)]
-    with pytest.raises(ValueError, match=r"\(2, 5\), or with all of the past .* = \(2, 8\); got"):
+    with pytest.raises(ValueError, match=r"mask must be \(B, P \+ T\) = \(2, 8\), got"):
         layer(X, past=past, mask=mask)
-    whole = np.array([[True] * 2 + [False] + [True] * 5] * 2)
-    late = layer(X, past=past, mask=whole[:, 2:]).data
-    assert np.array_equal(late, layer(X, past=past, mask=whole).data)
+
+
+PAIRS = [tuple(0.3 * Rng(i, j).normal((1, 3, 12)) for j in "kv") for i in range(2)]
+
+
+def test_what_is_seen_is_the_past_s_places_and_then_the_text_s():
+    text = np.array([[1, 1, 0, 1, 1], [0, 1, 1, 1, 1]])
+    before = np.array([[True, False, True]])
+    for past, seen in ((PAIRS, [True] * 3), (Past(PAIRS, before), [True, False, True])):
+        found = seen_of(text, past, 2, 5)
+        assert found.dtype == bool and (found[:, :3] == seen).all()
+        assert np.array_equal(found[:, 3:], text != 0)
+    assert np.array_equal(seen_of(None, Past(PAIRS, before), 2, 5)[:, 3:], np.ones((2, 5)))
+    whole = np.arange(16).reshape(2, 8) % 3
+    assert np.array_equal(seen_of(whole, Past(PAIRS, before), 2, 5), whole != 0)
+    assert seen_of(None, None, 2, 5) is seen_of(None, PAIRS, 2, 5) is None
+    assert np.array_equal(seen_of(text, None, 2, 5), text != 0)
+
+
+@pytest.mark.parametrize("shape", [(2, 4), (2, 6), (2, 9), (1, 5), (3, 8), (5,), (2, 5, 1)])
+def test_a_mask_that_fits_neither_text_nor_past_is_refused(shape):
+    with pytest.raises(ValueError, match=r"\(2, 5\), or with all of the past .* = \(2, 8\); got"):
+        seen_of(np.ones(shape, bool), PAIRS, 2, 5)
+
+
+def test_rows_of_a_past_keep_what_is_real_in_them():
+    past = Past([(np.arange(24.0).reshape(3, 2, 4), np.ones((3, 2, 4)))], np.eye(3, 2) > 0)
+    mine = past.rows(np.array([2, 0]))
+    assert np.array_equal(mine[0][0], past[0][0][[2, 0]]) and len(mine) == 1
+    assert mine.mask.tolist() == [[False, False], [True, False]]
+    assert Past(past).rows(np.array([1])).mask is None
 
 
 def test_head_out_reads_the_heads_before_they_are_mixed():

@@ -1,0 +1,96 @@
+"""Where everything of a forward pass stands: the past, what methods put in, and the text."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from minipeft.backend import Array, xp_of
+from minipeft.engine import Tensor, no_grad
+from minipeft.models.config import check_ids
+from minipeft.nn import Past, seen_of
+
+
+class Layout(NamedTuple):
+    """What a text model runs on, once methods have put in what they put.
+
+    ids        (B, T) the given ones, with virtual tokens (ids >= V) before, in or behind them
+    past       keys and values in front of all, or None
+    seen       (B, P + T) true where a place is real, or None where all are
+    positions  (B or 1, T), counted over the real places from the past's first on
+    text       (B, T) true where a given id stands that is no virtual token; None where all are
+    """
+
+    ids: Array
+    past: Past | None
+    seen: Array | None
+    positions: Array
+    text: Array | None
+
+
+def lay_out(model: Any, ids: Array, mask: Array | None, past: Any) -> Layout:
+    """Let methods open the sequence, unless a past goes on, and say where everything stands.
+
+    mask  (B, T) true where an id is real, or (B, P + T) for the past's places too
+    """
+    check_ids(ids)
+    xp, config, given = xp_of(ids), model.config, ids.shape[1]
+    if past is None:
+        ids, mask, past = model.start(ids, mask)
+    elif len(past) != config.layers:
+        raise ValueError(f"past has {len(past)} layers, the model {config.layers}")
+    B, T = ids.shape
+    before = past[0][0].shape[1] if past else 0
+    if before + T > config.context:
+        put = before + T - given
+        extra = f" ({put} of them before or around the text)" if put else ""
+        raise ValueError(f"{before + T} tokens do not fit into the context of "
+                         f"{config.context}{extra}: shorten the text")  # fmt: skip
+    seen = seen_of(mask, past, B, T)
+    if seen is None:
+        positions = xp.arange(before, before + T)[None]
+    else:
+        column = xp.arange(before + T)  # of a hidden place, whose position nobody uses
+        positions = xp.where(seen, seen.cumsum(1) - 1, column)[:, before:]
+    text = None
+    if model.emb.tok.virtual or T > given:
+        text = (ids >= 0) & (ids < config.vocab)
+        ids = xp.maximum(ids, 0)  # an empty place, which nothing sees
+    return Layout(ids, past, seen, positions, text)
+
+
+def text_only(x: Tensor, text: Array) -> Tensor:
+    """The places of the text, without those of virtual tokens.  (B, T, C) -> (B, T - n, C)"""
+    counts = text.sum(1)
+    if int(counts.min()) != int(counts.max()):
+        raise ValueError("rows of a batch must hold the same number of virtual tokens; "
+                         f"got {(~text).sum(1).tolist()}")  # fmt: skip
+    return x[places_of(text)]
+
+
+def places_of(text: Array) -> tuple[Array, Array]:
+    """(rows, columns) of the text's places, each (B, T - n)."""
+    rows, columns = text.nonzero()
+    return rows.reshape(len(text), -1), columns.reshape(len(text), -1)
+
+
+def last_real(ids: Array, seen: Array | None) -> tuple[Array, Array]:
+    """(rows, columns) of the last real place of each row, of a virtual token too."""
+    xp, (B, T) = xp_of(ids), ids.shape
+    hidden = 0 if seen is None else seen[:, ::-1].argmax(1)  # behind it
+    return xp.arange(B), xp.full(B, T - 1) - hidden
+
+
+def first_real(ids: Array, seen: Array | None, text: Array | None) -> tuple[Array, Array]:
+    """(rows, columns) of each row's first real place of the text."""
+    xp, (B, T) = xp_of(ids), ids.shape
+    real = xp.ones((B, T), dtype=bool) if seen is None else seen[:, seen.shape[1] - T :]
+    return xp.arange(B), (real if text is None else real & text).argmax(1)
+
+
+def places_put_in(model: Any) -> int:
+    """How many places attached methods put before, in or behind a text: they need room too."""
+    if not model.start.wraps:
+        return 0
+    with no_grad():
+        ids, _, past = model.start(xp_of(model.parameters()[0].data).zeros((1, 1), int), None)
+    return ids.shape[1] - 1 + (past[0][0].shape[1] if past else 0)
