@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import html
 from typing import Any
 
 import numpy as np
 
 from minipeft.backend import to_numpy
 from minipeft.contract.handle import Handle
+from minipeft.display.table import Table
 
 
-class AdapterReport:
+class AdapterReport(Table):
     """A snapshot of a handle, as text and as HTML.
 
     rows         a dict per trained array: path, shape, count, gradient (mean norm over the steps
@@ -20,7 +20,6 @@ class AdapterReport:
     """
 
     def __init__(self, at: Handle) -> None:
-        self.title = repr(at)
         self.total = at.total
         self.count, self.count_head = at.count(), at.count_head()
         self.steps = max((len(g) for g in at.gradients.values()), default=0)
@@ -40,9 +39,9 @@ class AdapterReport:
                 }
             )
         self.never_moved = [r["path"] for r in self.rows if r["update"] == 0.0]
-
-    def _cells(self) -> list[tuple[str, ...]]:
-        return [
+        steps = f" ({self.steps} steps)" if self.steps else ""
+        names = ("trained", "shape", "count", f"mean |gradient|{steps}", "|update|")
+        cells = [
             (
                 r["path"],
                 "x".join(map(str, r["shape"])),
@@ -52,11 +51,7 @@ class AdapterReport:
             )
             for r in self.rows
         ]
-
-    @property
-    def _head(self) -> tuple[str, ...]:
-        steps = f" ({self.steps} steps)" if self.steps else ""
-        return ("trained", "shape", "count", f"mean |gradient|{steps}", "|update|")
+        super().__init__(names, cells, "llr", repr(at), self._closing())
 
     def _closing(self) -> str:
         if not self.steps:
@@ -64,25 +59,3 @@ class AdapterReport:
         if not self.never_moved:
             return "Everything that trains has moved."
         return f"{len(self.never_moved)} of {len(self.rows)} arrays never moved."
-
-    def __str__(self) -> str:
-        rows = [self._head, *self._cells()]
-        widths = [max(len(r[i]) for r in rows) for i in range(5)]
-        table = "\n".join(
-            "  ".join(c.ljust(w) if i < 2 else c.rjust(w)
-                      for i, (c, w) in enumerate(zip(r, widths, strict=True)))
-            for r in rows
-        )  # fmt: skip
-        return f"{self.title}\n{table}\n{self._closing()}"
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        def row(cells: tuple[str, ...], tag: str) -> str:
-            return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
-
-        body = "".join(row(c, "td") for c in self._cells())
-        return (
-            f"<p>{html.escape(self.title)}</p><table>{row(self._head, 'th')}{body}</table>"
-            f"<p>{html.escape(self._closing())}</p>"
-        )

@@ -1,1 +1,1 @@
-"""What is printed while one waits: progress."""
+"""What is printed: progress while one waits, and tables."""

@@ -7,7 +7,6 @@ no component to the path: the part keeps its name, attached or not.
 
 from __future__ import annotations
 
-import html
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minipeft.backend import Array, is_array, to_device, to_numpy, xp_of
+from minipeft.display.table import Table
 from minipeft.engine.tensor import Tensor, changed, context
 from minipeft.nn import init
 from minipeft.nn.tree import tree
@@ -354,50 +354,19 @@ class ModuleList(Module):
         return (self[i] for i in range(len(self)))
 
 
-class Summary:
+class Summary(Table):
     """Rows (path, shape, parameters, trainable, bytes) that print as text and as HTML."""
-
-    head = ("path", "shape", "parameters", "trains", "bytes")
 
     def __init__(self, rows: list[tuple[str, tuple[int, ...], int, bool, int]]) -> None:
         self.rows = rows
-
-    @property
-    def total(self) -> int:
-        return sum(r[2] for r in self.rows)
-
-    @property
-    def trainable(self) -> int:
-        return sum(r[2] for r in self.rows if r[3])
-
-    def _cells(self) -> list[tuple[str, ...]]:
+        self.total = sum(r[2] for r in rows)
+        self.trainable = sum(r[2] for r in rows if r[3])
         cells = [
             (path, "x".join(map(str, shape)), f"{n:,}", "yes" if trains else "", f"{size:,}")
-            for path, shape, n, trains, size in self.rows
+            for path, shape, n, trains, size in rows
         ]
         share = 100 * self.trainable / self.total if self.total else 0.0
-        total = f"{sum(r[4] for r in self.rows):,}"
-        return [
-            *cells,
-            ("total", "", f"{self.total:,}", f"{self.trainable:,} ({share:.2f} %)", total),
-        ]
-
-    def __str__(self) -> str:
-        rows = [self.head, *self._cells()]
-        widths = [max(len(r[i]) for r in rows) for i in range(5)]
-        return "\n".join(
-            "  ".join(
-                c.ljust(w) if i < 2 else c.rjust(w)
-                for i, (c, w) in enumerate(zip(r, widths, strict=False))
-            )
-            for r in rows
-        )
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        def row(cells: tuple[str, ...], tag: str) -> str:
-            return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
-
-        body = "".join(row(c, "td") for c in self._cells())
-        return f"<table>{row(self.head, 'th')}{body}</table>"
+        trains, size = f"{self.trainable:,} ({share:.2f} %)", f"{sum(r[4] for r in rows):,}"
+        total = ("total", "", f"{self.total:,}", trains, size)
+        names = ("path", "shape", "parameters", "trains", "bytes")
+        super().__init__(names, [*cells, total], "llr")

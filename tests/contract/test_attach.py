@@ -319,6 +319,11 @@ def test_a_broken_adapter_is_diagnosed_by_its_report():
     assert rows["blocks.1.attn.q_proj.B"]["gradient"] > 0
     assert rows["blocks.1.attn.q_proj.B"]["update"] > 0.01
     assert "4 of 8 arrays never moved" in str(report) and "never moved" in report._repr_html_()
+    lines = str(report).splitlines()
+    assert lines[0] == repr(handle) and "</table><p>4 of 8 arrays" in report._repr_html_()
+    assert lines[1] == (
+        "trained                 shape  count  mean |gradient| (4 steps)     |update|"
+    )
 
 
 def test_what_moved_by_little_has_moved(model):

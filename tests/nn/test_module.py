@@ -238,7 +238,7 @@ def test_summary_shows_every_parameter_and_the_totals():
     assert (summary.total, summary.trainable) == (56, 44)
     lines = str(summary).splitlines()
     assert lines[0].split() == ["path", "shape", "parameters", "trains", "bytes"]
-    assert lines[1].split() == ["first.weight", "4x3", "12", "48"]
+    assert lines[1] == "first.weight   4x3            12                   48"
     assert lines[2].split() == ["first.bias", "4", "4", "yes", "16"]
     assert lines[-1].split() == ["total", "56", "44", "(78.57", "%)", "224"]
     assert len({len(line) for line in lines}) == 1
