@@ -46,7 +46,8 @@ still print verdicts by two standard errors; there "did not appear" is opposite 
 CODE = """## Results and their code
 
 A run is stale if the files of its experiment have other code today. Unknown: the results were made
-before their files recorded a version.
+before their files recorded a version. Earlier, confirmed by 1 of 280 runs: one of them was made
+anew by today's code and came out the same in every digit; the others were not.
 """
 
 

@@ -44,6 +44,7 @@ class Experiment:
     settings  fast -> the list of settings; with fast=True a few short ones
     run       one setting -> its outcome; the same setting gives the same outcome
     bases     the models that it starts from: with others, its runs are made anew
+    timed     what of an outcome is measured with a clock, and another each time
     """
 
     name: str
@@ -51,6 +52,7 @@ class Experiment:
     settings: Callable[[bool], list[Settings]]
     run: Callable[[Settings], Outcome]
     bases: tuple[str, ...] = (BASE,)
+    timed: tuple[str, ...] = ()
 
 
 @cache
@@ -125,7 +127,7 @@ def perform(
     """
     path = folder / f"{experiment.name}.json"
     folder.mkdir(parents=True, exist_ok=True)
-    marks = {name: fingerprint(base(name).state_dict()) for name in experiment.bases}
+    marks = fingerprints(experiment)
     version = version_of(experiment)
     done = {_key(run["settings"]): run for run in _earlier(path, marks, version)}
     wanted = experiment.settings(fast)
@@ -144,6 +146,11 @@ def perform(
         show.update(number)
     show.done()
     return path
+
+
+def fingerprints(experiment: Experiment) -> dict[str, str]:
+    """Of the models that an experiment starts from."""
+    return {name: fingerprint(base(name).state_dict()) for name in experiment.bases}
 
 
 def _key(settings: Settings) -> str:
@@ -195,17 +202,17 @@ def _write(
         "hours": round(math.fsum(run["seconds"] for run in runs) / 3600, 4),
     }
     head = json.dumps(whole, indent=1)[:-2]
-    lines = ",\n".join("  " + json.dumps(_rounded(run)) for run in runs)  # a run to a line
+    lines = ",\n".join("  " + json.dumps(rounded(run)) for run in runs)  # a run to a line
     text = f'{head},\n "runs": [\n{lines}\n ]\n}}\n'
     write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
     """Floats to six digits, so that the files stay small."""
     if isinstance(value, dict):
-        return {k: _rounded(v) for k, v in value.items()}
+        return {k: rounded(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_rounded(v) for v in value]
+        return [rounded(v) for v in value]
     return float(f"{value:.6g}") if isinstance(value, (float, np.floating)) else value
 
 
@@ -234,6 +241,11 @@ def read_results(path: Path) -> dict[str, Any]:
         if not all(isinstance(part, dict) for part in parts):
             raise ValueError(f"{path}: run {i} lacks its settings or its outcome")
     return whole
+
+
+def code_of(made_by: str) -> str:
+    """The version alone, without what confirmed it."""
+    return made_by.partition(",")[0]
 
 
 class Results:
@@ -273,19 +285,25 @@ class Results:
 
     @property
     def made_by(self) -> list[str]:
-        """The version of the code that made each run, or "unknown"."""
+        """The version of the code that made each run, or "unknown".
+
+        Where an earlier version made the runs, what follows the version says on how many of them
+        it was confirmed.
+        """
         whole = self.about.get("version", UNKNOWN)
         return [run.get("version", whole) for run in self.runs]
 
     def stale(self, version: str) -> int:
         """How many runs are known to be made by other code than this version."""
-        return sum(v not in (version, UNKNOWN) for v in self.made_by)
+        return sum(code_of(v) not in (version, UNKNOWN) for v in self.made_by)
 
     def code(self, version: str) -> str:
         """In words: whether this version of the code made the runs."""
         stale, unknown = self.stale(version), self.made_by.count(UNKNOWN)
         if not stale:
-            return UNKNOWN if unknown else "today's"
+            notes = sorted({note for v in self.made_by if (note := v.partition(", ")[2])})
+            earlier = ", ".join(["earlier", *notes]) if notes else "today's"
+            return UNKNOWN if unknown else earlier
         return f"{stale} of {len(self.runs)} runs are stale" + ", others unknown" * bool(unknown)
 
     @property
@@ -364,6 +382,12 @@ def difference(a: Sequence[float], b: Sequence[float]) -> Difference:
 # -- the command -----------------------------------------------------------------------------------
 
 
+OTHERS = """claims             Write lectures/CLAIMS.md from the results.
+confirm NAME ...   Make one stored run of each anew and compare: see confirm --help.
+
+"""  # commands
+
+
 def main(experiments: dict[str, Experiment], argv: Sequence[str] | None = None) -> int:
     """python -m minipeft.experiments NAME [--fast]"""
     import argparse
@@ -372,7 +396,7 @@ def main(experiments: dict[str, Experiment], argv: Sequence[str] | None = None) 
     parser = argparse.ArgumentParser(
         prog="python -m minipeft.experiments",
         description="Remake the results that the lectures show.",
-        epilog="\n".join(f"{e.name:18s} {e.question}" for e in experiments.values()),
+        epilog=OTHERS + "\n".join(f"{e.name:18s} {e.question}" for e in experiments.values()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("name", choices=[*experiments, "all"], metavar="NAME", help="or: all")

@@ -360,5 +360,6 @@ EXPERIMENTS = (
                first_update),
     Experiment("lora_merge_drift", "How far does W wander when adapters are merged in and out?",
                _drift, drift),
-    Experiment("lora_latency", "What does an adapter cost in a forward pass?", _latency, latency),
+    Experiment("lora_latency", "What does an adapter cost in a forward pass?", _latency, latency,
+               timed=("base", "unmerged", "merged", "unmerged_over_base", "merged_over_base")),
 )  # fmt: skip

@@ -92,5 +92,6 @@ EXPERIMENTS = (
         "Which learning rate does each method want? Every method gets the same trials.",
         _settings,
         sweep,
+        timed=("step_seconds",),
     ),
 )

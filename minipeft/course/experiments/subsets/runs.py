@@ -301,5 +301,6 @@ EXPERIMENTS = (
                probe, (BASE, UNTRAINED)),
     Experiment("subset_forgetting", "What does fine-tuning on one task do to all the rest?",
                _forgetting, forgetting),
-    Experiment("subset_cost", "What does a step keep and take, by subset?", _costs, cost),
+    Experiment("subset_cost", "What does a step keep and take, by subset?", _costs, cost,
+               timed=("step", "cached")),
 )  # fmt: skip
