@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import html
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from minipeft.backend import Rng, xp_of
 from minipeft.contract.handle import Handle
 from minipeft.contract.method import NotMergeable, Wrapper
+from minipeft.display.table import Table
 from minipeft.engine import no_grad, running
 from minipeft.nn import Linear, Module, Parameter
 from minipeft.nn.module import original, standing
@@ -203,49 +203,29 @@ def _in_float64(module: Any) -> Any:
     return twin
 
 
-class MergeReport:
+class MergeReport(Table):
     """Rows (a dict per part) that print as text and as HTML; `worst` is the largest error of y."""
 
     columns = (
-        ("path", "part"),
         ("change", "largest |ΔW|"),
         ("weight_error", "error of W"),
         ("weight_rounding", "rounding of W"),
         ("output_error", "error of y"),
         ("output_rounding", "rounding of y"),
     )
+    nothing = "merged: the trained parameters are the model's own now; nothing was rounded"
 
     def __init__(self, rows: list[dict[str, Any]]) -> None:
         self.rows = rows
-
-    @property
-    def worst(self) -> float:
-        return max((r.get("output_error", 0.0) for r in self.rows), default=0.0)
-
-    def _cells(self) -> list[list[str]]:
-        def text(value: Any) -> str:
-            return value if isinstance(value, str) else "" if value is None else f"{value:.2e}"
-
-        return [[text(row.get(key)) for key, _ in self.columns] for row in self.rows]
-
-    def __str__(self) -> str:
-        if not self.rows:
-            return "merged: the trained parameters are the model's own now; nothing was rounded"
-        rows = [[title for _, title in self.columns], *self._cells()]
-        widths = [max(len(r[i]) for r in rows) for i in range(len(self.columns))]
-        return "\n".join(
-            "  ".join(c.ljust(w) if i == 0 else c.rjust(w)
-                      for i, (c, w) in enumerate(zip(r, widths, strict=True)))
+        self.worst = max((r.get("output_error", 0.0) for r in rows), default=0.0)
+        cells = [
+            [r["path"], *(f"{r[key]:.2e}" if key in r else "" for key, _ in self.columns)]
             for r in rows
-        )  # fmt: skip
+        ]
+        super().__init__(["part", *(name for _, name in self.columns)], cells, "lr")
 
-    __repr__ = __str__
+    def text(self) -> str:
+        return super().text() if self.rows else self.nothing
 
-    def _repr_html_(self) -> str:
-        def row(cells: list[str], tag: str) -> str:
-            return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
-
-        if not self.rows:
-            return f"<p>{self}</p>"
-        body = "".join(row(c, "td") for c in self._cells())
-        return f"<table>{row([title for _, title in self.columns], 'th')}{body}</table>"
+    def html(self) -> str:
+        return super().html() if self.rows else f"<p>{self.nothing}</p>"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
+from html import escape
 from typing import Any
+
+from minipeft.display.table import Table
 
 Bytes = dict[str, int]
 HALF, TRAINED = 2, 16  # bytes per parameter in mixed precision: frozen, trained with Adam
@@ -69,8 +71,8 @@ class Ledger:
         facts = ("step", "parameters", "predicted", "measured", "flops", "operations")
         return {name: getattr(self, name) for name in facts} | {"papers": self.papers()}
 
-    def tables(self) -> list[tuple[tuple[str, ...], list[tuple[str, ...]]]]:
-        """(head, rows) of each table."""
+    def tables(self) -> list[Table]:
+        """Bytes by kind, costs by operation, and what papers count."""
         measured, seen = self.measured or {}, self.measured is not None
         apart = self.differences() if seen else {}
         cells = [
@@ -87,11 +89,13 @@ class Ledger:
              *((size(sum(r["measured"] for r in self.operations)),) if seen else ()),
              flops(self.flops["forward"]), flops(self.flops["backward"]))
         )  # fmt: skip
+        papers = [(k, size(n)) for k, n in self.papers().items()]
         both = ("measured", "difference") if seen else ()
+        costs = ("operation", "calls", "keeps", *both[:1], "FLOP forward", "backward")
         return [
-            (("a step here", "predicted", *both), cells),
-            (("operation", "calls", "keeps", *both[:1], "FLOP forward", "backward"), by_op),
-            (("as papers count", "bytes"), [(k, size(n)) for k, n in self.papers().items()]),
+            Table(("a step here", "predicted", *both), cells, "lr"),
+            Table(costs, by_op, "lr"),
+            Table(("as papers count", "bytes"), papers, "lr"),
         ]
 
     def _heading(self) -> str:
@@ -102,29 +106,13 @@ class Ledger:
                 f"{s['dtype']}{', blocks recomputed' if s['recompute'] else ''}")  # fmt: skip
 
     def __str__(self) -> str:
-        blocks = [self._heading()]
-        for head, body in self.tables():
-            rows = [head, *body]
-            widths = [max(len(r[i]) for r in rows) for i in range(len(head))]
-            lines = [
-                "  ".join(c.rjust(w) if i else c.ljust(w)
-                          for i, (c, w) in enumerate(zip(r, widths, strict=True)))
-                for r in rows
-            ]  # fmt: skip
-            blocks.append("\n".join(lines))
-        return "\n\n".join(blocks)
+        return "\n\n".join([self._heading(), *(table.text() for table in self.tables())])
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        def row(cells: tuple[str, ...], tag: str) -> str:
-            return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
-
-        tables = "".join(
-            f"<table>{row(head, 'th')}{''.join(row(r, 'td') for r in body)}</table>"
-            for head, body in self.tables()
-        )
-        return f"<p>{html.escape(self._heading())}</p>{tables}"
+        tables = "".join(table.html() for table in self.tables())
+        return f"<p>{escape(self._heading())}</p>{tables}"
 
 
 def size(n: int) -> str:

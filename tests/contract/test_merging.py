@@ -160,6 +160,7 @@ def test_the_report_sets_the_error_beside_the_rounding():
     assert report.worst == max(row["output_error"] for row in report.rows)
     text, page = str(report), report._repr_html_()
     assert text.splitlines()[0].split("  ")[0] == "part" and len(text.splitlines()) == 5
+    assert all(line[0] != " " != line[-1] for line in text.splitlines())
     assert f"{report.worst:.2e}" in text and page.count("<tr>") == 5
 
 
@@ -300,7 +301,8 @@ def test_what_only_trained_has_no_rounding(model):
     (handle,) = attached(model, BitFit())
     report = handle.merge()
     assert report.rows == [] and report.worst == 0.0
-    assert "nothing was rounded" in str(report) and "nothing was rounded" in report._repr_html_()
+    assert str(report).endswith("; nothing was rounded") and "part" not in str(report)
+    assert report._repr_html_() == f"<p>{report}</p>"
 
 
 # --- merged, with its base kept ----------------------------------------------------------------

@@ -407,3 +407,8 @@ def test_it_prints_as_text_and_html():
     for word in (*KINDS, "add_low_rank", "measured", "as papers count", "2 x 50"):
         assert word in text and word in page
     assert page.count("<table>") == page.count("</table>") == 3
+    heading, *tables = text.split("\n\n")
+    assert heading == found._heading() and page.startswith(f"<p>{heading}</p><table>")
+    for table in tables:  # names on the left, numbers on the right
+        assert len({len(line) for line in table.splitlines()}) == 1
+        assert all(line[0] != " " != line[-1] for line in table.splitlines())
