@@ -219,9 +219,9 @@ class Handle:
 
     def where(self, path: str) -> Where:
         """What the method may know about a place."""
-        config = getattr(self.model, "config", None)
+        config, like = getattr(self.model, "config", None), self.flags[0][0].data
         rng = Rng(getattr(self.method, "seed", 0), self.method.name, path)
-        return Where(rng, layer_of(path), getattr(config, "layers", 0), config, self._share)
+        return Where(rng, layer_of(path), getattr(config, "layers", 0), config, like, self._share)
 
     def _share(self, name: str, make: Callable[[], Array]) -> Parameter:
         """The one Parameter of that name; made on the first call."""

@@ -33,6 +33,7 @@ class Where:
     layer: int | None  # number of the block, None outside the blocks
     layers: int  # how many blocks there are
     config: Any  # the model's sizes
+    like: Array  # one of the model's arrays: new ones are of its kind
     shared: Callable[[str, Callable[[], Array]], Parameter]  # (name, make): one for many places
 
 

@@ -13,6 +13,8 @@ from minipeft.generation.sampling import generate_many
 from minipeft.methods import BitFit, LoRA
 from minipeft.nn import Parameter, init
 from minipeft.training.step import Workers, loss_of
+from tests.contract.throwaway import IA3, FacT, Houlsby, Steering
+from tests.methods.contract import Case, randomize
 from tests.tiny import Rows, gpt, tokenizer
 
 VOCAB = tokenizer().vocab_size
@@ -199,3 +201,25 @@ def test_texts_are_continued_by_a_wrapped_attention_in_some_rows():
     for prompt, mine, text in zip(prompts, rows, mixed, strict=True):
         with running(off=[] if mine else [handle]):
             assert generate_many(model, [prompt], max_tokens=5) == [text]
+
+
+@pytest.mark.parametrize("kind", ["gpt", "bert", "vit"])
+def test_methods_of_every_kind_share_a_batch(kind):
+    """A low rank, scales, shifts and bottlenecks, on the same parts: each row is as if alone."""
+    case = Case(None, kind=kind)
+    model, x = case.model(), case.inputs(rows=7)
+    model.head.new = False  # a ViT's, which the rows share
+    handles = [attach(model, m) for m in (LoRA(r=2), IA3(), Houlsby(), FacT(), Steering())]
+    for handle in handles:
+        randomize(handle)
+    rows = [handles[2], None, handles[0], handles[1], handles[2], *handles[3:]]
+    with no_grad(), running(rows=rows):
+        mixed = model(x).data
+    for i, mine in enumerate(rows):
+        with no_grad():
+            with running(off=[h for h in handles if h is not mine]):
+                alone = model(x[i : i + 1]).data[0]
+            with running(off=handles):
+                base = model(x[i : i + 1]).data[0]
+        np.testing.assert_allclose(mixed[i], alone, rtol=0, atol=1e-10 * np.abs(alone).max())
+        assert (mine is None) == (np.abs(mixed[i] - base).max() < 1e-6)

@@ -49,8 +49,7 @@ class Whiten(Method):
     targets: str | tuple[str, ...] = "head_out"
 
     def wrap(self, path, module, where):
-        width = where.config.width
-        return Shift(module, Parameter(init.zeros((width,), np.zeros(1))))
+        return Shift(module, Parameter(init.zeros((where.config.width,), where.like)))
 
     def measure(self, at: Any, batches):
         means: dict[str, list] = {}

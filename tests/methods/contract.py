@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from minipeft.backend import Rng, to_numpy, xp_of
-from minipeft.contract import Wrapper, attach
+from minipeft.contract import NotMergeable, Wrapper, attach
 from minipeft.engine import grad_check, no_grad, running
 from minipeft.generation.sampling import generate
 from minipeft.methods import (
@@ -43,7 +43,7 @@ from minipeft.storage.checkpoint import load_arrays
 from minipeft.training.batches import Batch
 from minipeft.training.loop import fit
 from minipeft.training.step import loss_of
-from tests.contract.throwaway import THROWAWAY
+from tests.contract.throwaway import THROWAWAY, AdapterDrop, Houlsby, Parallel, Steering
 
 CONFIG = GPTConfig(vocab=11, context=8, width=8, layers=2, heads=2)
 CONFIGS = {
@@ -63,6 +63,7 @@ class Case:
 
     head       a method that trains nothing is checked on models with a new head, which trains
     quantized  how to merge what refuses unless it is told
+    stuck      of a method that cannot be merged: what it says instead
     """
 
     method: Any
@@ -71,6 +72,7 @@ class Case:
     kind: str = "gpt"
     head: bool = False
     quantized: str = "refuse"
+    stuck: str = ""
 
     def model(self, dtype=np.float64, seed=0, head_seed=0, init="normal", **changes):
         """A base whose every parameter is random of O(0.3), or has a shape alone."""
@@ -107,6 +109,11 @@ class Case:
         """Something to learn, or to learn in vain."""
         classes = classes or (3 if self.head else None)
         return Looks(shuffled) if self.kind == "vit" else Next(shuffled, classes)
+
+    @property
+    def steps(self):
+        """How many it takes to move all that trains."""
+        return 8 if self.method.skips else 3
 
     @property
     def classifier(self):
@@ -180,6 +187,13 @@ SETTINGS = {  # what suits the tiny model; a method without an entry is checked 
             AdaLoRA(r=3, target=2, alpha=8.0, targets=QKV, fused=QKV, squared=True, gamma=0.1),
             "(4 * d * r + r) * L per model",
         ),
+    },
+    "throwaway_houlsby": {"": Case(Houlsby(), stuck="attn: Behind has no dense equivalent")},
+    "throwaway_parallel": {"": Case(Parallel(), stuck="mlp: Beside has no dense equivalent")},
+    "throwaway_drop": {"": Case(AdapterDrop(), stuck="attn: Dropped has no dense equivalent")},
+    "throwaway_steering": {
+        "": Case(Steering()),
+        "tap": Case(Steering("head_out"), stuck="head_out: a Tap holds no bias: shift what o_pr"),
     },
 }
 CASES = {
@@ -356,8 +370,9 @@ def training_leaves_the_base_alone(case, _):
     handle = attach(model, case.method)
     randomize(handle)
     start = {path: to_numpy(p.data).copy() for path, p in handle.trainable()}
-    fit(model, case.batches(), steps=3, lr=0.01, batch=4, decay=0.1, quiet=True)
-    fit(model, case.batches(), steps=3, lr=0.01, batch=4, decay=0.1, optimizer="sgd", quiet=True)
+    settings = {"steps": case.steps, "lr": 0.01, "batch": 4, "decay": 0.1, "quiet": True}
+    fit(model, case.batches(), **settings)
+    fit(model, case.batches(), optimizer="sgd", **settings)
     assert all(not same(p.data, start[path]) for path, p in handle.trainable())
     assert all(to_numpy(array).tobytes() == raw for array, raw in before[2])
     assert model.base_arrays().keys() == state.keys()
@@ -419,6 +434,8 @@ def a_file_holds_all(case, tmp_path):
 
 
 def merged_weights_do_the_same(case, _):
+    if case.stuck:
+        return it_says_why_it_stays(case)
     for dtype, close in ((np.float64, CLOSE), (np.float32, 2e-5)):
         model, handle = case.attached(dtype)
         base = run(case.model(dtype), case.inputs())
@@ -438,7 +455,22 @@ def merged_weights_do_the_same(case, _):
             handle.detach()
 
 
+def it_says_why_it_stays(case):
+    """Merging is refused, in words, and nothing has changed."""
+    model, handle = case.attached()
+    before, y = snapshot(model), run(model, case.inputs())
+    for keep in (False, True):
+        with pytest.raises(NotMergeable, match=case.stuck):
+            handle.merge(keep=keep, quantized=case.quantized)
+        assert_restored(model, before)
+        assert same(run(model, case.inputs()), y) and not handle.ended
+    handle.detach()
+    assert same(run(model, case.inputs()), run(case.model(), case.inputs()))
+
+
 def a_kept_base_comes_back(case, _):
+    if case.stuck:
+        return
     model = case.model()
     before = snapshot(model)
     handle = attach(model, case.method)
@@ -460,7 +492,7 @@ def detach_restores_the_base(case, _):
         with attach(model, case.method) as handle:
             randomize(handle)
             assert not same(run(model, case.inputs()), y)
-            fit(model, case.batches(), steps=1, lr=0.1, batch=2, quiet=True)
+            fit(model, case.batches(), steps=case.steps, lr=0.1, batch=2, quiet=True)
         assert_restored(model, before)
         assert same(run(model, case.inputs()), y)
 
@@ -513,7 +545,7 @@ def a_new_head_trains_beside(case, tmp_path):
     size = sum(p.size for p in model.head.parameters())
     assert handle.count_head() == size and handle.count() == stated_count(handle, case.adds)
     start = to_numpy(model.head.weight.data).copy()
-    fit(model, case.batches(classes=3), steps=2, lr=0.01, batch=4, quiet=True)
+    fit(model, case.batches(classes=3), steps=case.steps, lr=0.01, batch=4, quiet=True)
     assert not same(model.head.weight.data, start)
     y = run(model, case.inputs())
     handle.save(tmp_path / "a")
@@ -521,6 +553,8 @@ def a_new_head_trains_beside(case, tmp_path):
     other = case.model(head_seed=1, **shape)  # a new head is no part of the base
     load_adapter(other, tmp_path / "a", {**METHODS, **THROWAWAY})
     assert same(run(other, case.inputs()), y)
+    if case.stuck:
+        return
     handle.merge(quantized=case.quantized)
     assert abs(run(model, case.inputs()) - y).max() <= CLOSE * abs(y).max()
 
@@ -538,9 +572,9 @@ def a_report_tells_what_moved(case, _):
     handle = attach(model, case.method)
     assert set(handle.report().never_moved) == {path for path, _ in handle.trainable()}
     assert "No step was watched" in str(handle.report())
-    fit(model, case.batches(), steps=2, lr=0.01, batch=4, quiet=True)
+    fit(model, case.batches(), steps=case.steps, lr=0.01, batch=4, quiet=True)
     report = handle.report()
-    assert not report.never_moved and report.steps == 2 and report.count == handle.count()
+    assert not report.never_moved and report.steps == case.steps and report.count == handle.count()
     assert all(row["gradient"] is not None for row in report.rows)
     assert "Everything that trains has moved" in report._repr_html_()
 

@@ -1,4 +1,4 @@
-"""Two methods for the tests alone, to prove that the contract holds beyond the shipped ones."""
+"""Throwaway methods that compose in the parameters: W ⊕ φ."""
 
 from __future__ import annotations
 
@@ -101,4 +101,42 @@ class MaskedLinear(Wrapper):
         return Linear.of(weight, Parameter(self.base.bias.data.copy()))
 
 
-THROWAWAY = {m.name: m for m in (Subspace, Masked)}
+@dataclass(frozen=True)
+class FacT(Method):
+    """A change of every weight that is square, with two factors for all of them.
+
+    Adds     2 * d * r + 2 * L * r * r per model; W = W0 + s U C V, V = 0 at first
+    """
+
+    name: ClassVar[str] = "throwaway_fact"
+    compose: ClassVar[str] = "parameter"
+    by_row: ClassVar[bool] = True
+    lr: ClassVar[float] = 1e-2
+
+    r: int = 3
+    s: float = 1.0
+    targets: str | tuple[str, ...] = ("q_proj", "v_proj")
+    seed: int = 0
+
+    def wrap(self, path: str, module: Module, where: Where) -> Factored:
+        like, d, r = module.weight.data, where.config.width, self.r
+        U = where.shared("U", lambda: init.normal((d, r), like, where.rng, 1 / math.sqrt(r)))
+        V = where.shared("V", lambda: init.zeros((r, d), like))
+        C = Parameter(init.normal((r, r), like, where.rng, 1 / math.sqrt(r)))
+        return Factored(module, U, C, V, self.s)
+
+
+class Factored(Wrapper):
+    """y = W0 x + b + s U C V x.  Shapes  x (..., d) -> (..., d), U (d, r), C (r, r), V (r, d)"""
+
+    def __init__(self, base: Module, U: Any, C: Any, V: Any, s: float) -> None:
+        super().__init__(base)
+        self.U, self.C, self.V, self.s = U, C, V, s
+
+    def forward(self, x: Tensor) -> Tensor:
+        branch = fused.linear(fused.linear(fused.linear(x, self.V), self.C), self.U)
+        return self.base(x) + branch * self.s
+
+    def merged(self) -> Linear:
+        weight = self.base.weight.data + self.s * (self.U.data @ self.C.data @ self.V.data)
+        return Linear.of(Parameter(weight), Parameter(init.copy(self.base.bias.data)))

@@ -1,0 +1,64 @@
+"""What the throwaway methods show of the contract beyond the checks that every method passes."""
+
+import numpy as np
+import pytest
+
+from minipeft.backend import Rng
+from minipeft.contract import attach
+from minipeft.engine import running
+from tests.contract.throwaway import IA3, AdapterDrop, Steering
+from tests.methods.contract import CASES, CLOSE, Case, randomize, run, same
+
+
+@pytest.mark.parametrize("settings", [{}, {"recompute": True}], ids=str)
+def test_the_first_blocks_go_without_as_many_as_the_pass_draws(settings):
+    """One n for all wrappers of a pass, another in other passes; none where nothing is drawn."""
+    model, handle = Case(AdapterDrop(most=2)).attached()
+    ids = CASES["lora"].inputs()
+    wrappers = list(handle.wrappers.values())  # attn, mlp, attn, mlp
+    by_n = []
+    for n in range(3):
+        with running(off=wrappers[: 2 * n]):
+            by_n.append(run(model, ids))
+    assert same(run(model, ids), by_n[0])
+    seen, rng = [], Rng(0)
+    for _ in range(12):
+        with running(rng=rng, **settings):
+            y = model(ids)
+        (n,) = [n for n, wanted in enumerate(by_n) if same(y.data, wanted)]
+        seen.append(n)
+        if y.requires_grad:  # it does not where all go without
+            y.sum().backward()
+        reached = [w.up.weight.grad is not None for w in wrappers]
+        assert reached == [i >= 2 * n for i in range(4)]
+        for _, p in handle.trainable():
+            p.grad = None
+    assert set(seen) == {0, 1, 2}
+    handle.detach()
+    fixed = attach(model, AdapterDrop(drop=1))
+    randomize(fixed)
+    assert same(run(model, ids), by_n[1])
+
+
+def test_the_path_of_a_shared_array_is_that_of_its_first_place():
+    model, handle = CASES["throwaway_fact"].attached()
+    named = dict(handle.trainable())
+    first = "blocks.0.attn.q_proj"
+    assert [path for path in named if not path.endswith(".C")] == [f"{first}.U", f"{first}.V"]
+    assert all(w.U is named[f"{first}.U"] for w in handle.wrappers.values())
+    assert handle.slot == "" and len(handle.wrappers) == 4
+
+
+def test_scales_and_shifts_merge_without_a_bias_and_give_one_where_it_is_needed():
+    case = Case(IA3(), kind="vit")
+    model = case.model(qkv_bias=False)
+    handles = [attach(model, IA3()), attach(model, Steering("v_proj"))]
+    for handle in handles:
+        randomize(handle)
+    y = run(model, case.inputs())
+    for handle in handles:
+        handle.merge()
+    assert abs(run(model, case.inputs()) - y).max() <= CLOSE * abs(y).max()
+    attn = model.blocks[0].attn
+    assert attn.k_proj.bias is None and np.abs(attn.v_proj.bias.data).max() > 0
+    assert attn.v_proj.bias.requires_grad

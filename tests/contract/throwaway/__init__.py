@@ -1,0 +1,19 @@
+"""Methods for the tests alone, to prove that the contract holds beyond the shipped ones."""
+
+from tests.contract.throwaway.functions import (
+    IA3,
+    AdapterDrop,
+    Houlsby,
+    Parallel,
+    Steering,
+)
+from tests.contract.throwaway.parameters import FacT, Masked, Subspace
+
+THROWAWAY = {
+    m.name: m for m in (Subspace, Masked, FacT, Houlsby, Parallel, AdapterDrop, IA3, Steering)
+}
+
+__all__ = [
+    "IA3", "THROWAWAY", "AdapterDrop", "FacT", "Houlsby", "Masked", "Parallel", "Steering",
+    "Subspace",
+]  # fmt: skip

@@ -1,0 +1,199 @@
+"""Throwaway methods that compose in the function: f ∘ φ, around parts and places between them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from minipeft.contract import Method, NotMergeable, Where, Wrapper
+from minipeft.engine import Tensor, context, fused
+from minipeft.nn import Linear, Module, Parameter, Tap, init
+
+
+@dataclass(frozen=True)
+class Houlsby(Method):
+    """A bottleneck behind attention and MLP, before the residual.
+
+    Adds     2 * L * (2 * d * r + r + d) per model; f + up(gelu(down(f))), up = 0 at first
+    """
+
+    name: ClassVar[str] = "throwaway_houlsby"
+    compose: ClassVar[str] = "function"
+    by_row: ClassVar[bool] = True
+    lr: ClassVar[float] = 1e-2
+
+    r: int = 4
+    targets: str | tuple[str, ...] = ("attn", "mlp")
+    seed: int = 0
+
+    def wrap(self, path: str, module: Module, where: Where) -> Wrapper:
+        return Behind(module, *bottleneck(self.r, where))
+
+
+def bottleneck(r: int, where: Where) -> tuple[Linear, Linear]:
+    """Down to r, with random weights, and up again, with none yet."""
+    d, like = where.config.width, where.like
+    down = Linear(d, r, std=1 / math.sqrt(d), rng=where.rng, like=like)
+    return down, Linear.of(Parameter(init.zeros((d, r), like)), Parameter(init.zeros((d,), like)))
+
+
+class Behind(Wrapper):
+    """y = f + up(gelu(down(f))), f what the part gives out, whatever it takes."""
+
+    def __init__(self, base: Module, down: Linear, up: Linear) -> None:
+        super().__init__(base)
+        self.down, self.up = down, up
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        f = self.base(*args, **kwargs)
+        return f + self.up(fused.gelu(self.down(f)))
+
+
+@dataclass(frozen=True)
+class Parallel(Houlsby):
+    """A bottleneck beside the MLP, which reads what the MLP reads.
+
+    Adds     L * (2 * d * r + r + d) per model; mlp(x) + s up(gelu(down(x))), up = 0 at first
+    """
+
+    name: ClassVar[str] = "throwaway_parallel"
+
+    s: float = 4.0
+    targets: str | tuple[str, ...] = "mlp"
+
+    def wrap(self, path: str, module: Module, where: Where) -> Wrapper:
+        return Beside(module, *bottleneck(self.r, where), self.s)
+
+
+class Beside(Wrapper):
+    """y = base(x) + s up(gelu(down(x))).  Shapes  x (..., d) -> (..., d)"""
+
+    def __init__(self, base: Module, down: Linear, up: Linear, s: float) -> None:
+        super().__init__(base)
+        self.down, self.up, self.s = down, up, s
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x) + self.up(fused.gelu(self.down(x))) * self.s
+
+
+@dataclass(frozen=True)
+class AdapterDrop(Houlsby):
+    """Houlsby's bottlenecks, of which the first n blocks go without.
+
+    n is drawn from 0 … most for each pass of training; `drop` is that of all others.
+    Adds     2 * L * (2 * d * r + r + d) per model; as Houlsby's
+    """
+
+    name: ClassVar[str] = "throwaway_drop"
+    skips: ClassVar[bool] = True
+
+    most: int = 1
+    drop: int = 0
+
+    def wrap(self, path: str, module: Module, where: Where) -> Wrapper:
+        layer = where.layer or 0
+        return Dropped(module, *bottleneck(self.r, where), layer, self.most, self.drop)
+
+
+class Dropped(Behind):
+    """As Behind, in the blocks from the n-th on."""
+
+    def __init__(
+        self, base: Module, down: Linear, up: Linear, layer: int, most: int, drop: int
+    ) -> None:
+        super().__init__(base, down, up)
+        self.layer, self.most, self.drop = layer, most, drop
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        n, values = self.drop, context().values or {}
+        if self.owner in values:  # the pass's generator: the same stream for all that spawn it
+            n = values[self.owner].spawn("n").integers(0, self.most + 1)
+        if self.layer < n:
+            return self.base(*args, **kwargs)
+        return super().forward(*args, **kwargs)
+
+
+@dataclass(frozen=True)
+class IA3(Method):
+    """Keys, values and what fc_out reads, each number times a trained one.
+
+    Adds     (2 * d + 4 * d) * L per model; l = 1 at first
+    """
+
+    name: ClassVar[str] = "throwaway_ia3"
+    compose: ClassVar[str] = "function"
+    by_row: ClassVar[bool] = True
+    lr: ClassVar[float] = 3e-2
+
+    targets: str | tuple[str, ...] = ("k_proj", "v_proj", "fc_out")
+
+    def wrap(self, path: str, module: Module, where: Where) -> Wrapper:
+        kind, axis = (ScaledIn, 1) if path.endswith("fc_out") else (ScaledOut, 0)
+        like = module.weight.data
+        return kind(module, Parameter(init.ones((like.shape[axis],), like)))
+
+
+class ScaledOut(Wrapper):
+    """y = l (W x + b).  Shapes  x (..., d_in) -> (..., d_out), l (d_out,)"""
+
+    def __init__(self, base: Module, l: Parameter) -> None:  # noqa: E741  (the paper's letter)
+        super().__init__(base)
+        self.l = l
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x) * self.l
+
+    def merged(self) -> Linear:
+        l, b = self.l.data, self.base.bias  # noqa: E741
+        weight = Parameter(self.base.weight.data * l[:, None])
+        return Linear.of(weight, None if b is None else Parameter(b.data * l))
+
+
+class ScaledIn(ScaledOut):
+    """y = W (l x) + b.  Shapes  x (..., d_in) -> (..., d_out), l (d_in,)"""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x * self.l)
+
+    def merged(self) -> Linear:
+        b = self.base.bias
+        weight = Parameter(self.base.weight.data * self.l.data)
+        return Linear.of(weight, None if b is None else Parameter(init.copy(b.data)))
+
+
+@dataclass(frozen=True)
+class Steering(Method):
+    """What the heads give out, before o_proj mixes it, moves by a trained vector.
+
+    At o_proj, whose bias takes it; or at the place itself, head_out, which has no bias.
+    Adds     d * L per model; v = 0 at first
+    """
+
+    name: ClassVar[str] = "throwaway_steering"
+    compose: ClassVar[str] = "function"
+    by_row: ClassVar[bool] = True
+    lr: ClassVar[float] = 1e-2
+
+    targets: str | tuple[str, ...] = "o_proj"
+
+    def wrap(self, path: str, module: Module, where: Where) -> Wrapper:
+        return Shifted(module, Parameter(init.zeros((where.config.width,), where.like)))
+
+
+class Shifted(Wrapper):
+    """y = base(x + v).  Shapes  x (..., d_in), v (d_in,)"""
+
+    def __init__(self, base: Module, v: Parameter) -> None:
+        super().__init__(base)
+        self.v = v
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x + self.v)
+
+    def merged(self) -> Linear:
+        if isinstance(self.base, Tap):
+            raise NotMergeable("a Tap holds no bias: shift what o_proj reads instead")
+        W, b = self.base.weight.data, self.base.bias
+        shift = W @ self.v.data
+        return Linear.of(Parameter(init.copy(W)), Parameter(shift if b is None else b.data + shift))
