@@ -3,7 +3,7 @@
 Lecture  01_autograd
 """
 
-from minipeft.engine import fused, fused_more, ops
+from minipeft.engine import array_ops, fused, fused_more, ops
 from minipeft.engine.check import GradError, grad_check, jacobian
 from minipeft.engine.explain import explain_grad
 from minipeft.engine.graph import tape
@@ -15,6 +15,7 @@ from minipeft.engine.tensor import Tensor, context, grad, no_grad, running
 __all__ = [
     "GradError",
     "Tensor",
+    "array_ops",
     "context",
     "einsum",
     "explain_grad",

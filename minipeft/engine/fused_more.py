@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from minipeft.backend import Array, xp_of
-from minipeft.engine import ops
+from minipeft.engine import array_ops, ops
 from minipeft.engine.fused import as_rows, inverse_deviation, linear_slow, row_dots, sum_rows
 from minipeft.engine.op import op
 from minipeft.engine.ops import in_float32
@@ -111,7 +111,8 @@ def rotary_slow(x: Any, positions: Any, *, width: int, theta: float = 10_000.0) 
     pairs = ops.reshape(x, shape=(B, T, C // width, 2, width // 2))
     a, b = pairs[:, :, :, 0], pairs[:, :, :, 1]
     t = ops.astype(angles(positions, width, theta)[:, :, None], dtype=x.dtype)
-    y = ops.concatenate([a * ops.cos(t) - b * ops.sin(t), b * ops.cos(t) + a * ops.sin(t)], axis=3)
+    c, d = array_ops.cos(t), array_ops.sin(t)
+    y = ops.concatenate([a * c - b * d, b * c + a * d], axis=3)
     return ops.reshape(y, shape=x.shape)
 
 
@@ -160,7 +161,7 @@ def _one_and_exp(a: Array) -> Array:
 @in_float32
 def swiglu_slow(a: Any, b: Any) -> Tensor:
     """The twin of `swiglu`."""
-    return ops.silu(a) * b
+    return array_ops.silu(a) * b
 
 
 # -- a weight stored as codes -------------------------------------------------------------------

@@ -61,7 +61,7 @@ class Operators:
         name = function.__name__
         if name in ("shape", "ndim", "size"):
             return function(args[0].data, *args[1:], **kwargs)
-        ours = next((o for o, kind in (("t", Operators), ("ops", ops)) if hasattr(kind, name)), "")
+        ours = next((o for o, kind in (("t", type(self)), ("ops", ops)) if hasattr(kind, name)), "")
         use = f". {ours}.{name}(…) keeps it" if ours else ""
         raise TypeError(f"np.{name} of a Tensor: it {LOST}{use}")
 
@@ -157,20 +157,8 @@ class Operators:
     def exp(self) -> Self:
         return ops.exp(self)
 
-    def expm1(self) -> Self:
-        return ops.expm1(self)
-
     def log(self) -> Self:
         return ops.log(self)
-
-    def log1p(self) -> Self:
-        return ops.log1p(self)
-
-    def sin(self) -> Self:
-        return ops.sin(self)
-
-    def cos(self) -> Self:
-        return ops.cos(self)
 
     def sqrt(self) -> Self:
         return ops.sqrt(self)
@@ -183,12 +171,6 @@ class Operators:
 
     def relu(self) -> Self:
         return ops.relu(self)
-
-    def softplus(self) -> Self:
-        return ops.softplus(self)
-
-    def silu(self) -> Self:
-        return ops.silu(self)
 
     def abs(self) -> Self:
         return ops.abs(self)
@@ -210,26 +192,11 @@ class Operators:
     def var(self, axis: Any = None, keepdims: bool = False, ddof: int = 0) -> Self:
         return ops.var(self, axis=axis, keepdims=keepdims, ddof=ddof)
 
-    def std(self, axis: Any = None, keepdims: bool = False, ddof: int = 0) -> Self:
-        return ops.std(self, axis=axis, keepdims=keepdims, ddof=ddof)
-
-    def norm(self, axis: Any = None, keepdims: bool = False) -> Self:
-        return ops.norm(self, axis=axis, keepdims=keepdims)
-
-    def prod(self, axis: Any = None, keepdims: bool = False) -> Self:
-        return ops.prod(self, axis=axis, keepdims=keepdims)
-
-    def logsumexp(self, axis: Any = None, keepdims: bool = False) -> Self:
-        return ops.logsumexp(self, axis=axis, keepdims=keepdims)
-
     def max(self, axis: Any = None, keepdims: bool = False) -> Self:
         return ops.max(self, axis=axis, keepdims=keepdims)
 
     def min(self, axis: Any = None, keepdims: bool = False) -> Self:
         return ops.min(self, axis=axis, keepdims=keepdims)
-
-    def cumsum(self, axis: int | None = None) -> Self:
-        return ops.cumsum(self, axis=axis)
 
     # -- shapes -----------------------------------------------------------------------------------
 
@@ -253,32 +220,8 @@ class Operators:
     def swapaxes(self, a: int, b: int) -> Self:
         return ops.swapaxes(self, a=a, b=b)
 
-    def squeeze(self, axis: Any = None) -> Self:
-        return ops.squeeze(self, axis=axis)
-
     def expand_dims(self, axis: Any) -> Self:
         return ops.expand_dims(self, axis=axis)
-
-    def flip(self, axis: Any = None) -> Self:
-        return ops.flip(self, axis=axis)
-
-    def roll(self, shift: Any, axis: Any = None) -> Self:
-        return ops.roll(self, shift=shift, axis=axis)
-
-    def repeat(self, repeats: Any, axis: int | None = None) -> Self:
-        return ops.repeat(self, repeats=repeats, axis=axis)
-
-    def tile(self, reps: Any) -> Self:
-        return ops.tile(self, reps=reps)
-
-    def tril(self, k: int = 0) -> Self:
-        return ops.tril(self, k=k)
-
-    def triu(self, k: int = 0) -> Self:
-        return ops.triu(self, k=k)
-
-    def dot(self, other: Any) -> Self:
-        return ops.dot(self, other)
 
 
 def _raw(x: Any) -> Any:
