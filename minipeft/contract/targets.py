@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from minipeft.checks import nearest
+from minipeft.display.table import Table
 from minipeft.nn import Linear, Module
 
 Targets = str | Sequence[str]
@@ -36,11 +37,8 @@ def preview_targets(model: Module, targets: Targets) -> str:
     """The parts that `targets` names, one a line with its shape: look before you attach."""
     parts = dict(model.named_modules())
     rows = [(path, getattr(parts[path], "weight", None)) for path in match(model, targets)]
-    width = max(len(path) for path, _ in rows)
-    return "\n".join(
-        f"{path:{width}}  {'' if w is None else 'x'.join(map(str, w.shape))}".rstrip()
-        for path, w in rows
-    )
+    shapes = [(path, "" if w is None else "x".join(map(str, w.shape))) for path, w in rows]
+    return Table((), shapes).text()
 
 
 def _fits(entry: str, path: str, module: Module) -> bool:

@@ -25,6 +25,7 @@ from minipeft.contract import Method, attach
 from minipeft.corpus.pretraining import RECIPES, rows
 from minipeft.course.diagnosis import CORE_TYPE, blas, blas_advice, cores, cpu_flags
 from minipeft.display.progress import Progress
+from minipeft.display.table import Table
 from minipeft.engine import no_grad
 from minipeft.engine.blas import THREADS
 from minipeft.generation.metrics import accuracy
@@ -328,13 +329,14 @@ def headline(rows: Sequence[Row], plan: Plan) -> str:
 def as_text(rows: Sequence[Row], metric: str = "score") -> str:
     """The rows as an aligned table of at most 80 columns; the base has dashes where it trains."""
     speed = any(row["steps_to_95"] is not None for row in rows)
-    lines = [("method", "trainable", "%", metric, *["to 95 %"] * speed, "s/step", "peak MB",
-              "forgets")]  # fmt: skip
+    names = ("method", "trainable", "%", metric, *["to 95 %"] * speed, "s/step", "peak MB",
+             "forgets")  # fmt: skip
+    cells = []
     for row in rows:
         trained, steps = row["trainable"] > 0, row["steps_to_95"]
         learnt = "never" if steps is None else f"{steps:.0f}"
         deviation = f" ± {row['score_std']:4.1f}" if trained else " " * 7
-        lines.append((
+        cells.append((
             row["method"],
             f"{row['trainable']:,}",
             f"{row['percent']:.2f}",
@@ -344,11 +346,4 @@ def as_text(rows: Sequence[Row], metric: str = "score") -> str:
             f"{row['peak_bytes'] / 1e6:.1f}",
             "-" if not trained or row["forgetting"] is None else f"{row['forgetting']:+.3f}",
         ))  # fmt: skip
-    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
-    )
+    return Table(names, cells, "lr").text()

@@ -14,6 +14,7 @@ import numpy as np
 
 import minipeft
 from minipeft.backend import to_device, xp_of
+from minipeft.display.table import Table
 from minipeft.engine.blas import THREADS
 from minipeft.storage.checkpoint import shipped_models
 from minipeft.storage.files import data_dir
@@ -24,6 +25,7 @@ OPTIONAL = ("jupyterlab", "scikit-learn", "cupy-cuda12x", "cupy-cuda13x")
 AVX512 = {"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"}  # what SkylakeX code needs
 AVX512_CORES = {"SkylakeX", "Cooperlake", "SapphireRapids"}
 CORE_TYPE = {"OPENBLAS_CORETYPE": "SkylakeX"}
+WIDTH = 73  # of the models' names
 
 
 def doctor(quiet: bool = False) -> dict[str, Any]:
@@ -62,6 +64,7 @@ def as_text(found: dict[str, Any]) -> str:
     memory, library = found["free_memory"], found["blas"]
     installed = [f"{name} {version}" for name, version in found["packages"].items() if version]
     missing = [name for name in OPTIONAL if not found["packages"][name]]
+    models = textwrap.wrap(", ".join(found["models"]) or "none", WIDTH, break_on_hyphens=False)
     rows = [
         ("minipeft", f"{found['minipeft']} on Python {found['python']}"),
         ("platform", found["platform"]),
@@ -76,10 +79,10 @@ def as_text(found: dict[str, Any]) -> str:
         *[("", ", ".join(installed[i : i + 3])) for i in range(3, len(installed), 3)],
         ("not installed", ", ".join(missing) or "nothing"),
         ("data", found["data"] or "not found"),
+        ("models", models[0]),
+        *[("", more) for more in models[1:]],
     ]  # fmt: skip
-    lines = [f"{name:16} {value}" for name, value in rows]
-    models = f"{'models':16} {', '.join(found['models']) or 'none'}"
-    lines += textwrap.wrap(models, 90, subsequent_indent=17 * " ", break_on_hyphens=False)
+    lines = [Table((), rows).text()]
     lines += [f"\nfaster: {text}" for text in found["advice"]]
     lines += [f"\nPROBLEM: {text}" for text in found["problems"]]
     return "\n".join(lines if found["problems"] else [*lines, "\nNo problem found."])

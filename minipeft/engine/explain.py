@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from minipeft.backend import Array, xp_of
+from minipeft.display.table import Table
 from minipeft.engine.tensor import Node, Tensor, topological, walk
 
 
@@ -44,17 +45,15 @@ def explain_grad(
         parents = [p for p in way[-1].parents if p is not None]
         way.append(min(parents, key=lambda p: steps.get(id(p), math.inf)))
     norms = {id(n): float(xp_of(t).linalg.norm(t.reshape(-1))) for n, t, _ in walk(y, g, True, way)}
-    rows = [("operation", "output", "|gradient|")]
-    rows += [
+    rows = [
         (n.name if isinstance(n, Node) else name, str(n.shape), f"{norms[id(n)]:.2e}") for n in way
     ]
-    widths = [max(len(r[i]) for r in rows) for i in range(3)]
-    lines = [f"{a:{widths[0]}}  {b:{widths[1]}}  {c:>{widths[2]}}" for a, b, c in rows]
+    lines = [Table(("operation", "output", "|gradient|"), rows, "llr").text()]
     zero = next((i for i, n in enumerate(way) if norms[id(n)] == 0), None)
     if zero == 0:
         lines.append("The cotangent itself is zero.")
     elif zero is not None:
         before = way[zero - 1].name
         lines.append(f"The gradient is exactly zero from here on: {before} passes none to its "
-                     f"input {rows[zero + 1][0]}. Is another of its inputs zero?")  # fmt: skip
+                     f"input {rows[zero][0]}. Is another of its inputs zero?")  # fmt: skip
     return "\n".join(lines)

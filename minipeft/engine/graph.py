@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from minipeft.backend import is_array
+from minipeft.display.table import Table
 from minipeft.engine.tensor import Node, Tensor, topological
 
 
@@ -84,7 +85,7 @@ def tape(y: Tensor, names: Mapping[str, Tensor] | None = None) -> str:
         return called.get(id(t), f"leaf {t.shape}")
 
     seen: set[int] = set()
-    rows = [("", "operation", "shape", "keeps", "gradient to", "pruned")]
+    rows = []
     total = 0
     for node in order:
         if isinstance(node, Node):
@@ -95,12 +96,8 @@ def tape(y: Tensor, names: Mapping[str, Tensor] | None = None) -> str:
             name = f"#{number[id(node)]}"
             rows.append((name, node.name, str(node.shape), f"{kept:,}", into, cut))
     rows.append(("", f"{len(number)} operations", "", f"{total:,}", "bytes", ""))
-    widths = [max(len(r[i]) for r in rows) for i in range(5)]
-    lines = []
-    for r in rows:
-        cells = [r[i].rjust(w) if i == 3 else r[i].ljust(w) for i, w in enumerate(widths)]
-        lines.append("  ".join([*cells, r[5]]).rstrip())
-    return "\n".join(lines)
+    header = ("", "operation", "shape", "keeps", "gradient to", "pruned")
+    return Table(header, rows, "lllrl").text()
 
 
 def kept(y: Tensor) -> list[Kept]:

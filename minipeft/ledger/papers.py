@@ -9,12 +9,13 @@ from __future__ import annotations
 import dataclasses
 import re
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from minipeft.contract import Method, attach
+from minipeft.display.table import Table
 from minipeft.models import OUTLINES, BERTConfig, build, outline, preset
 
 UNITS = {"": 1, "M": 1e6, "MB": 1e6, "GB": 1e9, "TB": 1e12, "bits": 1, "times": 1}
@@ -90,7 +91,7 @@ class Paper:
         rows = [row.result() for row in self.rows]
         notes = list(dict.fromkeys(r["why"] for r in rows if r["why"]))
         mark = {True: "=", False: "differs", None: ""}
-        cells = [("", "printed", "computed", "", "", "exactly", "of")]
+        cells = []
         for r in rows:
             note = f"[{notes.index(r['why']) + 1}]" if r["why"] else ""
             exact = f"{r['exact']:,.0f}" if r["exact"] > 1e4 else f"{r['exact']:,.6g}"
@@ -98,7 +99,8 @@ class Paper:
             cells.append(
                 (r["row"], r["printed"], r["computed"], mark[r["agrees"]], note, exact, of)
             )
-        blocks = [f"{self.title}\n{self.source}", _columns(cells, left=(0, 3, 4, 6))]
+        names = ("", "printed", "computed", "", "", "exactly", "of")
+        blocks = [f"{self.title}\n{self.source}", Table(names, cells, "lrrllrl").text()]
         if any(r["by"] == FORMULA for r in rows):
             blocks.append("* by formula: the method is not in the library")
         told = [
@@ -107,23 +109,12 @@ class Paper:
         ]
         blocks += ["\n".join(told)] if told else []
         if self.scores:
-            quoted = [("quoted, not reproduced", *self.scores.split())]
-            quoted += [(r["row"], *r["scores"].split()) for r in rows if r["scores"]]
-            blocks.append(_columns(quoted, left=(0,)))
+            quoted = [(r["row"], *r["scores"].split()) for r in rows if r["scores"]]
+            header = ("quoted, not reproduced", *self.scores.split())
+            blocks.append(Table(header, quoted, "lr").text())
         return "\n\n".join(blocks)
 
     __repr__ = __str__
-
-
-def _columns(rows: Sequence[tuple[str, ...]], left: tuple[int, ...]) -> str:
-    """Text in columns, those of `left` flush left."""
-    widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
-    lines = (
-        "  ".join(c.ljust(w) if i in left else c.rjust(w)
-                  for i, (c, w) in enumerate(zip(r, widths, strict=True)))
-        for r in rows
-    )  # fmt: skip
-    return "\n".join(line.rstrip() for line in lines)
 
 
 # -- what rows compute ----------------------------------------------------------------------------

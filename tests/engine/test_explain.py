@@ -25,6 +25,7 @@ def test_the_way_down_with_its_norms():
     assert [r[0] for r in rows] == ["operation", "sum", "linear", "tanh", "linear", "w"]
     assert float(rows[-1][-1]) == pytest.approx(np.linalg.norm(w.grad), rel=5e-3)
     assert float(rows[1][-1]) == 1.0
+    assert len({len(line) for line in text.splitlines()}) == 1  # norms end at one column
     assert explain_grad(loss, v, "v").splitlines()[-1].split()[0] == "v"
 
 

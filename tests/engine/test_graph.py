@@ -103,6 +103,7 @@ def test_the_tape_names_parameters_and_what_was_pruned():
     assert lines[3].split() == ["2", "operations", "0", "bytes"]
     at = lines[0].index("pruned")
     assert lines[2][at:] == "fc.weight"
+    assert {line[lines[0].index("keeps") :][:5] for line in lines[1:]} == {"    0"}  # on the right
     assert lines[0].index("gradient to") == lines[2].index("x, fc.bias")  # columns line up
     assert "leaf (6, 4), leaf (3,)" in tape(y) and "leaf (3, 4)" in tape(y)  # without names
 

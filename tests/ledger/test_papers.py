@@ -216,8 +216,10 @@ def test_a_table_as_text(name):
     assert max(map(len, lines)) <= 110 and text.count("differs") == sum(
         r["agrees"] is False for r in rows
     )
-    for row in rows:
-        assert any(line.startswith(row["row"]) and row["computed"] in line for line in lines)
+    end = lines[3].index("printed") + len("printed")
+    for row, line in zip(rows, lines[4:], strict=False):
+        assert line.startswith(row["row"]) and row["computed"] in line
+        assert line[:end].endswith(row["printed"].rjust(len("printed")))  # on the right
         assert any(line.split()[-1:] == row["scores"].split()[-1:] for line in lines)
     notes = len({r["why"] for r in rows if r["why"]})
     assert f"\n[{notes}] " in text and f"\n[{notes + 1}] " not in text
