@@ -50,7 +50,8 @@ class Handle:
     wrappers   path -> the Wrapper that stands there
     clones     path -> the trainable copy of a selected parameter
     head       those of their paths that belong to a freshly made head, which trains whole
-    computed   path -> the frozen Parameter for which the method computes something else
+    computed   path -> the frozen Parameter, of the base or of a wrapper, for which the method
+               computes something else
     """
 
     def __init__(self, model: Module, method: Method, freeze: bool = True) -> None:

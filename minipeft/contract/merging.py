@@ -60,7 +60,11 @@ def plain_parts(
                            "nothing to merge it into")  # fmt: skip
     _check_order(at)
     with no_grad():
-        made = at.method.compute(at)
+        made = dict(at.method.compute(at))
+    own = {id(place.parameter) for w in at.wrappers.values() for place in w.own_places()}
+    for path, p in at.computed.items():
+        if id(p) in own:  # what a wrapper holds is merged with it
+            p.data = made.pop(path, p).data
     parts = {path: _plain(at, path, wrapper, untie) for path, wrapper in at.wrappers.items()}
     plain = {path: Parameter(clone.data) for path, clone in at.clones.items()}
     computed = {path: Parameter(xp_of(t.data).array(t.data)) for path, t in made.items()}

@@ -83,8 +83,9 @@ class Method:
     def compute(self, at: Any) -> dict[str, Tensor]:
         """What stands for the selected parameters, by path; called when a forward pass begins.
 
-        `at.computed` holds their frozen values. A method whose wrappers need something once in
-        each pass does it here, and returns nothing.
+        `at.computed` holds their frozen values. What wrappers need once in each pass is made here
+        too: a wrapper holds a frozen Parameter, `prepare` puts it into `at.computed` under a path
+        of its own, and what is given here for that path stands for it, in merging too.
         """
         return {}
 

@@ -13,7 +13,7 @@ from minipeft.generation.sampling import generate_many
 from minipeft.methods import BitFit, LoRA
 from minipeft.nn import Parameter, init
 from minipeft.training.step import Workers, loss_of
-from tests.contract.throwaway import IA3, FacT, Houlsby, Steering
+from tests.contract.throwaway import IA3, FacT, Houlsby, Produced, Steering
 from tests.methods.contract import Case, randomize
 from tests.tiny import Rows, gpt, tokenizer
 
@@ -205,11 +205,12 @@ def test_texts_are_continued_by_a_wrapped_attention_in_some_rows():
 
 @pytest.mark.parametrize("kind", ["gpt", "bert", "vit"])
 def test_methods_of_every_kind_share_a_batch(kind):
-    """A low rank, scales, shifts and bottlenecks, on the same parts: each row is as if alone."""
+    """A low rank, scales, shifts and bottlenecks in the same blocks: each row is as if alone."""
     case = Case(None, kind=kind)
-    model, x = case.model(), case.inputs(rows=7)
+    model, x = case.model(), case.inputs(rows=8)
     model.head.new = False  # a ViT's, which the rows share
-    handles = [attach(model, m) for m in (LoRA(r=2), IA3(), Houlsby(), FacT(), Steering())]
+    methods = (LoRA(r=2), IA3(), Houlsby(), FacT(), Steering(), Produced())
+    handles = [attach(model, method) for method in methods]
     for handle in handles:
         randomize(handle)
     rows = [handles[2], None, handles[0], handles[1], handles[2], *handles[3:]]

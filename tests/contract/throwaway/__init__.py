@@ -4,16 +4,19 @@ from tests.contract.throwaway.functions import (
     IA3,
     AdapterDrop,
     Houlsby,
+    Offsets,
     Parallel,
+    Produced,
     Steering,
 )
 from tests.contract.throwaway.parameters import FacT, Masked, Subspace
 
 THROWAWAY = {
-    m.name: m for m in (Subspace, Masked, FacT, Houlsby, Parallel, AdapterDrop, IA3, Steering)
+    m.name: m
+    for m in (Subspace, Masked, FacT, Houlsby, Parallel, AdapterDrop, IA3, Steering, Produced)
 }
 
 __all__ = [
-    "IA3", "THROWAWAY", "AdapterDrop", "FacT", "Houlsby", "Masked", "Parallel", "Steering",
-    "Subspace",
+    "IA3", "THROWAWAY", "AdapterDrop", "FacT", "Houlsby", "Masked", "Offsets", "Parallel",
+    "Produced", "Steering", "Subspace",
 ]  # fmt: skip
