@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import os
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -267,18 +267,6 @@ def known(model: str) -> str:
 def wrapped(name: str, text: str) -> str:
     """A named text, broken into lines that fit."""
     return textwrap.fill(f"{name:11}{text}", WIDTH, subsequent_indent=" " * 11)
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Cells in columns: the first to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            c.rjust(w) if i else c.ljust(w)
-            for i, (c, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    )
 
 
 def described(method: Any) -> str:

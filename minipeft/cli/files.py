@@ -22,6 +22,7 @@ from minipeft.cli.arguments import (
     wrapped,
 )
 from minipeft.cli.recorded import opened
+from minipeft.display.table import Table
 
 SHADES = " .:-=+*#%@"  # of a picture, dark to light
 POLICIES = ("refuse", "dequantize", "requantize")  # as merge() has them
@@ -106,16 +107,12 @@ def _tasks() -> Result:
          "patterns": len(t.patterns) if t.kind != "images" else 1}
         for t in found
     ]  # fmt: skip
-    lines = [("task", "kind", "metric", "patterns", "splits")] + [
-        (r["task"], r["kind"], r["metric"], str(r["patterns"]), ", ".join(r["splits"]))
-        for r in rows
+    cells = [
+        (r["task"], r["kind"], r["metric"], r["patterns"], ", ".join(r["splits"])) for r in rows
     ]
-    widths = [max(len(line[i]) for line in lines) for i in range(4)]
-    table = [
-        "  ".join([*(c.ljust(w) for c, w in zip(line, widths, strict=False)), line[4]])
-        for line in lines
-    ]
-    return rows, "\n".join([*table, "", "minipeft data TASK shows examples of one"])
+    names = ("task", "kind", "metric", "patterns", "splits")
+    closing = "\nminipeft data TASK shows examples of one"
+    return rows, Table(names, cells, closing=closing).text()
 
 
 def _examples(args: argparse.Namespace) -> Result:

@@ -13,7 +13,6 @@ from minipeft.cli.arguments import (
     add_model,
     add_own,
     add_task,
-    aligned,
     number,
     task_named,
     task_of,
@@ -22,6 +21,7 @@ from minipeft.cli.arguments import (
     wrapped,
 )
 from minipeft.cli.recorded import asked, opened, without_new_head
+from minipeft.display.table import Table
 
 MAX_TOKENS = 64
 
@@ -171,13 +171,13 @@ def _evaluate(args: argparse.Namespace) -> Result:
              "n": int(count), "pattern": pattern, "metric": task.metric, "base": base,
              "tuned": tuned}  # fmt: skip
     metrics = list(dict.fromkeys(k for _, r in both for k in r if k != "n"))
-    rows = [["", *metrics]] + [
+    rows = [
         [k, *(f"{r[m]:.3f}" if m == "loss" else f"{r[m]:.1f}" for m in metrics)] for k, r in both
     ]
     if args.adapter and base is None:
-        rows.insert(1, ["base", *["-"] * len(metrics)])
+        rows.insert(0, ["base", *["-"] * len(metrics)])
     head = f"{name} on {task.name}, split {args.split}, {count:.0f} examples"
-    return value, f"{head}\n{aligned(rows)}"
+    return value, Table(("", *metrics), rows, "lr", head).text()
 
 
 def _with_classes(n: int) -> list[str]:

@@ -399,3 +399,4 @@ def test_the_list_of_tasks_is_a_table(capsys):
     lines = tell(capsys, "data").splitlines()
     columns = [lines[0].index(word) for word in ("kind", "metric", "patterns", "splits")]
     assert all(line[c - 1] == " " and line[c] != " " for line in lines[:-2] for c in columns)
+    assert lines[-2:] == ["", "minipeft data TASK shows examples of one"]

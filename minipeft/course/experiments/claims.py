@@ -17,6 +17,7 @@ import numpy as np
 
 from minipeft.course.experiments.runner import Experiment, difference, results, version_of
 from minipeft.course.notebooks import folder
+from minipeft.display.table import Table
 from minipeft.storage.files import write_atomic
 
 HELD, ABSENT, CANNOT = "held", "did not appear", "cannot be shown"
@@ -139,33 +140,30 @@ def as_markdown(claims: Sequence[Claim], experiments: Sequence[Experiment] = ())
     counts = Counter((claim.lecture, claim.decision(finding)) for claim, finding in found)
     lectures = sorted({claim.lecture for claim in claims})
     totals = {v: sum(counts[lecture, v] for lecture in lectures) for v in DECISIONS}
-    summary = [_row("lecture", "claims", *DECISIONS), _row(*["---"] * (2 + len(DECISIONS)))]
+    rows: list[tuple[object, ...]] = []
     for lecture in lectures:
         of_it = [counts[lecture, v] for v in DECISIONS]
-        summary.append(_row(lecture, sum(of_it), *of_it))
+        rows.append((lecture, sum(of_it), *of_it))
     told = ", ".join(f"{n} {v}" for v, n in totals.items())
-    blocks = [HEAD, f"{len(found)} claims: {told}.", "\n".join(summary)]
+    summary = Table(("lecture", "claims", *DECISIONS), rows)
+    blocks = [HEAD, f"{len(found)} claims: {told}.", summary.markdown()]
+    names = ("claim", "who says so", "where", "measured", "seeds", "verdict")
     for lecture in lectures:
-        lines = [f"## [{lecture}]({lecture}.ipynb)", "",
-                 _row("claim", "who says so", "where", "measured", "seeds", "verdict"),
-                 _row(*["---"] * 6)]  # fmt: skip
-        for claim, finding in found:
-            if claim.lecture == lecture:
-                lines.append(_row(claim.text, claim.source, claim.figure, finding.value,
-                                  finding.seeds or "", _told(claim, finding)))  # fmt: skip
-        blocks.append("\n".join(lines))
+        rows = [
+            (c.text, c.source, c.figure, finding.value, finding.seeds or "", _told(c, finding))
+            for c, finding in found
+            if c.lecture == lecture
+        ]
+        blocks.append(Table(names, rows, title=f"## [{lecture}]({lecture}.ipynb)").markdown())
     if experiments:
-        lines = [_row("results", "runs", "seeds", "code that made them"), _row(*["---"] * 4)]
+        rows = []
         for e in experiments:
             data = results(e.name)
             seeds = len(data.about["seeds"])
-            lines.append(_row(e.name, len(data.runs), seeds, data.code(version_of(e))))
-        blocks += [CODE, "\n".join(lines)]
+            rows.append((e.name, len(data.runs), seeds, data.code(version_of(e))))
+        made = Table(("results", "runs", "seeds", "code that made them"), rows)
+        blocks += [CODE, made.markdown()]
     return "\n\n".join(block.rstrip() for block in blocks) + "\n"
-
-
-def _row(*cells: object) -> str:
-    return f"| {' | '.join(str(cell).replace('|', '/') for cell in cells)} |"
 
 
 def _told(claim: Claim, finding: Finding) -> str:
