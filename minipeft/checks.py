@@ -6,13 +6,16 @@ then hold them, and a float64 scalar changes no array's dtype. Booleans are no n
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import functools
 import inspect
 import math
 import numbers
 from collections.abc import Callable, Iterable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar
+
+import numpy as np
 
 from minipeft.backend import is_whole
 
@@ -45,17 +48,6 @@ def takes(**checks: Check) -> Callable[[Callable[P, R]], Callable[P, R]]:
         return checked
 
     return decorate
-
-
-def settle(owner: Any, **checks: Check) -> None:
-    """Send fields of a frozen dataclass through checks, from its `__post_init__`.
-
-    None passes where it is the field's default.
-    """
-    for name, check in checks.items():
-        value = getattr(owner, name)
-        if value is not None or getattr(type(owner), name, check) is not None:
-            object.__setattr__(owner, name, check(name, value))
 
 
 def moved(**ways: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -145,3 +137,115 @@ def one_of(*choices: str) -> Check:
         return value
 
     return check
+
+
+# -- fields of a dataclass ------------------------------------------------------------------------
+
+
+def setting(default: Any, check: Check) -> Any:
+    """A field with a default and a range, beside each other: `r: int = setting(8, whole(1))`"""
+    return dataclasses.field(default=default, metadata={"check": check})
+
+
+class Checked:
+    """A frozen dataclass whose fields go through the checks that they declare.
+
+    None passes where it is the field's default.
+    """
+
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, f.name)
+            if "check" in f.metadata and not (value is None and f.default is None):
+                value = f.metadata["check"](f"{type(self).__name__}: {f.name}", value)
+                object.__setattr__(self, f.name, value)
+
+
+class Plain(Checked):
+    """One whose fields are numbers, text, None, or tuples of such, as a file can keep them.
+
+    NumPy's become Python's own, lists become tuples, whole numbers floats where floats are wanted.
+    """
+
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):  # type: ignore[arg-type]
+            object.__setattr__(self, f.name, _typed(type(self), f, getattr(self, f.name)))
+        super().__post_init__()
+
+    @classmethod
+    def from_fields(cls, values: dict[str, Any]) -> Self:
+        """One from plain values, as JSON or a command line gives them.
+
+        Raises  ValueError that names an unknown field's nearest, or a value of a wrong type
+        """
+        known = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        for key in values:
+            if key not in known:
+                near = nearest(key, known)
+                hint = f"; nearest is {near!r}, all: {', '.join(known)}" if known else ""
+                raise ValueError(f"{cls.__name__} has no setting {key[:80]!r}{hint}")
+        return cls(**{k: _from_text(cls, known[k], v) for k, v in values.items()})
+
+
+def _declared(field: dataclasses.Field[Any]) -> tuple[str, list[str]]:
+    """A field's type in words, and the kinds that it allows."""
+    # the type is text in a file that postpones annotations, as ours do, else an object
+    declared = field.type.__name__ if isinstance(field.type, type) else str(field.type)
+    return declared, [kind.partition("[")[0].strip() for kind in declared.split("|")]
+
+
+def _python(value: Any) -> Any:
+    """NumPy's numbers and text as Python's, lists as tuples; they equal what a file gives back."""
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_python, value))
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _typed(cls: type, field: dataclasses.Field[Any], value: Any) -> Any:
+    """A plain value of a field's declared type."""
+    (declared, kinds), value = _declared(field), _python(value)
+    if "float" in kinds and is_whole(value):
+        return float(value)
+    inner = declared.partition("tuple[")[2].partition(",")[0]  # what a tuple holds
+    right = any(
+        kind == "None" if value is None else type(value).__name__ == kind for kind in kinds
+    )  # by name and exactly: True is no int, and what a file gives back is no subclass
+    if right and isinstance(value, tuple) and inner:
+        right = all(type(v).__name__ == inner for v in value)
+    if right:
+        return value
+    got = _short(value)
+    if isinstance(value, (set, frozenset)):
+        got = f"a set, which has no order: write {_short(tuple(sorted(map(str, value))))}"
+    raise ValueError(f"{cls.__name__}: {field.name} must be {declared}, got {got}")
+
+
+def _short(value: Any) -> str:
+    """A value in an error, which is to fit a line."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:79]}…"
+
+
+def _from_text(cls: type, field: dataclasses.Field[Any], value: Any) -> Any:
+    """A value of a field's declared type, from text where needed."""
+    declared, kinds = _declared(field)
+    text, flag = isinstance(value, str), isinstance(value, bool)
+    words = str(value).lower()
+    several = isinstance(value, (list, tuple)) or (text and ("," in value or "str" not in kinds))
+    try:
+        if value is None or (text and words == "none"):
+            if "None" in kinds:
+                return None
+        elif "tuple" in kinds and several:
+            return tuple(v for v in (value.split(",") if text else value) if v != "")
+        elif "bool" in kinds and words in ("true", "1", "yes", "false", "0", "no"):
+            return words in ("true", "1", "yes")
+        elif "int" in kinds and not flag and float(value) == int(float(value)):
+            return int(float(value))
+        elif "float" in kinds and not flag:
+            return float(value)
+        elif "str" in kinds and text:
+            return value
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise ValueError(f"{cls.__name__}: {field.name} must be {declared}, got {_short(value)}")

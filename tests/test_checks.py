@@ -69,9 +69,9 @@ def test_rates_and_shares_of_a_run_are_in_range(name, wrong, message):
 @pytest.mark.parametrize("value", WHOLE)
 def test_evaluations_and_checkpoints_are_made_after_whole_steps(value):
     for name in ("every", "patience"):
-        with pytest.raises(ValueError, match=f"^{name} must be a whole number >= 1, got "):
+        with pytest.raises(ValueError, match=f"^Evaluation: {name} must be a whole number >= 1,"):
             Evaluation(lambda m: {"x": 1.0}, keep="x", **{name: value})
-    with pytest.raises(ValueError, match="^every must be a whole number >= 1, got "):
+    with pytest.raises(ValueError, match="^Checkpoint: every must be a whole number >= 1, "):
         Checkpoint("state", value)
 
 
@@ -94,7 +94,7 @@ def test_a_keyword_that_is_gone_names_the_new_way(name, way):
 
 def test_names_and_functions_of_a_run_are_checked_first():
     for settings, message in (
-        ({"schedule": "down"}, "schedule must be one of"),
+        ({"schedule": "down"}, "Schedule: decline must be 'constant', 'linear', "),
         ({"optimizer": "adam"}, "optimizer must be"),
         ({"evaluation": {"loss": 1.0}}, "evaluation= must be a function, got {'loss': 1.0}"),
         ({"watch": 3}, "watch= must be a function, got 3"),

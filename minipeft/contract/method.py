@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,8 +9,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from minipeft.backend import Array, Rng, is_array, is_whole, to_numpy, xp_of
-from minipeft.checks import Check, nearest
+from minipeft.backend import Array, Rng, is_array, to_numpy, xp_of
+from minipeft.checks import Plain
 from minipeft.engine import Tensor, context, ops, running
 from minipeft.nn import Embedding, Module, Parameter, Place
 
@@ -37,13 +36,8 @@ class Where:
     shared: Callable[[str, Callable[[], Array]], Parameter]  # (name, make): one for many places
 
 
-def setting(default: Any, check: Check) -> Any:
-    """A field with a default, and a range as checks.py has them: `r: int = setting(8, whole(1))`"""
-    return dataclasses.field(default=default, metadata={"check": check})
-
-
 @dataclass(frozen=True)
-class Method:
+class Method(Plain):
     """Hyperparameters, in the paper's letters, and the hooks that change a model.
 
     A subclass overrides `wrap` (for the parts that its `targets` name) or `select`, with `compute`
@@ -63,14 +57,6 @@ class Method:
     def __init_subclass__(cls) -> None:
         for name in GONE.keys() & vars(cls).keys():
             raise TypeError(f"{cls.__name__}.{name} is no hook any more: it is {GONE[name]} now")
-
-    def __post_init__(self) -> None:
-        """Bring each field to the type that it declares and check its range, by name."""
-        for f in dataclasses.fields(self):
-            value = _typed(type(self), f, getattr(self, f.name))
-            if "check" in f.metadata and value is not None:
-                value = f.metadata["check"](f"{type(self).__name__}: {f.name}", value)
-            object.__setattr__(self, f.name, value)
 
     def wrap(self, path: str, module: Module, where: Where) -> Wrapper | None:
         """The Wrapper to put around a part that `targets` names, or None."""
@@ -125,87 +111,9 @@ class Method:
         """Whether the subclass defines a hook."""
         return getattr(type(self), hook) is not getattr(Method, hook)
 
-    @classmethod
-    def from_fields(cls, values: dict[str, Any]) -> Method:
-        """A method from plain values, as JSON or a command line gives them.
-
-        Raises  ValueError that names an unknown field's nearest, or a value of a wrong type
-        """
-        known = {f.name: f for f in dataclasses.fields(cls)}
-        for key in values:
-            if key not in known:
-                near = nearest(key, known)
-                hint = f"; nearest is {near!r}, all: {', '.join(known)}" if known else ""
-                raise ValueError(f"{cls.__name__} has no setting {key[:80]!r}{hint}")
-        return cls(**{k: _coerce(cls, known[k], v) for k, v in values.items()})
-
 
 def _array(value: Any) -> Any:
     return value.data if isinstance(value, Tensor) else value
-
-
-def _declared(field: dataclasses.Field[Any]) -> tuple[str, list[str]]:
-    """A field's type in words, and the kinds that it allows."""
-    # the type is text in a file that postpones annotations, as ours do, else an object
-    declared = field.type.__name__ if isinstance(field.type, type) else str(field.type)
-    return declared, [kind.partition("[")[0].strip() for kind in declared.split("|")]
-
-
-def _plain(value: Any) -> Any:
-    """NumPy's numbers and text as Python's, lists as tuples; they equal what a file gives back."""
-    if isinstance(value, (list, tuple)):
-        return tuple(map(_plain, value))
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _typed(cls: type, field: dataclasses.Field[Any], value: Any) -> Any:
-    """A plain value of a field's declared type."""
-    (declared, kinds), value = _declared(field), _plain(value)
-    if "float" in kinds and is_whole(value):
-        return float(value)
-    inner = declared.partition("tuple[")[2].partition(",")[0]  # what a tuple holds
-    right = any(
-        kind == "None" if value is None else type(value).__name__ == kind for kind in kinds
-    )  # by name and exactly: True is no int, and what a file gives back is no subclass
-    if right and isinstance(value, tuple) and inner:
-        right = all(type(v).__name__ == inner for v in value)
-    if right:
-        return value
-    got = _short(value)
-    if isinstance(value, (set, frozenset)):
-        got = f"a set, which has no order: write {_short(tuple(sorted(map(str, value))))}"
-    raise ValueError(f"{cls.__name__}: {field.name} must be {declared}, got {got}")
-
-
-def _short(value: Any) -> str:
-    """A value in an error, which is to fit a line."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:79]}…"
-
-
-def _coerce(cls: type, field: dataclasses.Field[Any], value: Any) -> Any:
-    """A value of a field's declared type, from text where needed."""
-    declared, kinds = _declared(field)
-    text, flag = isinstance(value, str), isinstance(value, bool)
-    words = str(value).lower()
-    several = isinstance(value, (list, tuple)) or (text and ("," in value or "str" not in kinds))
-    try:
-        if value is None or (text and words == "none"):
-            if "None" in kinds:
-                return None
-        elif "tuple" in kinds and several:
-            return tuple(v for v in (value.split(",") if text else value) if v != "")
-        elif "bool" in kinds and words in ("true", "1", "yes", "false", "0", "no"):
-            return words in ("true", "1", "yes")
-        elif "int" in kinds and not flag and float(value) == int(float(value)):
-            return int(float(value))
-        elif "float" in kinds and not flag:
-            return float(value)
-        elif "str" in kinds and text:
-            return value
-    except (TypeError, ValueError, OverflowError):
-        pass
-    raise ValueError(f"{cls.__name__}: {field.name} must be {declared}, got {_short(value)}")
 
 
 def _rows_of(value: Any, chosen: list[int], n: int) -> Any:

@@ -23,8 +23,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from minipeft.backend import to_numpy, xp_of
-from minipeft.checks import real, whole
-from minipeft.contract.method import Method, Where, setting
+from minipeft.checks import real, setting, whole
+from minipeft.contract.method import Method, Where
 from minipeft.engine import Tensor, fused, ops
 from minipeft.methods.lora import (
     DenseWrapper,

@@ -15,8 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from minipeft.checks import one_of
-from minipeft.contract.method import Method, Where, setting
+from minipeft.checks import one_of, setting
+from minipeft.contract.method import Method, Where
 from minipeft.nn import Parameter
 
 

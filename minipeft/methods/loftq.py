@@ -19,8 +19,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from minipeft.backend import xp_of
-from minipeft.checks import real, whole
-from minipeft.contract.method import Method, Where, setting
+from minipeft.checks import real, setting, whole
+from minipeft.contract.method import Method, Where
 from minipeft.methods.lora import (
     LoRALinear,
     principal,

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from minipeft.backend import Rng, dropout_factors, xp_of
-from minipeft.checks import one_of, real, whole
-from minipeft.contract.method import Method, NotMergeable, Where, Wrapper, setting
+from minipeft.checks import one_of, real, setting, whole
+from minipeft.contract.method import Method, NotMergeable, Where, Wrapper
 from minipeft.contract.targets import is_linear
 from minipeft.engine import Tensor, context, fused, ops
 from minipeft.nn import Linear, Module, Parameter, init

@@ -25,8 +25,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from minipeft.backend import Array, Rng, xp_of
-from minipeft.checks import nearest, real, whole
-from minipeft.contract.method import setting
+from minipeft.checks import nearest, real, setting, whole
 from minipeft.methods.masks import BLOCK, SCOPE, MaskedLinear, Masking, cubic, parts, top_of_all
 from minipeft.nn import init
 

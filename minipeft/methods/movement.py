@@ -26,8 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from minipeft.backend import Array, xp_of
-from minipeft.checks import one_of, real
-from minipeft.contract.method import setting
+from minipeft.checks import one_of, real, setting
 from minipeft.engine import Tensor, ops
 from minipeft.methods.masks import (
     BLOCK,

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from minipeft.backend import xp_of
-from minipeft.checks import real, whole
+from minipeft.checks import real, setting, whole
 from minipeft.contract.attached import Attached, attach
-from minipeft.contract.method import Method, Where, setting
+from minipeft.contract.method import Method, Where
 from minipeft.engine import Tensor, fused
 from minipeft.methods.lora import (
     LoRA,

@@ -20,7 +20,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from minipeft.contract.method import Where, setting
+from minipeft.checks import setting
+from minipeft.contract.method import Where
 from minipeft.methods.lora import LoRA, LoRALinear
 from minipeft.methods.quant import BLOCKS, CODE, merged_over_codes, quantized, refuse_trained
 from minipeft.nn import Linear, Module

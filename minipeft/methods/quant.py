@@ -22,8 +22,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from minipeft.backend import Array, xp_of
-from minipeft.checks import one_of, whole
-from minipeft.contract.method import Method, NotMergeable, Where, Wrapper, setting
+from minipeft.checks import one_of, setting, whole
+from minipeft.contract.method import Method, NotMergeable, Where, Wrapper
 from minipeft.engine import Tensor, fused_more
 from minipeft.methods import codes
 from minipeft.nn import Linear, Module, Parameter, init

@@ -30,8 +30,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from minipeft.backend import Array, Rng, xp_of
-from minipeft.checks import one_of, whole
-from minipeft.contract.method import Method, Where, setting
+from minipeft.checks import one_of, setting, whole
+from minipeft.contract.method import Method, Where
 from minipeft.contract.targets import layer_of
 from minipeft.engine import Tensor, ops
 from minipeft.methods import projection

@@ -17,8 +17,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from minipeft.checks import whole
-from minipeft.contract.method import Method, Where, setting
+from minipeft.checks import setting, whole
+from minipeft.contract.method import Method, Where
 from minipeft.nn import Parameter
 
 

@@ -23,8 +23,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from minipeft.backend import Rng
-from minipeft.checks import whole
-from minipeft.contract.method import Method, Where, setting
+from minipeft.checks import setting, whole
+from minipeft.contract.method import Method, Where
 from minipeft.engine import Tensor, fused
 from minipeft.methods.lora import DenseWrapper, group_of, weight_of
 from minipeft.nn import Module, Parameter, init

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from minipeft.backend import Array, is_whole, xp_of
-from minipeft.checks import settle, whole
+from minipeft.checks import Checked, setting, whole
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Checked):
     """When a run is evaluated, and what follows.
 
     of        a function of the model; the numbers of the dict that it returns go to the history
@@ -24,14 +24,14 @@ class Evaluation:
     """
 
     of: Callable[[Any], dict[str, float]]
-    every: int | None = None
+    every: int | None = setting(None, whole(1))
     keep: str | None = None
-    patience: int | None = None
+    patience: int | None = setting(None, whole(1))
 
     def __post_init__(self) -> None:
         if not callable(self.of):
             raise ValueError(f"evaluation= must be a function, got {self.of!r:.60}")
-        settle(self, every=whole(1), patience=whole(1))
+        super().__post_init__()
         if self.keep is not None and not (isinstance(self.keep, str) and self.keep):
             raise ValueError(f"keep= must name a number of the evaluation, got {self.keep!r}")
         if self.patience and not self.keep:

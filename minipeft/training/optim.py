@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from minipeft.backend import Array, to_numpy, xp_of
-from minipeft.checks import real, settle, takes
+from minipeft.checks import Checked, one_of, real, setting, takes
 from minipeft.nn.module import Parameter
 from minipeft.storage.paged import Scratch
 
@@ -258,7 +258,7 @@ SCHEDULES = ("constant", "linear", "cosine", "trapezoid")
 
 
 @dataclass(frozen=True)
-class Schedule:
+class Schedule(Checked):
     """The share of the learning rate that each step has.
 
     It rises over the first `warmup` share of the steps, then stays (constant), falls to 0 in a
@@ -266,14 +266,8 @@ class Schedule:
     fifth (trapezoid).
     """
 
-    decline: str = "linear"
-    warmup: float = 0.06
-
-    def __post_init__(self) -> None:
-        if self.decline not in SCHEDULES:
-            names = ", ".join(SCHEDULES)
-            raise ValueError(f"schedule must be one of {names}, got {self.decline!r}")
-        settle(self, warmup=real(0, 1, hint="a share of the steps"))
+    decline: str = setting("linear", one_of(*SCHEDULES))
+    warmup: float = setting(0.06, real(0, 1, hint="a share of the steps"))
 
     def at(self, step: int, steps: int) -> float:
         """The share at a step of 0 … steps-1."""

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from minipeft.backend import to_numpy, xp_of
-from minipeft.checks import settle, whole
+from minipeft.checks import Checked, setting, whole
 from minipeft.display.progress import Progress
 from minipeft.engine.blas import in_force
 from minipeft.nn.finite import NonFinite, is_finite
@@ -57,14 +57,11 @@ def unbroken() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class Checkpoint(Checked):
     """The file of a run's state, and after how many steps it is written again."""
 
     path: str | Path
-    every: int = 500
-
-    def __post_init__(self) -> None:
-        settle(self, every=whole(1))
+    every: int = setting(500, whole(1))
 
 
 @dataclass

@@ -300,7 +300,7 @@ def test_the_hooks_of_a_method_are_called():
 def test_wrong_names_are_refused():
     with pytest.raises(ValueError, match="'adamw', 'sgd' or 'muon', got 'adam'"):
         run(optimizer="adam")
-    with pytest.raises(ValueError, match="schedule must be one of"):
+    with pytest.raises(ValueError, match="Schedule: decline must be .*'trapezoid', got 'down'"):
         run(schedule="down")
 
 

@@ -272,5 +272,5 @@ def test_every_step_of_a_schedule_moves(name):
 
 
 def test_an_unknown_schedule_names_the_known():
-    with pytest.raises(ValueError, match="constant, linear, cosine, trapezoid, got 'linaer'"):
+    with pytest.raises(ValueError, match="or 'trapezoid', got 'linaer'; did you mean 'linear'"):
         Schedule("linaer")
