@@ -17,8 +17,8 @@ class MaskedBatches:
     """Rows of text with some words hidden; what stood there is to be said (Devlin et al. 2019).
 
     Whole words are hidden, each with probability `rate`, at least one in a batch. Of their tokens
-    80 % become the mask, 10 % a random token, and 10 % stay. Each row begins with the end token,
-    whose place a classifier reads.
+    80 % become the mask, 10 % a random token, and 10 % stay. Each row begins with the begin token
+    (ours is the end token), whose place a classifier reads.
 
     last  the probability with which the last word of a line is hidden. What a line ends in is often
           the answer to what it says: a GPT foretells every one, a BERT at `rate` sees few of them
@@ -33,12 +33,12 @@ class MaskedBatches:
         if not 0 <= last <= 1:
             raise ValueError(f"last must be in [0, 1], got {last}")
         self.rows, self.fill, self.rate, self.last = tokens.rows, tokens.fill, rate, last
-        self.end, self.mask_id = tokenizer.end_id, tokenizer.mask_id
-        self.special = [self.end, self.fill, self.mask_id]
+        self.begin, self.mask_id = tokenizer.cls_id, tokenizer.mask_id
+        self.special = [self.begin, tokenizer.end_id, self.fill, self.mask_id]
         self.plain = np.setdiff1d(np.arange(tokenizer.vocab_size), self.special)
         self.opens, self.closes = edges(tokenizer)
         texts = [tokenizer.decode([i]) for i in range(tokenizer.vocab_size)]
-        self.breaks = np.array(["\n" in t or i == self.end for i, t in enumerate(texts)])
+        self.breaks = np.array(["\n" in t or i == tokenizer.end_id for i, t in enumerate(texts)])
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -69,7 +69,7 @@ class MaskedBatches:
 
     def _hide(self, chosen: Sequence[int], rng: Rng) -> Batch:
         rows = self.rows[np.asarray(chosen)].astype(np.int64)
-        rows = np.pad(rows, ((0, 0), (1, 0)), constant_values=self.end)
+        rows = np.pad(rows, ((0, 0), (1, 0)), constant_values=self.begin)
         draws = np.take_along_axis(rng.uniform(rows.shape), self.words(rows), axis=1)
         if self.last:
             draws = np.where(self.line_ends(rows), draws * (self.rate / self.last), draws)

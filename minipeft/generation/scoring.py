@@ -16,7 +16,7 @@ from minipeft.backend import to_numpy, xp_of
 from minipeft.checks import takes, whole
 from minipeft.engine import no_grad
 from minipeft.engine.blas import blas_threads, threads_for
-from minipeft.models.inputs import blanks, need_lm, pad, prompt_ids
+from minipeft.models.inputs import asked, need_lm, pad, prompt_ids
 from minipeft.models.layout import places_put_in
 from minipeft.nn.finite import check_logits
 
@@ -40,8 +40,7 @@ def score_many(
     A masked model scores the tokens at its masks, the end tokens after a shorter continuation
     among them; with normalize=True without those.
     """
-    masked = model.config.head == "mlm"
-    if not masked:
+    if model.config.head != "mlm":
         need_lm(model, "scoring")
     put = places_put_in(model)
     rows: list[Row] = []
@@ -52,23 +51,13 @@ def score_many(
         if not options or any(not o for o in options):
             raise ValueError(f"score needs continuations that are not empty, got {list(options)!r}")
         encoded = model.tokenizer.encode_many(list(options))
-        longest = max(len(e) for e in encoded)
-        head = prompt_ids(model, prompt, room=longest + 2 * masked + put)
-        if masked:
-            ids, first, filled = blanks(head, encoded, model.tokenizer)
-            both = list(enumerate(zip(encoded, filled, strict=True)))
+        head = prompt_ids(model, prompt, room=max(len(e) for e in encoded) + put)
+        for ids, first, said in asked(model, head, encoded):
             reads = []
-            for k in range(longest):
-                live = [(i, e, f) for i, (e, f) in both if k < len(e) or not normalize]
-                reads.append((first + k, [(q, i, f[k], len(e)) for i, e, f in live]))
+            for k in range(max(len(tokens) for tokens in said.values())):
+                live = [i for i in said if k < len(encoded[i]) or not normalize]
+                reads.append((first + k, [(q, i, said[i][k], len(encoded[i])) for i in live]))
             rows.append((ids, reads))
-        elif longest == 1:  # one row for all options
-            reads = [(len(head) - 1, [(q, i, e[0], 1) for i, e in enumerate(encoded)])]
-            rows.append((head, reads))
-        else:
-            for i, e in enumerate(encoded):
-                reads = [(len(head) - 1 + k, [(q, i, t, len(e))]) for k, t in enumerate(e)]
-                rows.append(([*head, *e[:-1]], reads))
     rows.sort(key=lambda row: len(row[0]))  # like lengths together: less padding
     for start in range(0, len(rows), batch):
         _score_rows(model, rows[start : start + batch], scores, normalize)

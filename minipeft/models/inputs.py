@@ -1,32 +1,72 @@
-"""From text to what a model reads: the ids of a prompt, room for an answer, padding."""
+"""The one door from text to ids: which special tokens stand where, for every kind of model.
+
+A causal model reads a prompt as it is, and says an answer and the end token after it. An encoder
+reads a text behind the begin token; where its tokenizer has a separator of its own (BERT's [SEP]),
+that closes the text. The answer of a masked language model is masks and the separator.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 
-def pad(rows: Sequence[Sequence[int]], fill: int) -> np.ndarray:
-    """Rows of ids to one array, padded on the right.  -> (B, T)"""
-    out = np.full((len(rows), max(len(r) for r in rows)), fill, dtype=np.int64)
-    for i, row in enumerate(rows):
-        out[i, : len(row)] = row
-    return out
+class Asked(NamedTuple):
+    """A row of ids, the place whose logits give an answer's first token, and the answers' tokens.
 
-
-def blanks(
-    prompt: Sequence[int], options: Sequence[Sequence[int]], tokenizer: Any
-) -> tuple[list[int], int, list[list[int]]]:
-    """A prompt with a mask for each token of its longest option; shorter ones end earlier.
-
-    Returns  the end token, the prompt, n masks and the end token; the first mask's place; and n
-             ids for each option, filled up with end tokens
+    said  the number of an option -> its tokens, all as many; one row may ask for several options
     """
-    n, end = max(len(option) for option in options), tokenizer.end_id
-    ids = [end, *prompt, *[tokenizer.mask_id] * n, end]
-    return ids, 1 + len(prompt), [[*option, *[end] * (n - len(option))] for option in options]
+
+    ids: list[int]
+    first: int
+    said: dict[int, list[int]]
+
+
+def asked(
+    model: Any, prompt: Sequence[int], options: Sequence[Sequence[int]], ends: bool = False
+) -> list[Asked]:
+    """The rows that ask for the options after a prompt.
+
+    ends    a causal model has to say the end token too
+    A masked model has a mask for each token of the longest option, so that nothing in the row
+    tells the right one; shorter options go on with end tokens.
+    """
+    tokenizer, longest = model.tokenizer, max(len(option) for option in options)
+    end = tokenizer.end_id
+    if model.config.head == "mlm":
+        said = {i: [*o, *[end] * (longest - len(o))] for i, o in enumerate(options)}
+        masks = [mask_id(model)] * longest
+        ids = [tokenizer.cls_id, *prompt, *masks, tokenizer.sep_id]
+        return [Asked(ids, 1 + len(prompt), said)]
+    said = {i: [*o, end] if ends else [*o] for i, o in enumerate(options)}
+    if longest + ends == 1:  # one row for all options
+        return [Asked([*prompt], len(prompt) - 1, said)]
+    return [Asked([*prompt, *s[:-1]], len(prompt) - 1, {i: s}) for i, s in said.items()]
+
+
+def text_ids(model: Any, text: Sequence[int]) -> list[int]:
+    """A text as a linear head reads it."""
+    if model.causal:
+        return [*text]
+    begin, separator = model.tokenizer.cls_id, model.tokenizer.sep_id
+    return [begin, *text, *([] if separator == begin else [separator])]
+
+
+def mask_id(model: Any) -> int:
+    """The id of a hidden token.
+
+    Raises  ValueError where the model's vocabulary has no room for it
+    """
+    found, vocab = model.tokenizer.mask_id, model.config.vocab
+    if found >= vocab:
+        raise ValueError(
+            f"the tokenizer's mask has id {found}, which is outside the model's vocabulary of "
+            f"{vocab}: a file without a mask token takes the first id after its own, and the model "
+            f"needs vocab={found + 1} at least"
+        )
+    return found
 
 
 def need_lm(model: Any, what: str) -> None:
@@ -36,11 +76,21 @@ def need_lm(model: Any, what: str) -> None:
 
 
 def prompt_ids(model: Any, prompt: str, room: int) -> list[int]:
-    """The prompt's ids, checked to leave room in the context."""
+    """The prompt's ids, checked to leave room in the context for what follows, and for an
+    encoder's begin token and separator."""
     ids = model.tokenizer.encode(prompt)
     if not ids:
         raise ValueError("the prompt is empty: there is nothing to continue")
+    room += 0 if model.causal else 2
     if len(ids) + room > model.config.context:
         raise ValueError(f"the prompt has {len(ids)} tokens; with {room} more it does not fit into "
                          f"the context of {model.config.context}: shorten it")  # fmt: skip
     return ids
+
+
+def pad(rows: Sequence[Sequence[int]], fill: int) -> np.ndarray:
+    """Rows of ids to one array, padded on the right.  -> (B, T)"""
+    out = np.full((len(rows), max(len(r) for r in rows)), fill, dtype=np.int64)
+    for i, row in enumerate(rows):
+        out[i, : len(row)] = row
+    return out

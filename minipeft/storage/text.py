@@ -14,7 +14,14 @@ from typing import Any
 from minipeft.storage.files import write_atomic
 
 END, PAD, MASK = "<|end|>", "<|pad|>", "<|mask|>"
-GPT2_END = "<|endoftext|>"  # GPT-2's own file has this end token, and no padding token
+# role -> its names in a file: ours, GPT-2's (which has an end token and no padding), BERT's
+ROLES = {
+    "end": (END, "<|endoftext|>", "[SEP]"),
+    "pad": (PAD, "[PAD]"),
+    "mask": (MASK, "[MASK]"),
+    "cls": ("[CLS]",),
+    "sep": ("[SEP]",),
+}
 
 
 class Tokenizer:
@@ -86,22 +93,36 @@ class Tokenizer:
     @cached_property
     def end_id(self) -> int:
         """The id that ends every text."""
-        for name in (END, GPT2_END):
-            if (found := self._inner.token_to_id(name)) is not None:
-                return found
-        raise ValueError(f"the tokenizer {self._source} has no end token ({END} or {GPT2_END})")
+        found = self._special("end", None)
+        if found is None:
+            names = " or ".join(ROLES["end"])
+            raise ValueError(f"the tokenizer {self._source} has no end token ({names})")
+        return found
 
     @cached_property
     def pad_id(self) -> int:
         """The id that fills a batch; the end token's where the file has none of its own."""
-        found = self._inner.token_to_id(PAD)
-        return self.end_id if found is None else found
+        return self._special("pad", self.end_id)
 
     @cached_property
     def mask_id(self) -> int:
         """The id of a hidden token; where the file has none, the first one after its own."""
-        found = self._inner.token_to_id(MASK)
-        return self.vocab_size if found is None else found
+        return self._special("mask", self.vocab_size)
+
+    @cached_property
+    def cls_id(self) -> int:
+        """The id that an encoder's text begins with; the end token's where the file has none."""
+        return self._special("cls", self.end_id)
+
+    @cached_property
+    def sep_id(self) -> int:
+        """The id behind each of an encoder's texts; the end token's where the file has none."""
+        return self._special("sep", self.end_id)
+
+    def _special(self, role: str, otherwise: Any) -> Any:
+        """The id of the first of a role's names that the file has."""
+        found = (self._inner.token_to_id(name) for name in ROLES[role])
+        return next((i for i in found if i is not None), otherwise)
 
     def encode(self, text: str) -> list[int]:
         """Ids of one text, without an end token."""

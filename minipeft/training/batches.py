@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from minipeft.backend import Rng, is_whole
-from minipeft.models.inputs import blanks, pad
+from minipeft.models.inputs import asked, pad, text_ids
 from minipeft.models.layout import places_put_in
 
 IGNORE = -100  # a label that does not count
@@ -69,47 +69,40 @@ def in_turn(n: int, step: int, size: int, seed: int) -> list[int]:
 
 
 class TaskBatches:
-    """Batches of a task's examples, in a new random order every epoch.
+    """Batches of a task's examples as a model reads them, in a new random order every epoch.
 
     head="lm"      the text is prompt + target + the end token; the loss is on the last two
     head="mlm"     it is the prompt with masks for the longest option; the loss is on them
     head="linear"  it is the prompt, and the label its class
-    Where the model is not `causal` the end token stands in front too: a linear head reads it.
     Raises  ValueError that names the example: an empty prompt, a text longer than the context, a
             label that is missing, none of the options or `classes`, or not that of the target
     """
 
-    def __init__(
-        self, examples: Sequence[Any], tokenizer: Any, head: str, context: int,
-        causal: bool = True, classes: int | None = None,
-    ) -> None:  # fmt: skip
+    def __init__(self, model: Any, examples: Sequence[Any]) -> None:
         if not examples:
             raise ValueError("there is no example to train on")
+        config, tokenizer, head = model.config, model.tokenizer, model.config.head
         for i, example in enumerate(examples):
-            _check_example(f"example {i}", example, head, classes)
+            _check_example(f"example {i}", example, head, config.classes)
         prompts = tokenizer.encode_many([e.prompt for e in examples])
         targets = tokenizer.encode_many([e.target for e in examples])
         words = sorted({option for e in examples for option in e.options})
         options = dict(zip(words, tokenizer.encode_many(words), strict=True))
-        end, self.pad, self.linear = tokenizer.end_id, tokenizer.pad_id, head == "linear"
+        context = config.context - places_put_in(model)
+        self.pad, self.linear = tokenizer.pad_id, head == "linear"
         self.rows: list[tuple[list[int], list[int]]] = []
         for example, prompt, target in zip(examples, prompts, targets, strict=True):
             if not prompt:
                 raise ValueError(f"an example with an empty prompt; its target: {example.target!r}")
             if self.linear:
-                ids, labels = prompt if causal else [end, *prompt], [example.label]
-                needed = len(ids)
-            elif head == "mlm":
-                ids, first, filled = blanks(
-                    prompt, [options[o] for o in example.options], tokenizer
-                )
-                labels = [IGNORE] * len(ids)
-                labels[first:-1] = filled[example.label]
-                needed = len(ids)
+                ids, labels = text_ids(model, prompt), [example.label]
             else:
-                ids = [*prompt, *target]
-                labels = [IGNORE] * (len(prompt) - 1) + [*target, end]
-                needed = len(ids) + 1
+                lm = head == "lm"
+                choices = [target] if lm else [options[o] for o in example.options]
+                ids, first, said = asked(model, prompt, choices, ends=lm)[0]
+                answer, labels = said[0 if lm else example.label], [IGNORE] * len(ids)
+                labels[first : first + len(answer)] = answer
+            needed = len(ids) + (head == "lm")
             if needed > context:
                 raise ValueError(f"an example has {needed} tokens, the context holds {context}: "
                                  f"{example.prompt[:60]!r} …")  # fmt: skip
@@ -124,10 +117,7 @@ class TaskBatches:
             raise ValueError(f"a {type(model).__name__} reads {reads}, this task is on {got}")
         if pictures:
             return ImageBatches(examples.pixels, examples.labels, config.classes)
-        return cls(
-            examples, model.tokenizer, config.head, config.context - places_put_in(model),
-            model.causal, config.classes,
-        )  # fmt: skip
+        return cls(model, examples)
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -261,7 +261,7 @@ def test_the_second_of_two_methods_computes_from_what_the_first_has_computed():
 
 
 def test_stored_hidden_states_do_not_skip_hooks():
-    source = TaskBatches(Sounds().load("train"), tokenizer(), "lm", 24)
+    source = TaskBatches(gpt(), Sounds().load("train"))
     method = Recorder(r=2, targets="re:blocks\\.1\\..*_proj")
     plain, _ = recorded(method, task=source, steps=8, batch=2)
     stored, _ = recorded(method, task=source, steps=8, batch=2, cached=True)

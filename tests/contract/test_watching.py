@@ -14,11 +14,11 @@ from minipeft.engine import Tensor
 from minipeft.nn import Parameter, init
 from minipeft.training.batches import TaskBatches
 from tests.methods.contract import randomize
-from tests.tiny import Sounds, gpt, tokenizer
+from tests.tiny import Sounds, gpt
 
 
 def batches():
-    source = TaskBatches(Sounds().load("train"), tokenizer(), "lm", 24)
+    source = TaskBatches(gpt(), Sounds().load("train"))
     return [source.collate(range(i, i + 2)) for i in (0, 2)]
 
 

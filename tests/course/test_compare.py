@@ -87,7 +87,7 @@ def test_scores_are_those_of_the_test_split_over_the_seeds(rows):
         model, task = load_model("tiny-gpt"), get_task("remap-route")
         attach(model, METHODS["lora"](seed=seed))
         examples = task.load("train", n=16, seed=seed)
-        source = TaskBatches(examples, model.tokenizer, "lm", model.config.context)
+        source = TaskBatches(model, examples)
         fit(model, source, steps=2, batch=4, seed=seed, quiet=True)
         scores.append(evaluate(model, task, "test", n=40)["accuracy"])
         losses.append(mean_loss(model, held, 32))
@@ -215,7 +215,7 @@ def test_the_peak_counts_weights_gradients_and_optimizer(rows):
     base, full, lora = (r["peak_bytes"] for r in rows)
     model, task, _ = _bench(SMALL)
     weights = 4 * model.num_parameters()
-    source = TaskBatches(task.load("train", n=16), model.tokenizer, "lm", model.config.context)
+    source = TaskBatches(model, task.load("train", n=16))
     tracemalloc.start()
     with no_grad():
         loss_of(model, source.batch(0, 4, 0))

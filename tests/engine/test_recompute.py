@@ -249,7 +249,7 @@ def test_the_masks_of_the_second_pass_are_those_of_the_first():
 
 
 def test_stored_hidden_states_and_recomputed_blocks_go_together():
-    source = TaskBatches(Sounds().load("train"), tokenizer(), "lm", 24)
+    source = TaskBatches(gpt(), Sounds().load("train"))
 
     def losses(**settings):
         model = gpt()

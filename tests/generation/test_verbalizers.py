@@ -11,7 +11,7 @@ from minipeft.engine import no_grad
 from minipeft.generation.sampling import generate
 from minipeft.generation.scoring import score, score_many
 from minipeft.methods import METHODS, LoRA
-from minipeft.models.inputs import blanks
+from minipeft.models.inputs import asked
 from minipeft.tasks.base import Example
 from minipeft.training.batches import IGNORE, TaskBatches
 from minipeft.training.evaluation import evaluate
@@ -42,16 +42,34 @@ def at_masks(model, prompt, n):
 
 
 def test_blanks_for_the_longest_option():
-    ids, first, filled = blanks([7, 8], [[3], [4, 5, 6]], T)
+    [(ids, first, said)] = asked(bert(), [7, 8], [[3], [4, 5, 6]])
     end, mask = T.end_id, T.mask_id
     assert ids == [end, 7, 8, mask, mask, mask, end] and first == 3
-    assert filled == [[3, end, end], [4, 5, 6]]
+    assert said == {0: [3, end, end], 1: [4, 5, 6]}
+
+
+def test_a_causal_model_is_asked_in_as_few_rows_as_can_be():
+    assert asked(gpt(), [7, 8], [[3], [4]]) == [([7, 8], 1, {0: [3], 1: [4]})]
+    rows = [([7, 8], 1, {0: [3]}), ([7, 8, 4, 5], 1, {1: [4, 5, 6]})]
+    assert asked(gpt(), [7, 8], [[3], [4, 5, 6]]) == rows
+    assert asked(gpt(), [7, 8], [[3]], ends=True) == [([7, 8, 3], 1, {0: [3, T.end_id]})]
+
+
+def test_a_mask_outside_the_vocabulary_is_refused():
+    model = bert()
+    model.config = dataclasses.replace(model.config, vocab=T.vocab_size)
+    with pytest.raises(
+        ValueError, match=f"mask has id {T.mask_id}, .* needs vocab={T.mask_id + 1}"
+    ):
+        score(model, "the cat", SOUNDS[:2])
+    with pytest.raises(ValueError, match="outside the model's vocabulary"):
+        TaskBatches(model, Sounds().load("train"))
 
 
 def test_the_loss_is_at_the_masks():
     examples = [Example("the cat", LONG[0], LONG, 0), Example("a very small cow", LONG[1], LONG, 1)]
     n = max(len(o) for o in T.encode_many(LONG))
-    data = TaskBatches(examples, T, "mlm", 24, causal=False).collate([0, 1])
+    data = TaskBatches(bert(), examples).collate([0, 1])
     for row, example in enumerate(examples):
         hit = data.labels[row] != IGNORE
         wanted = T.encode(example.target)
@@ -64,7 +82,7 @@ def test_the_loss_is_at_the_masks():
 
 
 def test_nothing_in_a_row_tells_the_right_answer():
-    rows = [TaskBatches([Example("the cat", LONG[i], LONG, i)], T, "mlm", 24) for i in range(3)]
+    rows = [TaskBatches(bert(), [Example("the cat", LONG[i], LONG, i)]) for i in range(3)]
     assert len({tuple(source.rows[0][0]) for source in rows}) == 1
 
 
@@ -84,9 +102,9 @@ def test_what_does_not_fit_is_refused():
         TaskBatches.of(bert(), Sounds("generation").load("train"))
     exact = len(T.encode("the cat")) + 3
     one = [Example("the cat", SOUNDS[0], SOUNDS[:1], 0)]
-    assert len(TaskBatches(one, T, "mlm", exact)) == 1
+    assert len(TaskBatches(bert(context=exact), one)) == 1
     with pytest.raises(ValueError, match=rf"has {exact} tokens, the context holds {exact - 1}"):
-        TaskBatches(one, T, "mlm", exact - 1)
+        TaskBatches(bert(context=exact - 1), one)
 
 
 # -- scores ---------------------------------------------------------------------------------------

@@ -61,7 +61,10 @@ def test_ids_of_special_tokens_are_the_files_where_it_has_them(tokenizer, tmp_pa
     assert tokenizer.mask_id == tokenizer.vocab_size
     other = made(["<|pad|>", "<|end|>", "<|mask|>"], tmp_path)
     assert (other.pad_id, other.end_id, other.mask_id) == (0, 1, 2)  # 0 is an id like others
+    assert (other.cls_id, other.sep_id) == (1, 1)
     assert made(["<|endoftext|>"], tmp_path).pad_id == 0
+    bert = made(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"], tmp_path)
+    assert (bert.pad_id, bert.cls_id, bert.sep_id, bert.end_id, bert.mask_id) == (0, 2, 3, 3, 4)
 
 
 def test_many_texts_get_no_special_tokens_either(tmp_path):

@@ -6,11 +6,14 @@ import pytest
 from minipeft.models.inputs import pad
 from minipeft.tasks.base import Example
 from minipeft.training.batches import IGNORE, ImageBatches, TaskBatches, TokenBatches, in_turn
-from tests.tiny import Sounds, gpt, tokenizer
+from tests.tiny import Sounds, bert, gpt, tokenizer
 
 
-def batches(head="lm", examples=None, context=24):
-    return TaskBatches(examples or Sounds().load("train"), tokenizer(), head, context)
+def batches(head="lm", examples=None, context=24, classes=5):
+    make = bert if head == "mlm" else gpt
+    settings = {"head": head, "classes": classes} if head == "linear" else {}
+    model = make(context=context, **settings)
+    return TaskBatches(model, examples or Sounds().load("train"))
 
 
 def test_pad():
@@ -89,7 +92,7 @@ def test_examples_that_do_not_fit_are_named():
     with pytest.raises(ValueError, match="empty prompt"):
         batches(examples=[Example("", " meows")], context=24)
     with pytest.raises(ValueError, match="no example"):
-        TaskBatches([], tokenizer(), "lm", 24)
+        TaskBatches(gpt(), [])
 
 
 @pytest.mark.parametrize(
@@ -147,8 +150,8 @@ def test_an_epoch_that_ends_inside_a_batch_goes_on_in_the_next_order():
 def test_a_label_that_contradicts_its_example_is_named(head, example, message):
     good = Example("the cat", " a", (" a", " b"), np.int64(0))
     with pytest.raises(ValueError, match=f"example 1, 'q' …: .*{message}"):
-        TaskBatches([good, example], tokenizer(), head, 24, classes=3)
-    TaskBatches([good, good], tokenizer(), "lm", 24)
+        batches(head, [good, example], classes=3)
+    batches("lm", [good, good])
 
 
 def test_what_is_no_text_is_named():

@@ -32,7 +32,7 @@ def run(method, cached, task=None, steps=8, **settings):
             return forward(*args, **kwargs)
 
         block.forward = counting
-    source = task or TaskBatches(Sounds().load("train"), model.tokenizer, "lm", 24)
+    source = task or TaskBatches(model, Sounds().load("train"))
     with attach(model, method):
         loss = fit(model, source, steps=steps, lr=0.02, batch=2, quiet=True, cached=cached,
                    **settings).loss  # fmt: skip

@@ -78,7 +78,7 @@ def test_a_step_takes_the_rate_of_the_schedule():
 
 def test_only_the_targets_of_a_task_are_learnt():
     model, _ = lora()
-    data = TaskBatches(Sounds().load("train"), tokenizer(), "lm", 24).batch(0, 4, 0)
+    data = TaskBatches(model, Sounds().load("train")).batch(0, 4, 0)
     with no_grad():
         logits = model(data.ids).data
     logp = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
@@ -511,11 +511,11 @@ def test_the_loss_is_per_target_token():
     model, examples = gpt(2), Sounds().load("validation")
     total, count = 0.0, 0
     for e in examples:
-        data = TaskBatches([e], tokenizer(), "lm", 24).collate([0])
+        data = TaskBatches(model, [e]).collate([0])
         n = int((data.labels != IGNORE).sum())
         total, count = total + loss_of(model, data).item() * n, count + n
     assert evaluate(model, Sounds(), batch=4)["loss"] == pytest.approx(total / count, abs=1e-12)
-    source = TaskBatches(examples, tokenizer(), "lm", 24)
+    source = TaskBatches(model, examples)
     assert mean_loss(model, source, batch=5) == pytest.approx(total / count, abs=1e-12)
 
 
