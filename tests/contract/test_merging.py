@@ -9,6 +9,7 @@ import pytest
 
 from minipeft.backend import Rng
 from minipeft.contract import Method, NotMergeable, Wrapper, attach
+from minipeft.contract.vectors import delta
 from minipeft.engine import running
 from minipeft.methods import BitFit, Full, LoRA, TopK
 from minipeft.methods.quant import codes_of
@@ -180,6 +181,8 @@ def test_a_wrong_merge_is_refused(monkeypatch):
     with pytest.raises(NotMergeable, match=r"blocks.0.attn.q_proj: what LoRALinear.merged\(\) "
                        r"makes is .*off by .*e-01, rounding explains .*e-06"):  # fmt: skip
         handle.merge()
+    with pytest.raises(NotMergeable, match="is another function"):
+        delta(handle)
     assert_restored(model, before)
     monkeypatch.setattr(LoRALinear, "merged", right)
     handle.merge()

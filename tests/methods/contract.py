@@ -43,7 +43,7 @@ from minipeft.storage.checkpoint import load_arrays
 from minipeft.training.batches import Batch
 from minipeft.training.loop import fit
 from minipeft.training.step import loss_of
-from tests.contract.throwaway import THROWAWAY, AdapterDrop, Houlsby, Parallel, Steering
+from tests.contract.throwaway import THROWAWAY, AdapterDrop, Houlsby, Parallel, Pfeiffer, Steering
 
 CONFIG = GPTConfig(vocab=11, context=8, width=8, layers=2, heads=2)
 CONFIGS = {
@@ -189,6 +189,10 @@ SETTINGS = {  # what suits the tiny model; a method without an entry is checked 
         ),
     },
     "throwaway_houlsby": {"": Case(Houlsby(), stuck="attn: Behind has no dense equivalent")},
+    "throwaway_pfeiffer": {
+        "": Case(Pfeiffer(), stuck="blocks.0: Behind has no dense equivalent"),
+        "post-norm": Case(Pfeiffer(targets="ln_2"), stuck="ln_2: Within has no dense equivalent"),
+    },
     "throwaway_parallel": {"": Case(Parallel(), stuck="mlp: Beside has no dense equivalent")},
     "throwaway_drop": {"": Case(AdapterDrop(), stuck="attn: Dropped has no dense equivalent")},
     "throwaway_steering": {

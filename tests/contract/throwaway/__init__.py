@@ -6,6 +6,7 @@ from tests.contract.throwaway.functions import (
     Houlsby,
     Offsets,
     Parallel,
+    Pfeiffer,
     Produced,
     Steering,
 )
@@ -13,10 +14,12 @@ from tests.contract.throwaway.parameters import FacT, Masked, Subspace
 
 THROWAWAY = {
     m.name: m
-    for m in (Subspace, Masked, FacT, Houlsby, Parallel, AdapterDrop, IA3, Steering, Produced)
-}
+    for m in (
+        Subspace, Masked, FacT, Houlsby, Pfeiffer, Parallel, AdapterDrop, IA3, Steering, Produced,
+    )
+}  # fmt: skip
 
 __all__ = [
     "IA3", "THROWAWAY", "AdapterDrop", "FacT", "Houlsby", "Masked", "Offsets", "Parallel",
-    "Produced", "Steering", "Subspace",
+    "Pfeiffer", "Produced", "Steering", "Subspace",
 ]  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from minipeft.contract import Method, NotMergeable, Where, Wrapper
 from minipeft.engine import Tensor, context, fused
-from minipeft.nn import Linear, Module, Parameter, Tap, init
+from minipeft.nn import LayerNorm, Linear, Module, Parameter, Tap, init
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,30 @@ class Behind(Wrapper):
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         f = self.base(*args, **kwargs)
         return f + self.up(fused.gelu(self.down(f)))
+
+
+@dataclass(frozen=True)
+class Pfeiffer(Houlsby):
+    """One bottleneck in a block, where the residual has been added.
+
+    Behind a pre-norm block; in a post-norm one inside its last norm, targets="ln_2".
+    Adds     L * (2 * d * r + r + d) per model; up = 0 at first
+    """
+
+    name: ClassVar[str] = "throwaway_pfeiffer"
+
+    targets: str | tuple[str, ...] = "blocks.*"
+
+    def wrap(self, path: str, module: Module, where: Where) -> Wrapper:
+        kind = Within if isinstance(module, LayerNorm) else Behind
+        return kind(module, *bottleneck(self.r, where))
+
+
+class Within(Behind):
+    """y = ln(x + up(gelu(down(ln(x))))), x with its residual: the one norm, twice."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x + self.up(fused.gelu(self.down(self.base(x)))))
 
 
 @dataclass(frozen=True)
@@ -228,8 +252,9 @@ class Offset(Wrapper):
         return self.base(x) + self.v
 
     def merged(self) -> Linear:
-        weight, bias = self.base.weight.data, self.base.bias.data
-        return Linear.of(Parameter(init.copy(weight)), Parameter(bias + self.v.data))
+        b = self.base.bias
+        bias = Parameter(self.v.data if b is None else b.data + self.v.data)
+        return Linear.of(Parameter(init.copy(self.base.weight.data)), bias)
 
 
 @dataclass(frozen=True)

@@ -139,4 +139,5 @@ class Factored(Wrapper):
 
     def merged(self) -> Linear:
         weight = self.base.weight.data + self.s * (self.U.data @ self.C.data @ self.V.data)
-        return Linear.of(Parameter(weight), Parameter(init.copy(self.base.bias.data)))
+        b = self.base.bias
+        return Linear.of(Parameter(weight), None if b is None else Parameter(init.copy(b.data)))
