@@ -148,14 +148,17 @@ def files_of(*rooms):
 
 
 CORE = (  # what a student reads from top to bottom
-    *(f"engine/{name}.py" for name in ("op", "tensor", "operators", "ops", "summation")),
-    "engine/fused.py", "engine/check.py", "nn", "models/gpt.py", "contract", "methods/lora.py",
+    *(f"engine/{name}.py" for name in ("op", "tensor", "operators", "ops", "fused", "check")),
+    *(f"nn/{name}.py" for name in ("module", "init", "layers", "attention", "transformer")),
+    "nn/start.py", "models/gpt.py",
+    *(f"contract/{name}.py" for name in ("method", "targets", "attached", "handle", "merging")),
+    "contract/file.py", "contract/report.py", "methods/lora.py",
     *(f"training/{name}.py" for name in ("loop", "step", "optim")),
     *(f"generation/{name}.py" for name in ("sampling", "scoring", "beams")),
 )  # fmt: skip
 READERS = ("tasks/e2e.py", "tasks/mnist.py")  # of published sets
 ROOMS = {  # what -> (files, those left out, the most lines of code)
-    "core path": (CORE, (), 4060),  # 3600 is the goal
+    "core path": (CORE, (), 3730),  # 3600 is the goal
     "world, tasks, corpus": (("world", "tasks", "corpus"), READERS, 4200),
     "ledger, course": (("ledger", "course"), (), 8000),
 }

@@ -15,7 +15,8 @@ from minipeft.generation.scoring import score_many
 from minipeft.training.evaluation import evaluate, mean_loss
 from minipeft.training.looks import Evaluation
 from minipeft.training.loop import fit
-from minipeft.training.optim import SGD, AdamW, Muon, Schedule
+from minipeft.training.optim import SGD, AdamW, Schedule
+from minipeft.training.optimizers import Muon
 from minipeft.training.resume import Checkpoint
 from tests.short_runs import VOCAB, lora, run
 from tests.tiny import Rows, Sounds, gpt

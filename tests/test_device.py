@@ -22,7 +22,7 @@ from minipeft.models import BERT, BERTConfig, ViT, ViTConfig
 from minipeft.training.batches import Batch
 from minipeft.training.evaluation import evaluate
 from minipeft.training.loop import fit
-from minipeft.training.optim import OPTIMIZERS
+from minipeft.training.optimizers import OPTIMIZERS
 from minipeft.training.step import upload
 from tests import fakecupy
 from tests.cupy_names import FILE, lines, table

@@ -192,6 +192,6 @@ def _memory(args: argparse.Namespace) -> Result:
 
 
 def _optimizers() -> Any:
-    from minipeft.training.optim import OPTIMIZERS
+    from minipeft.training.optimizers import OPTIMIZERS
 
     return OPTIMIZERS

@@ -4,8 +4,8 @@ Lecture  01_autograd
 """
 
 from minipeft.engine import array_ops, fused, fused_more, ops
-from minipeft.engine.check import GradError, grad_check, jacobian
-from minipeft.engine.explain import explain_grad
+from minipeft.engine.check import GradError, grad_check
+from minipeft.engine.explain import explain_grad, jacobian
 from minipeft.engine.graph import tape
 from minipeft.engine.op import op
 from minipeft.engine.recompute import recompute

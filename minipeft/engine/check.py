@@ -148,31 +148,4 @@ def _explain(
     )
 
 
-def jacobian(f: Callable[[Tensor], Tensor], x: Any) -> np.ndarray:
-    """All first derivatives of f at x, one row per output: for looking, not for training.
-
-    Shapes  x (n...), f(x) (m...) -> (m..., n...)
-    """
-    leaf = Tensor(x.data if isinstance(x, Tensor) else np.asarray(x), requires_grad=True)
-    y = f(leaf)
-    rows = np.zeros((y.size, *leaf.shape), leaf.dtype)
-    for i in range(y.size):
-        g = np.zeros(y.size, dtype=y.dtype)
-        g[i] = 1
-        found: dict[int, Any] = {}
-        y.backward(xp_of(y.data).asarray(g.reshape(y.shape)), retain=True, into=found)
-        if id(leaf) in found:
-            rows[i] = to_numpy(found[id(leaf)])
-    return rows.reshape(y.shape + leaf.shape)
-
-
-def kink_free(draw: Callable[[int], Any], distance: Callable[[Any], Any], tries: int = 100) -> Any:
-    """Redraw an input until every `distance(input)` to a kink exceeds 1e-3."""
-    for attempt in range(tries):
-        x = draw(attempt)
-        if (np.abs(distance(x)) > 1e-3).all():
-            return x
-    raise ValueError(f"no input away from a kink in {tries} draws; use fewer elements")
-
-
-__all__: Sequence[str] = ["GradError", "grad_check", "jacobian", "kink_free"]
+__all__: Sequence[str] = ["GradError", "grad_check"]

@@ -1,11 +1,14 @@
-"""Why a parameter has the gradient that it has: the way from the loss down to it."""
+"""For looking: the way of a gradient from the loss down to a parameter; all derivatives at once."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
-from minipeft.backend import Array, xp_of
+import numpy as np
+
+from minipeft.backend import Array, to_numpy, xp_of
 from minipeft.display.table import Table
 from minipeft.engine.tensor import Node, Tensor, topological, walk
 
@@ -57,3 +60,21 @@ def explain_grad(
         lines.append(f"The gradient is exactly zero from here on: {before} passes none to its "
                      f"input {rows[zero][0]}. Is another of its inputs zero?")  # fmt: skip
     return "\n".join(lines)
+
+
+def jacobian(f: Callable[[Tensor], Tensor], x: Any) -> np.ndarray:
+    """All first derivatives of f at x, one row per output: for looking, not for training.
+
+    Shapes  x (n...), f(x) (m...) -> (m..., n...)
+    """
+    leaf = Tensor(x.data if isinstance(x, Tensor) else np.asarray(x), requires_grad=True)
+    y = f(leaf)
+    rows = np.zeros((y.size, *leaf.shape), leaf.dtype)
+    for i in range(y.size):
+        g = np.zeros(y.size, dtype=y.dtype)
+        g[i] = 1
+        found: dict[int, Any] = {}
+        y.backward(xp_of(y.data).asarray(g.reshape(y.shape)), retain=True, into=found)
+        if id(leaf) in found:
+            rows[i] = to_numpy(found[id(leaf)])
+    return rows.reshape(y.shape + leaf.shape)

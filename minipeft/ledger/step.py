@@ -19,7 +19,8 @@ from minipeft.ledger.table import Bytes, Ledger, size
 from minipeft.nn import Module, Parameter
 from minipeft.nn.module import original
 from minipeft.storage.paged import is_paged
-from minipeft.training.optim import CHUNK, clip_gradients, get_optimizer
+from minipeft.training.optim import CHUNK, clip_gradients
+from minipeft.training.optimizers import get_optimizer
 
 ROOM = 0.7  # of the machine's memory that a measured step may take
 MASKED = 0.15  # share of the places whose word a masked language model predicts

@@ -10,19 +10,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from minipeft.backend import Array, Rng
+from minipeft.backend import Rng
 from minipeft.checks import moved, real, takes, whole
 from minipeft.display.progress import Progress
 from minipeft.engine import running
 from minipeft.engine.blas import blas_threads, threads_for
 from minipeft.nn import Module
 from minipeft.nn.finite import NonFiniteLoss, where_it_began
-from minipeft.storage.checkpoint import fingerprint
 from minipeft.training.batches import Batch, Source, task_batches
 from minipeft.training.looks import Evaluation, Looks
 from minipeft.training.malloc import trimmed, tune_malloc
-from minipeft.training.optim import Optimizer, Schedule, clip_gradients, get_optimizer
-from minipeft.training.resume import Checkpoint, Guard, State
+from minipeft.training.optim import Schedule, clip_gradients
+from minipeft.training.optimizers import get_optimizer
+from minipeft.training.resume import Checkpoint, Guard, state_of
 from minipeft.training.step import Loss, Workers, label_count, loss_of
 
 WATCHED = 10  # first steps whose gradient norms an adapter's report shows
@@ -150,7 +150,8 @@ def fit(
         }  # fmt: skip
         if loss:
             asked["loss"] = getattr(loss, "__qualname__", type(loss).__name__)
-        saved = _state(checkpoint, asked, model, source, opt, looks)
+        data = source.batch(0, batch, seed)
+        saved = state_of(checkpoint, asked, model, data, opt, looks)
         with blas_threads(cores):
             first = saved.resume()
     show = Progress("training", steps, quiet=quiet, start=first)
@@ -231,21 +232,6 @@ def _trained(model: Module) -> list[tuple[str, Any]]:
     return params
 
 
-def _state(
-    checkpoint: Checkpoint, asked: dict[str, Any], model: Any, source: Source, opt: Optimizer,
-    looks: Looks,
-) -> State:  # fmt: skip
-    """The run's state on disk; it belongs to these settings, methods, frozen arrays and data."""
-    handles = list(model.handles)
-    settings = asked | {
-        "methods": [repr(handle.method) for handle in handles],
-        "frozen": fingerprint(_frozen(model)),
-        "data": fingerprint(_arrays(source.batch(0, asked["batch"], asked["seed"]))),
-    }
-    path, every = Path(checkpoint.path), checkpoint.every
-    return State(path, every, settings, opt, handles, looks.history, looks.best)
-
-
 def _gradients(
     workers: Workers, source: Source, step: int, accumulate: int, batch: int, seed: int
 ) -> float:
@@ -291,14 +277,3 @@ def _diagnose(workers: Workers, batch: Batch, seed: int, step: int, part: int) -
         f"first ids {batch.ids[0, :8].tolist()}). {began}. A smaller lr, or clip=1.0, is the usual "
         "cure"
     )
-
-
-def _arrays(batch: Batch) -> dict[str, Array]:
-    """What a batch trains on; the numbers of its examples are left out."""
-    own = {name: getattr(batch, name) for name in ("ids", "labels", "mask")}
-    return own | {f"more:{name}": a for name, a in (batch.more or {}).items()}
-
-
-def _frozen(model: Module) -> dict[str, Array]:
-    """The arrays that do not train: a state belongs to them."""
-    return {path: p.data for path, p in model.named_parameters() if not p.requires_grad}

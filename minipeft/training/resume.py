@@ -25,13 +25,15 @@ from minipeft.engine.blas import in_force
 from minipeft.nn.finite import NonFinite, is_finite
 from minipeft.storage.checkpoint import (
     CheckpointError,
+    fingerprint,
     load_arrays,
     save_arrays,
     told,
     version_of,
 )
 from minipeft.storage.files import check_writable, sweep
-from minipeft.training.looks import Best
+from minipeft.training.batches import Batch
+from minipeft.training.looks import Best, Looks
 from minipeft.training.optim import Optimizer
 
 VERSION = 1  # of the format of a training state
@@ -214,6 +216,27 @@ class State:
         if odd:
             raise CheckpointError(f"{self.path} holds the state of other parameters: "
                                   f"{', '.join(odd):.400}")  # fmt: skip
+
+
+def state_of(
+    checkpoint: Checkpoint, asked: dict[str, Any], model: Any, data: Batch, opt: Optimizer,
+    looks: Looks,
+) -> State:  # fmt: skip
+    """A run's state on disk; it belongs to these settings, methods, frozen arrays and data.
+
+    data  the run's first batch
+    """
+    handles = list(model.handles)
+    frozen = {path: p.data for path, p in model.named_parameters() if not p.requires_grad}
+    arrays = {name: getattr(data, name) for name in ("ids", "labels", "mask")}
+    arrays |= {f"more:{name}": a for name, a in (data.more or {}).items()}
+    settings = asked | {
+        "methods": [repr(handle.method) for handle in handles],
+        "frozen": fingerprint(frozen),
+        "data": fingerprint(arrays),
+    }
+    path, every = Path(checkpoint.path), checkpoint.every
+    return State(path, every, settings, opt, handles, looks.history, looks.best)
 
 
 def _numbers(values: list[Any]) -> list[Any]:

@@ -30,7 +30,7 @@ from minipeft.methods.quant import codes_of
 from minipeft.models import BERT, GPT, BERTConfig, GPTConfig, ViT, ViTConfig, preset
 from minipeft.nn import LayerNorm, Parameter, transformer
 from minipeft.storage.paged import Scratch
-from minipeft.training.optim import get_optimizer
+from minipeft.training.optimizers import get_optimizer
 
 SIZES = {"width": 48, "layers": 3, "heads": 4}
 MODELS = {

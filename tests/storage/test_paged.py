@@ -16,7 +16,8 @@ from minipeft.storage.checkpoint import load_arrays
 from minipeft.storage.paged import Scratch, is_paged
 from minipeft.training.batches import Batch
 from minipeft.training.loop import fit
-from minipeft.training.optim import OPTIMIZERS, AdamW
+from minipeft.training.optim import AdamW
+from minipeft.training.optimizers import OPTIMIZERS
 from minipeft.training.resume import Checkpoint
 from tests import fakecupy
 

@@ -7,16 +7,8 @@ import pytest
 
 from minipeft.backend import Rng
 from minipeft.nn import Parameter
-from minipeft.training.optim import (
-    CHUNK,
-    SCHEDULES,
-    SGD,
-    AdamW,
-    Muon,
-    Schedule,
-    clip_gradients,
-    orthogonal,
-)
+from minipeft.training.optim import CHUNK, SCHEDULES, SGD, AdamW, Schedule, clip_gradients
+from minipeft.training.optimizers import Muon, orthogonal
 
 
 def named(**arrays):
