@@ -14,7 +14,7 @@ from minipeft.models import ViT, ViTConfig
 from minipeft.models.layout import places_put_in
 from minipeft.tasks.base import Example
 from minipeft.training.batches import TaskBatches
-from tests.contract.inputs import Prefix, Prompt
+from tests.contract.throwaway.inputs import Prefix, Prompt
 from tests.tiny import Rows, bert, gpt, tokenizer
 
 VOCAB = tokenizer().vocab_size
