@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, Self
-from weakref import WeakSet
 
 from minipeft.backend import Array, Rng, xp_of
 from minipeft.checks import nearest
@@ -20,7 +19,6 @@ from minipeft.nn.module import original, standings
 MISSING = object()
 KEPT = "merged, with its base kept"
 _NUMBERS = count()
-_LIVE: WeakSet[Handle] = WeakSet()  # handles of all models, as two may share a part
 
 
 @dataclass
@@ -57,14 +55,17 @@ class Handle:
     def __init__(self, model: Module, method: Method, freeze: bool = True) -> None:
         if any(h.method == method for h in model.attached()):
             raise ValueError(f"{method} is attached to this model already: detach() it first")
-        self.model, self.method, self.freeze = model, method, freeze
+        self.model, self.method = model, method
         self.number = next(_NUMBERS)  # later handles have larger ones
         self.ended = ""  # why the handle can do no more
-        self.flags = [(p, p.requires_grad) for p in model.parameters()]  # before it froze them
         base = [original(place.parameter) for place in model.places() if not place.added]
         self.total = sum({id(p): p.size for p in base}.values())  # of the base, ties once
         before = model.handles
         model.handles = handles = _one_list(model)
+        go_on = set() if freeze else {id(p) for h in self.over() for p in h.trained.values()}
+        self.held = [p for p in model.parameters() if id(p) not in go_on]  # what it froze
+        for p in self.held:
+            p.hold(self.number)
         try:
             self.build()
         except BaseException:
@@ -72,7 +73,6 @@ class Handle:
             model.handles = before
             raise
         handles.append(self)
-        _LIVE.add(self)
 
     # -- building and undoing ---------------------------------------------------------------------
 
@@ -85,7 +85,6 @@ class Handle:
         self.shared: dict[str, Parameter] = {}  # name -> one Parameter for many places
         self.root, self.slot = Shared(), ""  # where those stand that no wrapper holds
         self.changes: list[Change] = []
-        self._freeze()
         try:
             self._wrap()
             self._choose()
@@ -112,25 +111,12 @@ class Handle:
             change.put(change.old)
 
     def release(self) -> None:
-        """What trained before trains again; what another model's handle froze since, at its end."""
-        later = sorted((h for h in _LIVE if h.number > self.number), key=lambda h: h.number)
-        held = [{id(p) for p, _ in h.flags} for h in later]
-        for p, trained in self.flags:
-            heir = next((h for h, mine in zip(later, held, strict=True) if id(p) in mine), None)
-            if heir is None:
-                p.requires_grad = trained
-            else:
-                heir.flags = [(q, trained if q is p else flag) for q, flag in heir.flags]
-
-    def _freeze(self) -> None:
-        """Nothing trains that was there before, but what an earlier method may go on with."""
-        go_on = set() if self.freeze else {id(p) for h in self.over() for p in h.trained.values()}
-        for p, _ in self.flags:
-            p.requires_grad = p.requires_grad and id(p) in go_on
+        """What trained before trains again."""
+        for p in self.held:
+            p.let_go(self.number)
 
     def redo(self) -> None:
         """Take an undo back."""
-        self._freeze()
         for change in self.changes:
             change.put(change.new)
 
@@ -220,7 +206,7 @@ class Handle:
 
     def where(self, path: str) -> Where:
         """What the method may know about a place."""
-        config, like = getattr(self.model, "config", None), self.flags[0][0].data
+        config, like = getattr(self.model, "config", None), self.held[0].data
         rng = Rng(getattr(self.method, "seed", 0), self.method.name, path)
         return Where(rng, layer_of(path), getattr(config, "layers", 0), config, like, self._share)
 
@@ -398,7 +384,6 @@ class Handle:
     def end(self, why: str) -> None:
         """The handle can do no more."""
         self.ended = why
-        _LIVE.discard(self)
         if self in self.model.handles:
             self.model.handles.remove(self)  # type: ignore[attr-defined]
         self._spread()

@@ -38,7 +38,7 @@ def merge(at: Handle, untie: bool, quantized: str) -> MergeReport:
     if at.slot:
         at.changes = [c for c in at.changes if c.new is not at.root]
         delattr(at.model, at.slot)
-    _pass_flags_on(at, pairs)
+    _pass_on(at, pairs)
     return MergeReport(rows)
 
 
@@ -120,26 +120,18 @@ def _pairs(at: Handle, parts: dict[str, Module]) -> Iterator[tuple[Parameter, Pa
     """Each Parameter of the merged parts, with the one whose place it takes."""
     for path, part in parts.items():
         old = dict(at.wrappers[path].base.named_parameters())
-        other = next(iter(old.values()), at.flags[0][0])  # a Tap has none
+        other = next(iter(old.values()), at.held[0])  # a Tap has none
         yield from ((p, old.get(name, other)) for name, p in part.named_parameters())
 
 
-def _pass_flags_on(at: Handle, pairs: list[tuple[Parameter, Parameter]]) -> None:
+def _pass_on(at: Handle, pairs: list[tuple[Parameter, Parameter]]) -> None:
     """What trained before a method was attached trains after it, in its merged form."""
-    for h in at.model.handles:
-        if h.number <= at.number:
-            flags = {id(p): flag for p, flag in h.flags}
-            h.flags += [(p, flags.get(id(old), flags.get(id(original(old)), False)))
-                        for p, old in pairs]  # fmt: skip
-    later = at.later()
-    if later:  # which restores them at its own end
-        mine = {id(p): flag for p, flag in at.flags}
-        rest = [(p, flag) for p, flag in later[0].flags if id(p) not in mine]
-        later[0].flags = [*at.flags, *rest]
-        for p, _ in pairs:
-            p.requires_grad = False
-    else:
-        at.release()
+    for new, old in pairs:
+        before, new.requires_grad = original(old).held, False
+        for h in at.model.handles:  # later ones hold it until their own end
+            new.held[h.number] = h.number <= at.number and before.get(h.number, False)
+            h.held.append(new)
+    at.release()
 
 
 def _plain(at: Handle, path: str, wrapper: Wrapper, untie: bool) -> Module:

@@ -24,12 +24,28 @@ from minipeft.nn.tree import tree
 class Parameter(Tensor):
     """A leaf Tensor that a Module owns. `version` counts the times its data was set."""
 
-    __slots__ = ("base",)
+    __slots__ = ("base", "held")
     owned = True
 
     def __init__(self, data: Any, requires_grad: bool = True) -> None:
         super().__init__(data, requires_grad)
         self.base: Parameter | None = None  # the frozen original, if this is a clone that trains
+        self.held: dict[int, bool] = {}  # number of a handle that froze it -> did it train before?
+
+    def hold(self, number: int) -> None:
+        """Freeze it for a handle."""
+        self.held[number] = self.requires_grad
+        self.requires_grad = False
+
+    def let_go(self, number: int) -> None:
+        """It trains again if it did; where a later handle holds it too, at the end of that one."""
+        trained = self.held.pop(number, None)
+        if trained is not None:
+            later = min((n for n in self.held if n > number), default=None)
+            if later is None:
+                self.requires_grad = trained
+            else:
+                self.held[later] = trained
 
     def clone(self) -> Parameter:
         """A trainable copy that remembers its original."""
