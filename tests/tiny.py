@@ -5,7 +5,7 @@ from functools import cache
 import numpy as np
 
 from minipeft.backend import Rng
-from minipeft.models import BERT, GPT, BERTConfig, GPTConfig
+from minipeft.models import BERT, GPT, BERTConfig, GPTConfig, LLaMA, LLaMAConfig
 from minipeft.storage.text import Tokenizer
 from minipeft.tasks.base import Example
 from minipeft.training.batches import Batch, ImageBatches
@@ -37,6 +37,17 @@ def bert(seed=0, *, context=24, dtype=np.float64, spread=0.3, **fields):
     config = BERTConfig(vocab=tokenizer().mask_id + 1, context=context, width=16, layers=2, heads=2,
                         **fields)  # fmt: skip
     model = BERT(config, dtype=dtype)
+    for path, p in model.named_parameters():
+        p.data = p.data + (spread * Rng(seed, path).normal(p.shape)).astype(dtype)
+    model.tokenizer = tokenizer()
+    return model
+
+
+def llama(seed=0, *, context=24, dtype=np.float64, spread=0.3, **fields):
+    """The same for a LLaMA, whose four heads share two of keys and values."""
+    config = LLaMAConfig(vocab=tokenizer().vocab_size, context=context, width=16, layers=2, heads=4,
+                         kv_heads=2, mlp=24, **fields)  # fmt: skip
+    model = LLaMA(config, dtype=dtype)
     for path, p in model.named_parameters():
         p.data = p.data + (spread * Rng(seed, path).normal(p.shape)).astype(dtype)
     model.tokenizer = tokenizer()

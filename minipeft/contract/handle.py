@@ -171,7 +171,9 @@ class Handle:
                 else:
                     self.clones[path] = self._clone(places)
         if not (self.wrappers or self.clones.keys() - self.head or self.computed):
-            raise ValueError(f"{method} changes nothing in this model: no part of it fits")
+            names = sorted({place.path.rpartition(".")[2] for place in self.model.places()})
+            raise ValueError(f"{method} changes nothing in this model: no part of it fits. The "
+                             f"model's parameters are called {', '.join(names)}")  # fmt: skip
         self._check_used()
 
     def _check_used(self) -> None:

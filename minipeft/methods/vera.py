@@ -38,7 +38,8 @@ class VeRA(Method):
     r          rank of the random matrices; as it costs one number a module, it may be large
     d_initial  what d starts from
     targets    which Linear parts
-    fused      leaf names of parts of one module that share d, and read neighbouring rows of B
+    fused      leaf names of parts of one module that share d, and read neighbouring rows of B;
+               of unequal widths each begins at a multiple of its own
     """
 
     name: ClassVar[str] = "vera"
@@ -64,7 +65,7 @@ class VeRA(Method):
         first = self.fused.index(leaf) * d_out if leaf in self.fused else 0
         last = first + d_out
         A = where.shared(f"A_{d_in}", lambda: self._drawn("A", d_in, like, d_in).T)
-        B = where.shared(f"B_{last}", lambda: self._drawn("B", last, like, self.r)[first:])
+        B = where.shared(f"B_{first}_{last}", lambda: self._drawn("B", last, like, self.r)[first:])
         d = where.shared(group, lambda: init.full((self.r,), like, self.d_initial))
         A.requires_grad = B.requires_grad = False
         return VeRALinear(module, A, B, Parameter(init.zeros((d_out,), like)), d, last)

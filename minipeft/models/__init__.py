@@ -5,11 +5,15 @@ from typing import Any
 from minipeft.models.bert import BERT, BERTConfig
 from minipeft.models.config import Config
 from minipeft.models.gpt import GPT, GPTConfig
+from minipeft.models.llama import LLaMA, LLaMAConfig
 from minipeft.models.outlines import OUTLINES, Outline, OutlineConfig, outline
 from minipeft.models.presets import PRESETS, preset
 from minipeft.models.vit import ViT, ViTConfig
 
-MODELS = {"gpt": (GPT, GPTConfig), "bert": (BERT, BERTConfig), "vit": (ViT, ViTConfig)}
+MODELS = {
+    "gpt": (GPT, GPTConfig), "bert": (BERT, BERTConfig), "vit": (ViT, ViTConfig),
+    "llama": (LLaMA, LLaMAConfig),
+}  # fmt: skip
 
 
 def build(config: Config, **settings: Any) -> Any:
@@ -21,6 +25,7 @@ def build(config: Config, **settings: Any) -> Any:
 __all__ = [
     "BERT",
     "GPT",
+    "LLaMA",
     "MODELS",
     "OUTLINES",
     "Outline",
@@ -28,6 +33,7 @@ __all__ = [
     "PRESETS",
     "BERTConfig",
     "GPTConfig",
+    "LLaMAConfig",
     "ViT",
     "ViTConfig",
     "build",

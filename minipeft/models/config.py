@@ -65,6 +65,14 @@ class Config:
         """A field that not every config has."""
         return getattr(self, field, default)
 
+    @property
+    def key_width(self) -> int:
+        """Of the keys and of the values that a past holds for each place of a block."""
+        heads = self.value("heads")
+        return (self.value("kv_heads") or heads) * (
+            self.value("head_width") or self.value("width") // heads
+        )
+
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """A config from plain values; an unknown field is an error that names the nearest."""

@@ -87,7 +87,7 @@ def _gated_block(c: OutlineConfig, like: Array) -> Module:
         attn=_group(**{name: _linear(c.width, c.width, like) for name in across}),
         ln_2=_part(like, weight=(c.width,)),
         mlp=_group(
-            fc_gate=_linear(c.width, c.mlp, like),
+            gate=_linear(c.width, c.mlp, like),
             fc_in=_linear(c.width, c.mlp, like),
             fc_out=_linear(c.mlp, c.width, like),
         ),

@@ -1,7 +1,7 @@
 """Modules and the transformer block.
 
 Shape letters, the same in every file: B batch, T query length, S key length, C model width,
-H heads, D head width, F MLP width, V vocabulary, r rank, n virtual tokens.
+H heads (K of keys and values), D head width, F MLP width, V vocabulary, r rank, n virtual tokens.
 """
 
 from minipeft.nn import init

@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from minipeft.backend import Array, Rng, xp_of
-from minipeft.engine import Tensor, fused, ops
+from minipeft.engine import Tensor, fused, fused_more, ops
 from minipeft.nn.layers import Dropout, Linear, Tap
 from minipeft.nn.module import Module
 
 
 class Past(list):
-    """What came before a text: a (k, v) pair per layer, each (B or 1, P, H D).
+    """What came before a text: a (k, v) pair per layer, each (B or 1, P, config.key_width).
 
     A prefix and the cache of generation are both a past. A plain list of pairs is one too, all of
     whose places are real.
@@ -60,6 +60,8 @@ class Attention(Module):
     Shapes  x (B, T, C) -> (B, T, C); head_out sees (B, T, H D), before o_proj mixes the heads
     past    (k, v), each (B or 1, P, H D): keys and values before x
     mask    (B, P + T), true where a place is real
+    With kv_heads = K < H, keys and values are (B, P + T, K D), each head for H / K of the queries'.
+    With theta, queries and keys turn with their positions (B or 1, T); a past's have turned.
     """
 
     def __init__(
@@ -69,26 +71,34 @@ class Attention(Module):
         *,
         causal: bool,
         head_width: int | None = None,
+        kv_heads: int | None = None,
+        theta: float | None = None,
         bias: bool = True,
+        out_bias: bool = True,
         dropout: float = 0.0,
         out_std: float = 0.02,
         rng: Rng,
         like: Array,
     ) -> None:
-        inner = heads * (head_width or width // heads)
-        self.heads, self.causal = heads, causal
+        D = head_width or width // heads
+        inner, shared = heads * D, (kv_heads or heads) * D
+        self.heads, self.causal, self.theta = heads, causal, theta
         self.q_proj = Linear(width, inner, bias=bias, rng=rng, like=like)
-        self.k_proj = Linear(width, inner, bias=bias, rng=rng, like=like)
-        self.v_proj = Linear(width, inner, bias=bias, rng=rng, like=like)
+        self.k_proj = Linear(width, shared, bias=bias, rng=rng, like=like)
+        self.v_proj = Linear(width, shared, bias=bias, rng=rng, like=like)
         self.drop = Dropout(dropout)
         self.head_out = Tap()
-        self.o_proj = Linear(inner, width, std=out_std, rng=rng, like=like)
+        self.o_proj = Linear(inner, width, bias=out_bias, std=out_std, rng=rng, like=like)
 
     def forward(
-        self, x: Tensor, past: Any = None, mask: Array | None = None, cache: list | None = None
-    ) -> Tensor:
+        self, x: Tensor, past: Any = None, mask: Array | None = None, cache: list | None = None,
+        positions: Array | None = None,
+    ) -> Tensor:  # fmt: skip
         # project; go on after the past, and leave keys and values for the next call
         q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)  # (B, T, H D) each
+        if self.theta is not None:
+            turn = {"width": q.shape[2] // self.heads, "theta": self.theta}
+            q, k = (fused_more.rotary(t, positions, **turn) for t in (q, k))
         if past is not None:
             k, v = _after(past[0], k), _after(past[1], v)  # (B, P + T, H D)
         if cache is not None:

@@ -1,4 +1,4 @@
-"""The transformer block that GPT, BERT and ViT share."""
+"""The transformer block that all models share."""
 
 from __future__ import annotations
 
@@ -34,8 +34,12 @@ class Block(Module):
 
     pre-norm   x = x + attn(ln_1(x));   x = x + mlp(ln_2(x))          GPT-2, ViT
     post-norm  x = ln_1(x + attn(x));   x = ln_2(x + mlp(x))          BERT
-    Shapes  x (B, T, C) -> (B, T, C)
+    Shapes  x (B, T, C) -> (B, T, C); `more` is for the attention alone
     """
+
+    ln_1: Module
+    ln_2: Module
+    mlp: Module
 
     def __init__(
         self,
@@ -63,36 +67,40 @@ class Block(Module):
             out_std=out_std, rng=rng, like=like,
         )  # fmt: skip
         self.ln_2 = LayerNorm(width, eps=eps, like=like)
-        self.mlp = MLP(width, mlp, activation=activation, out_std=out_std, rng=rng, like=like)
+        self.mlp: Module = MLP(
+            width, mlp, activation=activation, out_std=out_std, rng=rng, like=like
+        )
         self.drop = Dropout(dropout)
 
     def forward(
-        self, x: Tensor, past: Any = None, mask: Array | None = None, cache: list | None = None
-    ) -> Tensor:
+        self, x: Tensor, past: Any = None, mask: Array | None = None, cache: list | None = None,
+        **more: Any,
+    ) -> Tensor:  # fmt: skip
         if context().recompute and cache is None:
-            return recompute(self._compute, x, past, mask, None)
-        return self._compute(x, past, mask, cache)
+            return recompute(self._compute, x, past, mask, None, **more)
+        return self._compute(x, past, mask, cache, **more)
 
-    def _compute(self, x: Tensor, past: Any, mask: Array | None, cache: list | None) -> Tensor:
+    def _compute(self, x: Tensor, past: Any, mask: Any, cache: Any, **more: Any) -> Tensor:
         if self.norm == "pre":
-            x = x + self.drop(self.attn(self.ln_1(x), past=past, mask=mask, cache=cache))
+            x = x + self.drop(self.attn(self.ln_1(x), past=past, mask=mask, cache=cache, **more))
             return x + self.drop(self.mlp(self.ln_2(x)))
-        x = self.ln_1(x + self.drop(self.attn(x, past=past, mask=mask, cache=cache)))
+        x = self.ln_1(x + self.drop(self.attn(x, past=past, mask=mask, cache=cache, **more)))
         return self.ln_2(x + self.drop(self.mlp(x)))
 
 
 def run_blocks(
     blocks: Any, embed: Callable[[], Tensor], past: Any, mask: Array | None,
-    cache: list | None = None,
+    cache: list | None = None, **more: Any,
 ) -> Tensor:  # fmt: skip
     """x = embed(), then block after block; stored hidden states stand for the lower ones.
 
+    more    what else each block's attention is told: positions, where it turns with them
     Shapes  past per block (k, v) or None, mask (B, T), cache takes each block's (k, v) -> (B, T, C)
     """
 
     def run(x: Tensor, first: int, last: int) -> Tensor:
         for i in range(first, last):
-            x = blocks[i](x, past=past[i] if past else None, mask=mask, cache=cache)
+            x = blocks[i](x, past=past[i] if past else None, mask=mask, cache=cache, **more)
         return x
 
     stored = context().hidden

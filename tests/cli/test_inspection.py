@@ -8,7 +8,8 @@ from minipeft.contract import attach
 from minipeft.methods import LoRA, Quantize, VeRA
 from minipeft.storage.checkpoint import CheckpointError, load_model, save_arrays, save_model
 from minipeft.training.loop import fit
-from tests.tiny import Rows, gpt, tokenizer
+from tests.clitools import value
+from tests.tiny import Rows, gpt, llama, tokenizer
 
 
 def test_an_adapter_names_its_method_its_count_and_its_base(tmp_path):
@@ -35,6 +36,18 @@ def test_a_model_tells_its_config_and_its_card(tmp_path):
     assert found.facts["dtypes"] == "float16"
     assert found.summary.total == model.num_parameters()
     assert {row["path"] for row in found.as_dict()["arrays"]} == set(model.state_dict())
+
+
+def test_a_llama_is_told_counted_and_foretold(tmp_path, capsys):
+    path = str(tmp_path / "llama.safetensors")
+    save_model(llama(dtype=np.float32), path)
+    told = value(capsys, "inspect", path)
+    assert told["model"] == "llama" and told["config"]["kv_heads"] == 2
+    counted = value(capsys, "params", "--model", path, "--method", "lora", "--set", "r=4")
+    assert counted["trainable"] == 2 * 4 * (16 + 16 + 16 + 8)
+    step = ["--batch", "2", "--length", "8", "--measure"]
+    cost = value(capsys, "memory", "--model", path, "--method", "lora", *step)
+    assert cost["predicted"]["activations"] == cost["measured"]["activations"] > 0
 
 
 def test_a_shipped_model_is_told_by_its_name():

@@ -30,9 +30,10 @@ class Prefix(Method):
 
     def wrap(self, path: str, module: Module, where: Where) -> PrefixStart:
         c = where.config
-        inner = c.heads * (c.value("head_width") or c.width // c.heads)
         like = init.prototype()
-        draw = [init.normal((1, self.n, inner), like, where.rng, 1.0) for _ in range(2 * c.layers)]
+        draw = [
+            init.normal((1, self.n, c.key_width), like, where.rng, 1.0) for _ in range(2 * c.layers)
+        ]
         return PrefixStart(module, draw)
 
     def prepare(self, at: Any) -> None:

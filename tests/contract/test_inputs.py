@@ -15,7 +15,7 @@ from minipeft.models.layout import places_put_in
 from minipeft.tasks.base import Example
 from minipeft.training.batches import TaskBatches
 from tests.contract.throwaway.inputs import Prefix, Prompt
-from tests.tiny import Rows, bert, gpt, tokenizer
+from tests.tiny import Rows, bert, gpt, llama, tokenizer
 
 VOCAB = tokenizer().vocab_size
 PROMPTS = ["the cat", "the dog barks. a dog", "a hen sleeps. the", "the"]
@@ -52,7 +52,7 @@ def assert_near(found, wanted):
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-10 * np.abs(wanted).max())
 
 
-@pytest.mark.parametrize("kind", [gpt, bert, vit])
+@pytest.mark.parametrize("kind", [gpt, bert, llama, vit])
 def test_each_row_of_a_mixed_batch_is_as_if_alone(kind):
     model = kind()
     handles = many(model, vit=kind is vit)
@@ -68,7 +68,7 @@ def test_each_row_of_a_mixed_batch_is_as_if_alone(kind):
     assert np.abs(mixed[0] - alone(model, None, handles, x[:1])[0]).max() > 1e-3
 
 
-@pytest.mark.parametrize("kind", [gpt, bert])
+@pytest.mark.parametrize("kind", [gpt, bert, llama])
 def test_rows_of_unequal_lengths_padded_on_the_left_are_as_if_alone(kind):
     model = kind()
     handles = many(model)
@@ -82,8 +82,9 @@ def test_rows_of_unequal_lengths_padded_on_the_left_are_as_if_alone(kind):
         assert_near(mixed[i, 7 - n :], alone(model, handle, handles, ids[i : i + 1, 7 - n :])[0])
 
 
-def test_rows_go_on_from_a_cache_whose_hidden_places_stay_hidden():
-    model = gpt()
+@pytest.mark.parametrize("kind", [gpt, llama])
+def test_rows_go_on_from_a_cache_whose_hidden_places_stay_hidden(kind):
+    model = kind()
     handles = many(model)
     rows = [handles[2], None, handles[0], handles[4]]
     ids = Rng(0).integers(2, VOCAB, (4, 8))
@@ -95,7 +96,7 @@ def test_rows_go_on_from_a_cache_whose_hidden_places_stay_hidden():
     assert_near(np.concatenate([first.data, second.data, third.data], axis=1), whole)
 
 
-@pytest.mark.parametrize("kind", [gpt, bert])
+@pytest.mark.parametrize("kind", [gpt, bert, llama])
 @pytest.mark.parametrize("head", [{}, {"head": "linear", "classes": 3}], ids=["words", "linear"])
 def test_a_head_reads_the_text_s_places_in_a_mixed_batch(kind, head):
     model = kind(**head)
@@ -115,8 +116,9 @@ def test_a_head_reads_the_text_s_places_in_a_mixed_batch(kind, head):
             assert_near(found[mine], wanted[settings["at"][1][mine]])
 
 
-def test_gradients_of_a_mixed_batch_are_right():
-    model = gpt()
+@pytest.mark.parametrize("kind", [gpt, llama])
+def test_gradients_of_a_mixed_batch_are_right(kind):
+    model = kind()
     handles = many(model)
     rows = [handles[0], None, handles[4], handles[2]]
     params = [p for h in (handles[0], handles[2], handles[4]) for _, p in h.trainable()]
@@ -131,9 +133,10 @@ def test_gradients_of_a_mixed_batch_are_right():
     assert grad_check(run, params=params) < 1e-8
 
 
-def test_an_infix_stands_where_it_was_put():
+@pytest.mark.parametrize("kind", [gpt, llama])
+def test_an_infix_stands_where_it_was_put(kind):
     """The text's places are left, and `at` counts them alone; keep_virtual shows all."""
-    model = gpt()
+    model = kind()
     handle = attach(model, Prompt(n=3, at=2))
     ids = Rng(0).integers(2, VOCAB, (2, 5))
     by_hand = np.array([[VOCAB, a, b, VOCAB + 1, VOCAB + 2, *rest] for a, b, *rest in ids.tolist()])
@@ -150,10 +153,11 @@ def test_an_infix_stands_where_it_was_put():
         handle.merge()
 
 
+@pytest.mark.parametrize("kind", [gpt, llama])
 @pytest.mark.parametrize("method", [Prefix(n=4), Prompt(n=4), Prompt(n=4, at=1)], ids=str)
-def test_generation_has_room_for_what_is_put_in(method):
+def test_generation_has_room_for_what_is_put_in(method, kind):
     """12 tokens hold 4 virtual ones, a prompt of p and 12 - 4 - p + 1 new ones."""
-    model = gpt(2, context=12)
+    model = kind(2, context=12)
     attach(model, method)
     assert places_put_in(model) == 4
     single = [generate(model, p, max_tokens=20) for p in PROMPTS[:3]]
@@ -179,8 +183,9 @@ def test_generation_has_room_for_what_is_put_in(method):
         model(np.ones((1, 9), int))
 
 
-def test_mixed_prompts_generate_what_each_does_alone():
-    model = gpt(1, context=30)
+@pytest.mark.parametrize("kind", [gpt, llama])
+def test_mixed_prompts_generate_what_each_does_alone(kind):
+    model = kind(1, context=30)
     handles = many(model)
     rows = [handles[2], None, handles[4], handles[0], handles[1]]
     prompts = [*PROMPTS, "a fox"]

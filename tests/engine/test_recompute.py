@@ -17,14 +17,14 @@ from minipeft.training.loop import fit
 from minipeft.training.step import loss_of
 from tests.contract.throwaway import Subspace
 from tests.models.plain import spied
-from tests.tiny import Rows, Sounds, gpt, tokenizer
+from tests.tiny import Rows, Sounds, gpt, llama, tokenizer
 
 VOCAB = tokenizer().vocab_size
 
 
-def gradients(method, recomputed, dropout=0.0):
+def gradients(method, recomputed, dropout=0.0, kind=gpt):
     """The loss and all gradients of a model with a method, with dropout on."""
-    model = gpt(dropout=dropout)
+    model = kind(dropout=dropout)
     handle = attach(model, method)
     for path, p in handle.trainable():
         p.data = p.data + 0.1 * Rng(3, path).normal(p.shape)
@@ -34,11 +34,12 @@ def gradients(method, recomputed, dropout=0.0):
     return loss.item(), {path: p.grad for path, p in handle.trainable()}
 
 
+@pytest.mark.parametrize("kind", [gpt, llama])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("method", [Full(), LoRA(r=2, dropout=0.2), Subspace(n=3)], ids=str)
-def test_recomputed_blocks_give_the_same_gradients(method, dropout):
-    loss, plain = gradients(method, False, dropout)
-    again, recomputed = gradients(method, True, dropout)
+def test_recomputed_blocks_give_the_same_gradients(method, dropout, kind):
+    loss, plain = gradients(method, False, dropout, kind)
+    again, recomputed = gradients(method, True, dropout, kind)
     assert loss == again and plain.keys() == recomputed.keys()
     for path, g in plain.items():
         np.testing.assert_allclose(g, recomputed[path], rtol=1e-12, atol=1e-15, err_msg=path)

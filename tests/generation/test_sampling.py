@@ -12,7 +12,7 @@ from minipeft.generation.scoring import score, score_many
 from minipeft.methods import LoRA
 from minipeft.nn.finite import NonFinite, check_logits
 from tests.models.test_gpt import prompted
-from tests.tiny import gpt, tokenizer
+from tests.tiny import gpt, llama, tokenizer
 
 PROMPTS = ["the cat", "a", "a hen sleeps. the owl", "the dog barks."]
 
@@ -46,18 +46,20 @@ def ended(seed, places):
     return model
 
 
+@pytest.mark.parametrize("kind", [gpt, llama])
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_greedy_is_the_argmax_of_full_forward_passes(seed):
-    model = gpt(seed)
+def test_greedy_is_the_argmax_of_full_forward_passes(seed, kind):
+    model = kind(seed)
     for prompt in PROMPTS:
         wanted = slowly(model, prompt, 9)
         assert generate(model, prompt, max_tokens=9) == tokenizer().decode(wanted)
         assert len(wanted) > 2
 
 
+@pytest.mark.parametrize("kind", [gpt, llama])
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_a_padded_batch_equals_single_prompts(seed):
-    model = gpt(seed, context=40)
+def test_a_padded_batch_equals_single_prompts(seed, kind):
+    model = kind(seed, context=40)
     together = generate_many(model, PROMPTS, max_tokens=12)
     assert together == [generate(model, p, max_tokens=12) for p in PROMPTS]
     assert together == [tokenizer().decode(slowly(model, p, 12)) for p in PROMPTS]

@@ -38,19 +38,30 @@ from minipeft.methods import (
     VeRA,
     load_adapter,
 )
-from minipeft.models import MODELS, BERTConfig, GPTConfig, ViTConfig
+from minipeft.models import MODELS, BERTConfig, GPTConfig, LLaMAConfig, ViTConfig
+from minipeft.nn import Parameter
 from minipeft.storage.checkpoint import load_arrays
 from minipeft.training.batches import Batch
 from minipeft.training.loop import fit
 from minipeft.training.step import loss_of
-from tests.contract.throwaway import THROWAWAY, AdapterDrop, Houlsby, Parallel, Pfeiffer, Steering
+from tests.contract.throwaway import (
+    THROWAWAY,
+    AdapterDrop,
+    FacT,
+    Houlsby,
+    Parallel,
+    Pfeiffer,
+    Steering,
+)
 
 CONFIG = GPTConfig(vocab=11, context=8, width=8, layers=2, heads=2)
 CONFIGS = {
     "gpt": CONFIG,
     "bert": BERTConfig(vocab=11, context=8, width=16, layers=2, heads=2),  # 8 learns too little
     "vit": ViTConfig(image=6, patch=3, channels=2, width=8, layers=2, heads=2, classes=3),
+    "llama": LLaMAConfig(vocab=11, context=8, width=24, layers=2, heads=6, kv_heads=2, mlp=32),
 }
+REFUSED = {"llama": ("bitfit",)}  # kind -> methods that find nothing there to change
 PRUNED = ("magnitude", "movement")
 QKV = ("q_proj", "k_proj", "v_proj")
 CLOSE = 1e-12  # of max |y|, in float64
@@ -128,7 +139,8 @@ SETTINGS = {  # what suits the tiny model; a method without an entry is checked 
         "": Case(LoRA(r=2, alpha=3.0)),
         "all-linear": Case(LoRA(r=3, alpha=1.0, targets="all-linear", rslora=True, init="peft")),
         "fused": Case(
-            LoRA(r=2, alpha=3.0, targets=QKV, fused=QKV, init="gaussian"), "r * 4 * d * L per model"
+            LoRA(r=2, alpha=3.0, targets=QKV, fused=QKV, init="gaussian"),
+            "r * 2 * (d + kv) * L per model",
         ),
         "dropout": Case(LoRA(r=2, alpha=3.0, targets=("fc_in", "o_proj"), dropout=0.2)),
     },
@@ -141,7 +153,7 @@ SETTINGS = {  # what suits the tiny model; a method without an entry is checked 
         "": Case(QLoRA(r=2, alpha=3.0), quantized="dequantize"),
         "fused": Case(
             QLoRA(r=2, alpha=3.0, targets=QKV, fused=QKV, code="fp4", block=5, double=False),
-            "r * 4 * d * L per model",
+            "r * 2 * (d + kv) * L per model",
             quantized="dequantize",
         ),
     },
@@ -164,11 +176,13 @@ SETTINGS = {  # what suits the tiny model; a method without an entry is checked 
         "": Case(DoRA(r=2, alpha=3.0)),
         "by_input": Case(DoRA(r=2, alpha=3.0, targets=("fc_in", "fc_out"), by_input=True)),
         "exact": Case(DoRA(r=3, targets="all-linear", exact=True, rslora=True)),
-        "fused": Case(DoRA(r=2, targets=QKV, fused=QKV), "(r * 4 * d + 3 * d) * L per model"),
+        "fused": Case(
+            DoRA(r=2, targets=QKV, fused=QKV), "(r * 2 * (d + kv) + d + 2 * kv) * L per model"
+        ),
     },
     "vera": {
         "": Case(VeRA(r=6, d_initial=1.0, targets="all-linear")),
-        "fused": Case(VeRA(r=16, targets=QKV, fused=QKV), "(r + 3 * d) * L per model"),
+        "fused": Case(VeRA(r=16, targets=QKV, fused=QKV), "(r + d + 2 * kv) * L per model"),
     },
     "pissa": {
         "": Case(PiSSA(r=2)),
@@ -185,7 +199,7 @@ SETTINGS = {  # what suits the tiny model; a method without an entry is checked 
         "": Case(AdaLoRA(r=4, target=2, t_f=0.0)),
         "fused": Case(
             AdaLoRA(r=3, target=2, alpha=8.0, targets=QKV, fused=QKV, squared=True, gamma=0.1),
-            "(4 * d * r + r) * L per model",
+            "(2 * (d + kv) * r + r) * L per model",
         ),
     },
     "throwaway_houlsby": {"": Case(Houlsby(), stuck="attn: Behind has no dense equivalent")},
@@ -205,6 +219,17 @@ CASES = {
     for name, method in {**METHODS, **THROWAWAY}.items()
     for setting, case in SETTINGS.get(name, {"": Case(method())}).items()
 }
+
+
+ON = {  # kind -> case -> the method there, where its own targets do not fit
+    "llama": {"throwaway_fact": FacT(targets=("q_proj", "o_proj"))},
+}
+
+
+def on(kind, name):
+    """A case on a kind of model."""
+    case = CASES[name]
+    return dataclasses.replace(case, kind=kind, method=ON.get(kind, {}).get(name, case.method))
 
 
 def randomize(handle, seed=7):
@@ -453,6 +478,10 @@ def merged_weights_do_the_same(case, _):
         assert not model.handles and all(p.requires_grad for p in model.parameters())
         assert {r["path"] for r in report.rows} == set(handle.wrappers)
         plain = case.model(dtype)
+        for place in model.places():  # a part without a bias may have got one
+            part = plain.get(place.path.rpartition(".")[0])
+            if getattr(part, place.name) is None:
+                setattr(part, place.name, Parameter(np.zeros_like(place.parameter.data)))
         plain.load_state_dict(model.state_dict())
         assert same(run(plain, case.inputs()), merged)
         with pytest.raises(RuntimeError, match=r"merged before; merge\(keep=True\)"):
@@ -520,7 +549,7 @@ def generation_and_no_grad_see_the_method(case, _):
     assert not same(run(model, ids), run(case.model(), ids))
     randomize(handle, seed=8)
     assert not same(run(model, ids), y.data)
-    if case.kind == "gpt":
+    if case.kind in ("gpt", "llama"):
         words, _ = dataclasses.replace(case, head=False).attached()
         generation_sees_the_method(case, words, ids)
 
@@ -618,7 +647,8 @@ def fields_of(kind):
     }
 
 
-ADDS = {  # where a docstring counts a GPT: m = 1 with a head for masked words, P inputs of a patch
+ADDS = {  # where a docstring counts a GPT: m = 1 with a head for masked words, P inputs of a patch,
+    # kv the width of keys and values, F of the MLP, untied = 1 where the head is not the embedding
     "bert": {
         "full": "V * d + T * d + 4 * d + L * (12 * d * d + 13 * d) + d * d + d + m * (2 * d + V) "
         "per model",
@@ -628,6 +658,14 @@ ADDS = {  # where a docstring counts a GPT: m = 1 with a head for masked words, 
     "vit": {
         "full": "P * d + 2 * d + T * d + L * (12 * d * d + 13 * d) + 2 * d per model",
         "bitfit": "11 * d * L + 2 * d per model",
+    },
+    "llama": {
+        "full": "(1 + untied) * V * d + L * (2 * d * (d + kv) + 3 * d * F + 2 * d) + d per model",
+        "topk": "k * (2 * d * (d + kv) + 3 * d * F + 2 * d) + ln_f * d per model",
+        "magnitude": "d_in * d_out per module",
+        "movement": "2 * d_in * d_out per module",
+        "throwaway_ia3": "(2 * kv + F) * L per model",
+        "throwaway_produced": "L * k + k * h + h + F * (h + 1) per model",
     },
 }
 
@@ -639,11 +677,14 @@ def stated_count(handle, adds=""):
     stated = fields_of(type(method) if type(method) in THROWAWAY.values() else module)["Adds"]
     kind = type(handle.model).__name__.lower()
     formula, _, rest = (adds or ADDS.get(kind, {}).get(method.name, stated)).partition(" per ")
-    names = {"d": config.width, "L": config.layers}
+    names = {"d": config.width, "L": config.layers, "kv": config.width}
     if kind == "vit":
         names |= {"T": 1 + config.patches, "P": config.channels * config.patch**2}
     else:
         names |= {"V": config.vocab, "T": config.context, "m": config.head == "mlm"}
+    if kind == "llama":
+        names["kv"] = handle.model.blocks[0].attn.k_proj.d_out
+        names |= {"F": config.mlp, "untied": config.head == "lm" and not config.tied}
     names |= {f.name: getattr(method, f.name) for f in dataclasses.fields(method)}
     if rest.startswith("model"):
         return evaluated(formula, names)

@@ -4,8 +4,9 @@ import dataclasses
 
 import pytest
 
+from minipeft.contract import attach
 from tests.methods import contract
-from tests.methods.contract import CASES, CHECKS, CONFIGS
+from tests.methods.contract import CASES, CHECKS, CONFIGS, REFUSED
 
 SHORT = [  # what is checked by default on other models than GPT; `-m full` checks the rest
     contract.starts_as_the_identity,
@@ -22,15 +23,32 @@ def test_contract(check, name, tmp_path):
     check(CASES[name], tmp_path)
 
 
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("kind", [kind for kind in CONFIGS if kind != "gpt"])
+def refused(kind, name):
+    return CASES[name].method.name in REFUSED.get(kind, ())
+
+
+PAIRS = [(kind, name) for kind in CONFIGS for name in CASES if not refused(kind, name)]
+
+
+@pytest.mark.parametrize(("kind", "name"), [pair for pair in PAIRS if pair[0] != "gpt"])
 @pytest.mark.parametrize(
     "check",
     [pytest.param(c, marks=() if c in SHORT else pytest.mark.full) for c in CHECKS],
     ids=lambda check: check.__name__,
 )
 def test_contract_on_other_models(check, kind, name, tmp_path):
-    check(dataclasses.replace(CASES[name], kind=kind), tmp_path)
+    check(contract.on(kind, name), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(k, n) for k in CONFIGS for n in CASES if refused(k, n)]
+)
+def test_a_method_that_finds_nothing_says_so(kind, name):
+    model = contract.on(kind, name).model()
+    before = contract.snapshot(model)
+    with pytest.raises(ValueError, match="changes nothing in this model.* are called weight$"):
+        attach(model, CASES[name].method)
+    contract.assert_restored(model, before)
 
 
 @pytest.mark.parametrize("name", CASES)

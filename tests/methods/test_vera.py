@@ -1,5 +1,6 @@
 """VeRA: what is shared, drawn again and checked, and what little is saved."""
 
+import dataclasses
 from hashlib import sha256
 
 import numpy as np
@@ -52,6 +53,15 @@ def test_fused_parts_read_neighbouring_rows():
     assert q.d is k.d is v.d is not q1.d and q.B is q1.B
     table = VeRA(r=5)._drawn("B", 24, q.B.data, 5)
     assert same(np.concatenate([q.B.data, k.B.data, v.B.data]), table)
+
+
+def test_fused_parts_of_unequal_widths_begin_at_multiples_of_their_own():
+    """Two heads of keys and values for six of queries: rows 0-23, 8-15 and 16-23."""
+    model = dataclasses.replace(CASES["vera"], kind="llama").model()
+    q, k, v, *_ = attach(model, VeRA(r=5, targets=QKV, fused=QKV)).wrappers.values()
+    table = VeRA(r=5)._drawn("B", 24, q.B.data, 5)
+    assert same(q.B.data, table) and same(k.B.data, table[8:16])
+    assert same(v.B.data, table[16:]) and q.d is k.d is v.d
 
 
 def test_the_start_of_a_and_b():

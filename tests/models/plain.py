@@ -1,4 +1,4 @@
-"""The three models once more in plain NumPy, with dropout's factors given from outside.
+"""The four models once more in plain NumPy, with dropout's factors given from outside.
 
 The factors are taken in the order in which a pass draws them: of the embeddings, then in each
 block of the attention weights, of attention's output and of the MLP's, at last of BERT's pooled
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from minipeft.backend import dropout_factors
-from minipeft.models import BERT, ViT
+from minipeft.models import BERT, LLaMA, ViT
 from minipeft.nn import layers
 
 
@@ -39,13 +39,17 @@ def gelu(x):
     return x / 2 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
 
 
+def silu(x):
+    return x / (1 + np.exp(-x))
+
+
 class Plain:
     """A model's arrays, and its forward pass."""
 
     def __init__(self, model, factors):
         self.config, self.causal = model.config, model.causal
-        self.post = isinstance(model, BERT)
-        self.curve = gelu_tanh if model.causal else gelu
+        self.post, self.gated = isinstance(model, BERT), isinstance(model, LLaMA)
+        self.curve = silu if self.gated else gelu_tanh if model.causal else gelu
         self.arrays = {place.path: place.parameter.data for place in model.places()}
         self.factors = iter(factors)
 
@@ -58,15 +62,29 @@ class Plain:
         return x @ self.arrays[f"{path}.weight"].T + self.arrays.get(f"{path}.bias", 0.0)
 
     def norm(self, path, x):
-        centred = x - x.mean(-1, keepdims=True)
-        h = centred / np.sqrt((centred * centred).mean(-1, keepdims=True) + self.config.eps)
-        return h * self.arrays[f"{path}.weight"] + self.arrays[f"{path}.bias"]
+        if not self.gated:
+            x = x - x.mean(-1, keepdims=True)
+        h = x / np.sqrt((x * x).mean(-1, keepdims=True) + self.config.eps)
+        return h * self.arrays[f"{path}.weight"] + self.arrays.get(f"{path}.bias", 0.0)
+
+    def turned(self, x):
+        """Pairs of each head as complex numbers, times exp(i t).  (B, T, H, D)"""
+        half = x.shape[3] // 2
+        t = np.arange(x.shape[1])[:, None] / self.config.theta ** (np.arange(half) / half)
+        z = (x[..., :half] + 1j * x[..., half:]) * np.exp(1j * t)[:, None]
+        return np.concatenate([z.real, z.imag], axis=3)
 
     def attention(self, path, x, mask):
         B, T, _ = x.shape
+        heads = self.config.heads
+        shared = self.config.value("kv_heads") or heads
         q, k, v = (
-            self.linear(f"{path}.{n}_proj", x).reshape(B, T, self.config.heads, -1) for n in "qkv"
+            self.linear(f"{path}.{n}_proj", x).reshape(B, T, heads if n == "q" else shared, -1)
+            for n in "qkv"
         )
+        if self.gated:
+            q, k = self.turned(q), self.turned(k)
+            k, v = (np.repeat(y, heads // shared, axis=2) for y in (k, v))
         scores = np.einsum("bthd,bshd->bhts", q, k) / math.sqrt(q.shape[3])
         seen = np.ones((B, 1, T, T), bool) if mask is None else (mask[:, None, None] != 0)
         if self.causal:
@@ -76,7 +94,12 @@ class Plain:
         return self.linear(f"{path}.o_proj", np.einsum("bhts,bshd->bthd", p, v).reshape(B, T, -1))
 
     def mlp(self, path, x):
-        return self.linear(f"{path}.fc_out", self.curve(self.linear(f"{path}.fc_in", x)))
+        inner = self.linear(f"{path}.fc_in", x)
+        if self.gated:
+            inner = self.curve(self.linear(f"{path}.gate", x)) * inner
+        else:
+            inner = self.curve(inner)
+        return self.linear(f"{path}.fc_out", inner)
 
     def block(self, path, x, mask):
         def attention(x):
@@ -100,7 +123,9 @@ class Plain:
             first = np.broadcast_to(get("emb.cls"), (len(x), 1, self.config.width))
             patches = self.linear("emb.patch", np.stack(cut, axis=1))
             return np.concatenate([first, patches], axis=1) + get("emb.pos")
-        y = get("emb.tok.weight")[x] + get("emb.pos.weight")[: x.shape[1]]
+        y = get("emb.tok.weight")[x]
+        if not self.gated:
+            y = y + get("emb.pos.weight")[: x.shape[1]]
         return self.norm("emb.ln", y + get("emb.seg.weight")[0]) if self.post else y
 
     def __call__(self, x, mask=None):

@@ -5,7 +5,7 @@ import pytest
 
 from minipeft.backend import Rng
 from minipeft.engine import no_grad, running
-from minipeft.models import BERT, GPT, BERTConfig, GPTConfig, ViT, ViTConfig
+from minipeft.models import BERT, GPT, BERTConfig, GPTConfig, LLaMA, LLaMAConfig, ViT, ViTConfig
 from tests.models.plain import plain, spied
 
 P, CUT = 0.4, round(0.4 * 65536)
@@ -15,6 +15,7 @@ MODELS = {
     "gpt": (GPT, GPTConfig(**TEXT)),
     "bert": (BERT, BERTConfig(**TEXT)),
     "bert-linear": (BERT, BERTConfig(**TEXT, head="linear", classes=3)),
+    "llama": (LLaMA, LLaMAConfig(**TEXT, kv_heads=2)),
     "vit": (ViT, ViTConfig(**IMAGE, width=32, layers=2, heads=4, mlp=24, dropout=P)),
 }
 every_model = pytest.mark.parametrize("name", MODELS)

@@ -77,7 +77,7 @@ def test_a_config_builds_its_model():
     one, other = build(small, seed=3, dtype=np.float64), GPT(small, seed=3, dtype=np.float64)
     assert all((a.data == b.data).all() for a, b in zip(one.parameters(), other.parameters(),
                                                         strict=True))  # fmt: skip
-    assert set(MODELS) == {"gpt", "bert", "vit"}
+    assert set(MODELS) == {"gpt", "bert", "vit", "llama"}
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from minipeft.backend import Rng
-from minipeft.engine import Tensor, einsum, fused, ops
+from minipeft.engine import Tensor, einsum, fused, fused_more, ops
 
 X = Rng(0).normal((2, 5, 12))
 Y = Rng(1).normal((2, 5, 12))
@@ -24,6 +24,12 @@ def attend(torch, q, k, v, mask=None, causal=False):
     F = torch.nn.functional
     y = F.scaled_dot_product_attention(heads(q), heads(k), heads(v), mask, is_causal=causal)
     return y.swapaxes(1, 2).reshape(q.shape)
+
+
+def attend_in_groups(torch, q, k, v):
+    q, k, v = (x.reshape(*x.shape[:2], -1, 2).swapaxes(1, 2) for x in (q, k, v))
+    y = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    return y.swapaxes(1, 2).reshape(*X.shape)
 
 
 def past_mask(torch):  # 5 queries after 3 keys
@@ -69,6 +75,17 @@ CASES = {
         lambda t, q, k, v: attend(t, q, k, v, past_mask(t)),
         (X, longer(Y), longer(X + Y)),
     ),
+    "attention, heads that share keys": (
+        lambda q, k, v: fused.attention(q, k, v, heads=6, causal=True),
+        lambda t, q, k, v: attend_in_groups(t, q, k, v),
+        (X, Y[:, :, :4], (X + Y)[:, :, :4]),
+    ),
+    "rms_norm": (
+        lambda x, w: fused_more.rms_norm(x, w, eps=1e-3),
+        lambda t, x, w: t.nn.functional.rms_norm(x, (12,), w, 1e-3),
+        (X, W),
+    ),
+    "swiglu": (fused_more.swiglu, lambda t, a, b: t.nn.functional.silu(a) * b, (X, Y)),
     "embedding": (
         lambda w: fused.embedding(w, IDS),
         lambda t, w: t.nn.functional.embedding(t.from_numpy(IDS), w),

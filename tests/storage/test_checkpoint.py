@@ -12,7 +12,7 @@ import pytest
 from minipeft.contract import attach
 from minipeft.engine import Tensor
 from minipeft.methods import BitFit, Full, LoRA, Quantize, Subspace, TopK
-from minipeft.models import BERT, GPT, BERTConfig, GPTConfig, ViT, ViTConfig
+from minipeft.models import BERT, GPT, BERTConfig, GPTConfig, LLaMA, LLaMAConfig, ViT, ViTConfig
 from minipeft.nn import Linear, Parameter
 from minipeft.storage import checkpoint
 from minipeft.storage.checkpoint import (
@@ -417,6 +417,7 @@ def test_a_shape_only_model_is_not_saved(tmp_path):
 
 
 BERT_CONFIG = BERTConfig(**CONFIG, mlp=12)
+LLAMA_CONFIG = LLaMAConfig(**CONFIG, mlp=12, kv_heads=1)
 VIT_CONFIG = ViTConfig(image=4, patch=2, channels=1, width=8, layers=2, heads=2, classes=3)
 IMAGE = np.sin(np.arange(16.0)).reshape(1, 1, 4, 4)
 
@@ -427,15 +428,17 @@ IMAGE = np.sin(np.arange(16.0)).reshape(1, 1, 4, 4)
         (BERT(BERT_CONFIG, seed=1), IDS),
         (BERT(replace(BERT_CONFIG, head="linear", classes=3), seed=1), IDS),
         (ViT(replace(VIT_CONFIG, qkv_bias=False, head_width=3, activation="relu"), seed=1), IMAGE),
+        (LLaMA(LLAMA_CONFIG, seed=1), IDS),
+        (LLaMA(replace(LLAMA_CONFIG, tied=True, theta=50.0), seed=1), IDS),
     ],
-    ids=["mlm", "linear", "vit"],
+    ids=["mlm", "linear", "vit", "llama", "tied"],
 )
-def test_bert_and_vit_come_back_bit_for_bit(model, x, tmp_path):
+def test_every_other_family_comes_back_bit_for_bit(model, x, tmp_path):
     save_model(model, tmp_path / "m.safetensors", {"steps": 3})
     again = load_model(tmp_path / "m.safetensors")
     assert type(again) is type(model) and again.config == model.config
     assert np.array_equal(again(x).data, model(x).data) and again.card == {"steps": 3}
-    assert hasattr(again, "tokenizer") == isinstance(model, BERT)
+    assert hasattr(again, "tokenizer") != isinstance(model, ViT)
 
 
 def test_a_bert_gets_a_classifier_and_its_masked_words_back(tmp_path):
@@ -465,6 +468,19 @@ def test_a_bert_gets_a_classifier_and_its_masked_words_back(tmp_path):
             load_model(path, name)
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_llama_gets_a_classifier(tied, tmp_path):
+    base, path = LLaMA(replace(LLAMA_CONFIG, tied=tied), seed=1), tmp_path / "m.safetensors"
+    save_model(base, path)
+    model = load_model(path, "linear", 3, seed=5)
+    assert model(IDS).shape == (1, 3) and model.head.new
+    assert model.blocks[1].attn.k_proj.weight.shape == (4, 8)
+    assert all(np.array_equal(p.data, base.state_dict()[name])
+               for name, p in model.named_parameters() if name != "head.weight")  # fmt: skip
+    save_model(model, tmp_path / "classifier")
+    assert np.array_equal(load_model(tmp_path / "classifier")(IDS).data, model(IDS).data)
+
+
 def test_a_vit_gets_other_classes(tmp_path):
     base, path = ViT(VIT_CONFIG, seed=1), tmp_path / "m.safetensors"
     save_model(base, path)
@@ -491,7 +507,7 @@ def test_a_body_that_lacks_an_array_is_refused_with_a_new_head_too(tmp_path):
         ({"format": "other"}, "is no model of minipeft.*got format='other'"),
         ({"version": "2"}, "format version .2., this minipeft reads 1"),
         ({"version": "0"}, "format version .0., this minipeft reads 1"),
-        ({"kind": "gtp"}, r"kind must be one of \['gpt', 'bert', 'vit'\], got 'gtp'"),
+        ({"kind": "gtp"}, r"kind must be one of \['gpt', 'bert', 'vit', 'llama'\], got 'gtp'"),
         ({"kind": "bert"}, "wrong config: BERTConfig: head must be 'mlm' or 'linear', got 'lm'"),
         ({"kind": "vit"}, "wrong config: ViTConfig has no field 'vocab'"),
         ({"config": "{"}, "config is no JSON"),

@@ -16,7 +16,7 @@ from minipeft.training.batches import IGNORE, Batch, TaskBatches, TokenBatches, 
 from minipeft.training.hidden import HiddenStates
 from minipeft.training.loop import fit
 from tests.contract.throwaway import Subspace
-from tests.tiny import Rows, Sounds, bert, clouds, gpt, tokenizer
+from tests.tiny import Rows, Sounds, bert, clouds, gpt, llama, tokenizer
 
 UPPER = LoRA(r=2, targets="re:blocks\\.1\\..*_proj")
 
@@ -85,7 +85,7 @@ class Padded:
 
 
 @pytest.mark.parametrize("settings", [{}, {"threads": 2}, {"accumulate": 2}], ids=str)
-@pytest.mark.parametrize("make", [gpt, bert], ids=["gpt", "bert"])
+@pytest.mark.parametrize("make", [gpt, bert, llama], ids=["gpt", "bert", "llama"])
 def test_padded_rows_meet_rows_of_other_lengths(make, settings):
     """What is stored of a row is its own positions; the blocks above still mask the padding."""
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from minipeft.contract import Method, NotMergeable, Where, Wrapper
 from minipeft.engine import Tensor, context, fused
-from minipeft.nn import LayerNorm, Linear, Module, Parameter, Tap, init
+from minipeft.nn import Linear, Module, Parameter, Tap, init
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Pfeiffer(Houlsby):
     targets: str | tuple[str, ...] = "blocks.*"
 
     def wrap(self, path: str, module: Module, where: Where) -> Wrapper:
-        kind = Within if isinstance(module, LayerNorm) else Behind
+        kind = Within if path.rpartition(".")[2].startswith("ln_") else Behind
         return kind(module, *bottleneck(self.r, where))
 
 

@@ -98,7 +98,8 @@ class MaskedLinear(Wrapper):
 
     def merged(self) -> Linear:
         weight = Parameter(self.base.weight.data + self.D.data * self.mask)
-        return Linear.of(weight, Parameter(self.base.bias.data.copy()))
+        bias = self.base.bias
+        return Linear.of(weight, None if bias is None else Parameter(bias.data.copy()))
 
 
 @dataclass(frozen=True)
