@@ -95,3 +95,34 @@ class Rows:
         rows = Rng(seed, "rows").integers(2, self.vocab, (999, self.length + 1))
         rows = rows[step * size : (step + 1) * size]
         return Batch(rows[:, :-1], rows[:, 1:], rows[:, 1:] > 0)
+
+
+@cache
+def wordpiece():
+    """A tokenizer such as BERT's, with its special tokens, of the texts above."""
+    from tokenizers import BertWordPieceTokenizer
+
+    inner = BertWordPieceTokenizer()
+    lines = [f"the {a}{s}. a {a} sleeps." for a, s in zip(ANIMALS, SOUNDS, strict=True)]
+    inner.train_from_iterator(lines, vocab_size=120, min_frequency=1, show_progress=False)
+    return Tokenizer(inner._tokenizer)
+
+
+PAIRS = [  # does the animal make the sound? Of unlike lengths
+    Example(f"{who}{s}?", (" no", " yes")[s == own], (" no", " yes"), int(s == own), pair=(who, s))
+    for who, own in zip(("a cat", *ANIMALS[1:4], "the fox", ANIMALS[5]), SOUNDS, strict=True)
+    for s in dict.fromkeys((own, *SOUNDS[:2]))
+]
+
+
+def encoder(head="linear", context=24, dtype=np.float64, **fields):
+    """A BERT that reads pairs, as the published ones are; with its tokenizer."""
+    if head == "linear":
+        fields = {"classes": 2} | fields
+    config = BERTConfig(vocab=wordpiece().vocab_size, context=context, width=16, layers=2, heads=2,
+                        head=head, **fields)  # fmt: skip
+    model = BERT(config, dtype=dtype)
+    for path, p in model.named_parameters():
+        p.data = p.data + (0.3 * Rng(0, path).normal(p.shape)).astype(dtype)
+    model.tokenizer = wordpiece()
+    return model

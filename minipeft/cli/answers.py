@@ -21,9 +21,8 @@ def answers(model: Any, examples: Any, words: Sequence[str] = ()) -> list[Answer
         source = TaskBatches.of(model, examples)
         data = source.collate(range(len(source)))
         xp = xp_of(model.parameters()[0].data)
-        mask = None if data.mask.all() else xp.asarray(data.mask)
         with no_grad():
-            logits = to_numpy(model(xp.asarray(data.ids), mask=mask).data)
+            logits = to_numpy(model(xp.asarray(data.ids), **data.given(xp)).data)
         names = words or [f"class {i}" for i in range(logits.shape[1])]
         return [_chosen(row.tolist(), names) for row in logits]
     if examples[0].options:

@@ -123,6 +123,8 @@ def _examples(args: argparse.Namespace) -> Result:
     if task.kind == "images":
         return _pictures(task, examples)
     rows = [dataclasses.asdict(e) for e in examples]
+    for row in rows:
+        del row["pair"]  # the prompt holds both
     lines = []
     for e in examples:
         lines += [wrapped("prompt", e.prompt), wrapped("target", e.target)]

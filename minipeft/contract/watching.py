@@ -45,7 +45,7 @@ def outputs(
 ) -> Iterator[tuple[Any, dict[str, np.ndarray]]]:
     """Run a model on batches, and give each with what the parts put out: path -> array.
 
-    batches  with `ids` and `mask`, as those of a task are
+    batches  Batch objects, as those of a task are
     targets  which parts, as a method's: a Tap such as "head_out", a Linear, a whole block
     Shapes   those of the part: (B, T, C) of most, (B, H, T, D) of some Taps
     What is attached already acts as it does; nothing trains and nothing stays.
@@ -54,7 +54,6 @@ def outputs(
     named = targets if isinstance(targets, str) else tuple(targets)
     with Handle(model, Watch(named)) as at:
         for batch in batches:
-            mask = None if batch.mask.all() else xp.asarray(batch.mask)
             with no_grad():
-                model(xp.asarray(batch.ids), mask=mask)
+                model(xp.asarray(batch.ids), **batch.given(xp))
             yield batch, {path: w.seen for path, w in at.wrappers.items()}

@@ -10,7 +10,7 @@ import numpy as np
 from minipeft.backend import Array, Rng, xp_of
 from minipeft.engine import Tensor, fused
 from minipeft.models.config import Config, check_ids, check_places
-from minipeft.models.layout import first_real, lay_out, places_of, text_only
+from minipeft.models.layout import first_real, lay_out, mean_real, places_of, text_only
 from minipeft.nn import (
     Block,
     Dropout,
@@ -30,7 +30,9 @@ class BERTConfig(Config):
     """Sizes of a BERT. Unknown and inconsistent fields are refused.
 
     head      "mlm": logits over the vocabulary at every place, tied to the embedding;
-              "linear": `classes` logits from the pooled first place
+              "linear": `classes` logits from the pooled first place, or from what `pool` says
+    pool      what a linear head reads: "first" through the pooler, or the "mean" of the last
+              hidden states over the real places of the text, and no pooler
     segments  how many kinds of text a row may hold
     """
 
@@ -47,13 +49,19 @@ class BERTConfig(Config):
     classes: int | None = None
     dropout: float = 0.0
     eps: float = 1e-12
+    pool: str = "first"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pool not in ("first", "mean"):
+            raise ValueError(f"BERTConfig: pool must be 'first' or 'mean', got {self.pool!r:.80}")
 
 
 class BERT(Module):
     """An encoder that fills in masked words (Devlin et al. 2019).
 
     x = ln(emb.tok[ids] + emb.pos[0…T-1] + emb.seg[segments]); x = block(x) for each
-    mlm: ln(gelu(W x)) emb.tokᵀ + b; linear: head(tanh(pooler(x[0])))
+    mlm: ln(gelu(W x)) emb.tokᵀ + b; linear: head(tanh(pooler(x[0]))), or head(mean x)
     Shapes  ids (B, T) integers -> (B, T, V), or (B, classes) with head="linear"
     Init    N(0, 0.02²), biases 0, norms (1, 0); init="shape" has shapes and no values
     """
@@ -83,7 +91,8 @@ class BERT(Module):
             self.mlm = Transform(c, rng, new)
             self.head = Linear(c.width, c.vocab, like=new, weight=self.emb.tok.weight)
         else:
-            self.pooler = Linear(c.width, c.width, rng=rng, like=new)
+            if c.pool == "first":
+                self.pooler = Linear(c.width, c.width, rng=rng, like=new)
             self.drop = Dropout(c.dropout)
             self.head = Linear(c.width, c.classes or 0, rng=rng, like=new)
             self.head.new = True  # trained whole beside whatever a method trains
@@ -120,6 +129,8 @@ class BERT(Module):
         x = run_blocks(self.blocks, lambda: self.emb(ids, positions, segments), past, seen)
         # the places that the head reads
         if self.config.head == "linear":
+            if self.config.pool == "mean":
+                return self.head(self.drop(mean_real(x, ids, seen, text)))
             first = x[first_real(ids, seen, text)]  # (B, C)
             return self.head(self.drop(self.pooler(first).tanh()))
         if text is not None and not keep_virtual:

@@ -2,7 +2,8 @@
 
 A causal model reads a prompt as it is, and says an answer and the end token after it. An encoder
 reads a text behind the begin token; where its tokenizer has a separator of its own (BERT's [SEP]),
-that closes the text. The answer of a masked language model is masks and the separator.
+that closes the text, and parts two: [CLS] a [SEP] b [SEP]. What a masked language model is asked
+for is masks and the separator.
 """
 
 from __future__ import annotations
@@ -46,12 +47,24 @@ def asked(
     return [Asked([*prompt, *s[:-1]], len(prompt) - 1, {i: s}) for i, s in said.items()]
 
 
-def text_ids(model: Any, text: Sequence[int]) -> list[int]:
-    """A text as a linear head reads it."""
+def texts_of(model: Any, examples: Sequence[Any]) -> list[list[list[int]]]:
+    """The ids of each example's texts: its pair, where a linear head reads two, or its prompt."""
+    tokenizer = model.tokenizer
+    two = model.config.head == "linear" and not model.causal
+    two = two and tokenizer.sep_id != tokenizer.cls_id  # ours has none of its own
+    texts = [e.pair if two and e.pair else (e.prompt,) for e in examples]
+    ids = iter(tokenizer.encode_many([text for parts in texts for text in parts]))
+    return [[next(ids) for _ in parts] for parts in texts]
+
+
+def text_ids(model: Any, texts: Sequence[Sequence[int]]) -> tuple[list[int], int]:
+    """A text or a pair as a linear head reads it, and how many ids are of the first segment."""
     if model.causal:
-        return [*text]
+        return [*texts[0]], len(texts[0])
     begin, separator = model.tokenizer.cls_id, model.tokenizer.sep_id
-    return [begin, *text, *([] if separator == begin else [separator])]
+    behind = [] if separator == begin else [separator]
+    first, *second = [[*text, *behind] for text in texts]
+    return [begin, *first, *sum(second, [])], 1 + len(first)
 
 
 def mask_id(model: Any) -> int:

@@ -82,9 +82,21 @@ def last_real(ids: Array, seen: Array | None) -> tuple[Array, Array]:
 
 def first_real(ids: Array, seen: Array | None, text: Array | None) -> tuple[Array, Array]:
     """(rows, columns) of each row's first real place of the text."""
+    return xp_of(ids).arange(len(ids)), _real_text(ids, seen, text).argmax(1)
+
+
+def mean_real(x: Tensor, ids: Array, seen: Array | None, text: Array | None) -> Tensor:
+    """The mean over each row's real places of the text.  (B, T, C) -> (B, C)"""
+    real = _real_text(ids, seen, text)
+    share = (real / real.sum(1, keepdims=True)).astype(x.dtype)
+    return (x * share[:, :, None]).sum(axis=1)
+
+
+def _real_text(ids: Array, seen: Array | None, text: Array | None) -> Array:
+    """Where a real id of the text stands.  (B, T)"""
     xp, (B, T) = xp_of(ids), ids.shape
     real = xp.ones((B, T), dtype=bool) if seen is None else seen[:, seen.shape[1] - T :]
-    return xp.arange(B), (real if text is None else real & text).argmax(1)
+    return real if text is None else real & text
 
 
 def places_put_in(model: Any) -> int:

@@ -83,6 +83,8 @@ class Tokenizer:
             except Exception as error:  # the library raises bare Exception
                 raise ValueError(f"{inner} is not a tokenizer.json: {error!s:.300}") from error
         inner.encode_special_tokens = True  # "<|end|>" in a text must not end it
+        inner.no_padding()  # which the files of sentence encoders ask for
+        inner.no_truncation()
         return inner
 
     @property

@@ -28,6 +28,7 @@ class Example:
     label       the index of the right option; None for generation
     references  every wording that is right, the target first; for generation
     kind        the example's category, where the task has categories
+    pair        the two texts of which the prompt is made, for an encoder that reads them apart
     """
 
     prompt: str
@@ -36,6 +37,7 @@ class Example:
     label: int | None = None
     references: tuple[str, ...] = ()
     kind: str = ""
+    pair: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ class NLI(Task):
                     x, y, turn = overlap(draw, label) if shift else inference(draw, split, label)
                 seen.add((x, y))
                 word, prompt = pattern.words[label], pattern.template.format(x=x, y=y)
-                out.append(Example(prompt, word, pattern.words, label, (word,), turn))
+                out.append(Example(prompt, word, pattern.words, label, (word,), turn, (x, y)))
         return out[:n]
 
 

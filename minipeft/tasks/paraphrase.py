@@ -44,7 +44,7 @@ class Paraphrase(Task):
                     x, y, kind = pair(draw, split, same=label == 1)
                 seen.add((x, y))
                 word, prompt = pattern.words[label], pattern.template.format(x=x, y=y)
-                out.append(Example(prompt, word, pattern.words, label, (word,), kind))
+                out.append(Example(prompt, word, pattern.words, label, (word,), kind, (x, y)))
         return out[:n]
 
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from minipeft.backend import Rng, is_whole
-from minipeft.models.inputs import asked, pad, text_ids
+from minipeft.models.inputs import asked, pad, text_ids, texts_of
 from minipeft.models.layout import places_put_in
 
 IGNORE = -100  # a label that does not count
@@ -28,6 +28,7 @@ class Batch:
     rows    (B,) numbers of the examples, where the same number always is the same text
     more    what else a loss of its own asks for, by name: arrays with B rows, as all options of
             each example
+    segments  (B, T) which of two texts an id is of, 0 or 1; None where all are of the first
     """
 
     ids: np.ndarray
@@ -35,6 +36,12 @@ class Batch:
     mask: np.ndarray
     rows: np.ndarray | None = None
     more: Mapping[str, np.ndarray] | None = None
+    segments: np.ndarray | None = None
+
+    def given(self, xp: Any = np) -> dict[str, Any]:
+        """What a model reads beside the ids: the mask where it hides anything, and segments."""
+        found = {} if self.mask.all() else {"mask": xp.asarray(self.mask)}
+        return found if self.segments is None else found | {"segments": xp.asarray(self.segments)}
 
     def part(self, cut: slice) -> Batch:
         """Some of its rows."""
@@ -44,6 +51,7 @@ class Batch:
             self.mask[cut],
             None if self.rows is None else self.rows[cut],
             None if self.more is None else {name: a[cut] for name, a in self.more.items()},
+            None if self.segments is None else self.segments[cut],
         )
 
 
@@ -84,29 +92,33 @@ class TaskBatches:
         config, tokenizer, head = model.config, model.tokenizer, model.config.head
         for i, example in enumerate(examples):
             _check_example(f"example {i}", example, head, config.classes)
-        prompts = tokenizer.encode_many([e.prompt for e in examples])
+        encoded = texts_of(model, examples)
         targets = tokenizer.encode_many([e.target for e in examples])
         words = sorted({option for e in examples for option in e.options})
         options = dict(zip(words, tokenizer.encode_many(words), strict=True))
         context = config.context - places_put_in(model)
         self.pad, self.linear = tokenizer.pad_id, head == "linear"
         self.rows: list[tuple[list[int], list[int]]] = []
-        for example, prompt, target in zip(examples, prompts, targets, strict=True):
-            if not prompt:
+        self.firsts: list[int] = []  # how many ids of each row are of the first segment
+        for example, texts, target in zip(examples, encoded, targets, strict=True):
+            if not all(texts):
                 raise ValueError(f"an example with an empty prompt; its target: {example.target!r}")
             if self.linear:
-                ids, labels = text_ids(model, prompt), [example.label]
+                ids, part = text_ids(model, texts)
+                labels = [example.label]
             else:
                 lm = head == "lm"
                 choices = [target] if lm else [options[o] for o in example.options]
-                ids, first, said = asked(model, prompt, choices, ends=lm)[0]
-                answer, labels = said[0 if lm else example.label], [IGNORE] * len(ids)
+                ids, first, said = asked(model, texts[0], choices, ends=lm)[0]
+                part, labels = len(ids), [IGNORE] * len(ids)
+                answer = said[0 if lm else example.label]
                 labels[first : first + len(answer)] = answer
             needed = len(ids) + (head == "lm")
             if needed > context:
                 raise ValueError(f"an example has {needed} tokens, the context holds {context}: "
                                  f"{example.prompt[:60]!r} …")  # fmt: skip
             self.rows.append((ids, labels))
+            self.firsts.append(part)
 
     @classmethod
     def of(cls, model: Any, examples: Any) -> Any:
@@ -133,7 +145,10 @@ class TaskBatches:
             labels = np.array([self.rows[i][1][0] for i in chosen])
         else:
             labels = pad([self.rows[i][1] for i in chosen], IGNORE)
-        return Batch(ids, labels, mask, np.asarray(chosen))
+        firsts = np.array([self.firsts[i] for i in chosen])[:, None]
+        second = mask & (np.arange(ids.shape[1]) >= firsts)
+        segments = second.astype(np.int64) if second.any() else None
+        return Batch(ids, labels, mask, np.asarray(chosen), segments=segments)
 
 
 def _check_example(which: str, example: Any, head: str, classes: int | None) -> None:

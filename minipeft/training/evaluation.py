@@ -94,8 +94,7 @@ def _of_texts(task: Any, examples: Any, texts: list[str]) -> dict[str, float]:
 
 def _classes(model: Any, batch: Batch) -> np.ndarray:
     xp = xp_of(model.parameters()[0].data)
-    mask = None if batch.mask.all() else xp.asarray(batch.mask)
-    logits = model(xp.asarray(batch.ids), mask=mask).data
+    logits = model(xp.asarray(batch.ids), **batch.given(xp)).data
     return to_numpy(logits.argmax(axis=-1))
 
 

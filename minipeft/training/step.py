@@ -22,17 +22,14 @@ Loss = Callable[[Any, Batch], Tensor]
 def loss_of(model: Any, batch: Batch, smoothing: float = 0.0) -> Tensor:
     """Mean cross-entropy of a batch; the head runs only where there is a label."""
     xp = xp_of(next(model.places()).parameter.data)
-    counts, labels, at = batch.labels != IGNORE, batch.labels, None
-    mask: np.ndarray | None = batch.mask
+    counts, labels, given = batch.labels != IGNORE, batch.labels, batch.given()
     if labels.ndim > 1:
         if model.causal:
-            mask = None  # padding stands on the right, where nothing looks
+            given.pop("mask", None)  # padding stands on the right, where nothing looks
         if not counts.all():
-            at, labels = counts.nonzero(), labels[counts]
-    if mask is not None and mask.all():
-        mask = None  # everything is seen
-    ids, mask, labels, at = upload(xp, batch.ids, mask, labels, at)
-    logits = model(ids, mask=mask) if at is None else model(ids, mask=mask, at=at)  # (…, V)
+            given["at"], labels = counts.nonzero(), labels[counts]
+    ids, labels, *there = upload(xp, batch.ids, labels, *given.values())
+    logits = model(ids, **dict(zip(given, there, strict=True)))  # (…, V)
     return fused.cross_entropy(logits, labels, ignore=IGNORE, smoothing=smoothing)
 
 

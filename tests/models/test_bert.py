@@ -14,6 +14,7 @@ from tests.golden import BERT_CONFIG, IDS, MASK, SEGMENTS, bert_shapes, columns,
 
 SMALL = BERTConfig(vocab=11, context=9, width=8, layers=2, heads=2, mlp=12)
 LINEAR = dataclasses.replace(SMALL, head="linear", classes=3)
+MEAN = dataclasses.replace(LINEAR, pool="mean")
 TOKENS = Rng(0).integers(0, 11, (3, 6))
 TYPES = Rng(1).integers(0, 2, (3, 6))
 
@@ -91,6 +92,7 @@ SIZES = {"vocab": 11, "context": 9, "width": 8, "layers": 2, "heads": 2}
         ({"head": "linear"}, "classes goes with head='linear'"),
         ({"classes": 3}, "classes goes with head='linear', and only with it; got head='mlm'"),
         ({"dropout": 1.0}, "dropout in"),
+        ({"pool": "max"}, "pool must be 'first' or 'mean', got 'max'"),
         ({"eps": 0.0}, "eps > 0"),
         ({"segmnets": 2}, "no field 'segmnets'; nearest is 'segments'"),
     ],
@@ -442,7 +444,48 @@ def test_a_linear_head_reads_the_first_place():
     close(y, pooled @ head.weight.data.T + head.bias.data)
 
 
-@pytest.mark.parametrize("config", [SMALL, LINEAR], ids=["mlm", "linear"])
+def test_a_mean_is_taken_over_the_real_places_of_the_text():
+    """Not over padding, on whichever side, nor over virtual tokens; no pooler is in the way."""
+    model, hidden = large(MEAN), []
+
+    class Spy(Module):
+        wraps = True
+
+        def __init__(self, base):
+            self.base = base
+
+        def forward(self, x, **kwargs):
+            hidden.append(self.base(x, **kwargs))
+            return hidden[-1]
+
+    model.set("blocks.1", Spy(model.blocks[1]))
+    assert not hasattr(model, "pooler")
+    w, b = model.head.weight.data, model.head.bias.data
+    y = model(TOKENS, segments=TYPES)
+    close(y, hidden[-1].data.mean(1) @ w.T + b)
+    for mask in (
+        np.arange(6) < np.array([[6], [4], [1]]),
+        np.arange(6) >= np.array([[2], [0], [5]]),
+    ):
+        y = model(TOKENS, segments=TYPES, mask=mask)
+        rows = [x[seen].mean(0) for x, seen in zip(hidden[-1].data, mask, strict=True)]
+        close(y, np.array(rows) @ w.T + b)
+    model.set("emb.tok", Rows(model.emb.tok, 0.3 * Rng(4).normal((3, 8))))
+    model.set("start", Front(model.start, VIRTUAL))
+    y = model(TOKENS, segments=TYPES, mask=mask)
+    rows = [x[3:][seen].mean(0) for x, seen in zip(hidden[-1].data, mask, strict=True)]
+    close(y, np.array(rows) @ w.T + b)
+    model = large(MEAN)
+    model.set("blocks.1", Spy(model.blocks[1]))
+    past = [tuple(0.3 * Rng(i, j).normal((1, 3, 8)) for j in "kv") for i in range(2)]
+    model.set("start", Front(model.start, past=past))
+    y = model(TOKENS, segments=TYPES, mask=mask)
+    rows = [x[seen].mean(0) for x, seen in zip(hidden[-1].data, mask, strict=True)]
+    close(y, np.array(rows) @ w.T + b)
+    assert MEAN.to_dict()["pool"] == "mean" and SMALL.pool == "first"
+
+
+@pytest.mark.parametrize("config", [SMALL, LINEAR, MEAN], ids=["mlm", "linear", "mean"])
 def test_gradients_of_the_whole_model(config):
     model = large(config)
     mask = np.arange(6)[None] < np.array([6, 4, 5])[:, None]

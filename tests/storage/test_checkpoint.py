@@ -427,11 +427,12 @@ IMAGE = np.sin(np.arange(16.0)).reshape(1, 1, 4, 4)
     [
         (BERT(BERT_CONFIG, seed=1), IDS),
         (BERT(replace(BERT_CONFIG, head="linear", classes=3), seed=1), IDS),
+        (BERT(replace(BERT_CONFIG, head="linear", classes=3, pool="mean"), seed=1), IDS),
         (ViT(replace(VIT_CONFIG, qkv_bias=False, head_width=3, activation="relu"), seed=1), IMAGE),
         (LLaMA(LLAMA_CONFIG, seed=1), IDS),
         (LLaMA(replace(LLAMA_CONFIG, tied=True, theta=50.0), seed=1), IDS),
     ],
-    ids=["mlm", "linear", "vit", "llama", "tied"],
+    ids=["mlm", "linear", "mean", "vit", "llama", "tied"],
 )
 def test_every_other_family_comes_back_bit_for_bit(model, x, tmp_path):
     save_model(model, tmp_path / "m.safetensors", {"steps": 3})
@@ -479,6 +480,18 @@ def test_a_llama_gets_a_classifier(tied, tmp_path):
                for name, p in model.named_parameters() if name != "head.weight")  # fmt: skip
     save_model(model, tmp_path / "classifier")
     assert np.array_equal(load_model(tmp_path / "classifier")(IDS).data, model(IDS).data)
+
+
+def test_a_bert_keeps_what_its_classifier_is_to_read(tmp_path):
+    """An encoder without a classifier says how one is to pool; older files say nothing."""
+    path = tmp_path / "m.safetensors"
+    save_model(BERT(replace(BERT_CONFIG, pool="mean")), path)
+    model = load_model(path, "linear", 3)
+    assert model.config.pool == "mean" and not hasattr(model, "pooler") and model.head.new
+    arrays, told = load_arrays(path)
+    config = {k: v for k, v in json.loads(told["config"]).items() if k != "pool"}
+    save_arrays(path, arrays, told | {"config": json.dumps(config)})
+    assert load_model(path, "linear", 3).config.pool == "first"
 
 
 def test_a_vit_gets_other_classes(tmp_path):

@@ -72,6 +72,19 @@ def test_many_texts_get_no_special_tokens_either(tmp_path):
     assert own.encode_many(["ab", ""]) == [own.encode("ab"), []] and len(own.encode("ab")) == 2
 
 
+def test_a_file_neither_pads_nor_cuts_texts(tmp_path):
+    from tokenizers import Tokenizer as Inner
+
+    made(["<|end|>", "<|pad|>"], tmp_path)
+    inner = Inner.from_file(str(tmp_path / "made.json"))
+    inner.enable_padding(length=9)
+    inner.enable_truncation(max_length=2)
+    inner.save(str(tmp_path / "made.json"))
+    read = Tokenizer.load(tmp_path / "made.json")
+    assert len(read.encode("abc")) == 3
+    assert [len(ids) for ids in read.encode_many(["a", "abc"])] == [1, 3]
+
+
 def test_training_learns_words(tokenizer):
     assert len(tokenizer.encode(" the cat sat")) == 3
 
