@@ -38,6 +38,8 @@ FIELDS = {
     "full": "",
     "topk": "k ln_f",
     "bitfit": "terms",
+    "ln_tuning": "",
+    "linear_probe": "",
     "lora": "r alpha targets fused rslora dropout init seed",
     "quant": "code block double bf16 targets",
     "qlora": "r alpha targets fused rslora dropout init seed code block double bf16",
@@ -49,6 +51,7 @@ FIELDS = {
     "loftq": "r alpha T targets dropout code block double bf16",
     "magnitude": "s n s_i t0 t1 scope targets bias",
     "movement": "mode v tau lam c warm cool scope targets bias",
+    "ia3": "targets inputs",
 }
 ARGUMENTS = {
     "attach": "model method freeze",

@@ -257,10 +257,11 @@ def _compare(args: argparse.Namespace) -> Result:
 
     figure = target(args.figure, "--figure")
     viz.check_format(figure)
-    names = list(METHODS) if args.all else args.methods or side.DEFAULT
     name = known(args.model)
     usual = DEFAULT_TASKS[True] if reads_pictures(name) else side.Plan.task
     task = fitting(name, task_named(args.task or usual, args.path))
+    every = [n for n in METHODS if task.kind == "images" or n not in side.HEADS_ALONE]
+    names = every if args.all else args.methods or side.DEFAULT
     plan = side.Plan(task.name, name, args.path, args.steps or side.Plan.steps, args.batch, args.n)
     args.busy("making the task's data")
     task.load("train", n=args.n)

@@ -43,6 +43,7 @@ from minipeft.world.town import World
 DEFAULT = (
     "full", "topk", "bitfit", "lora", "dora", "vera", "pissa", "adalora", "qlora", "subspace",
 )  # fmt: skip
+HEADS_ALONE = ("quant", "linear_probe")  # they train a new head, and models of text have none here
 BASE = "base"  # the row of the frozen base model
 HELD_OUT = (0.03, 128)  # megabytes of pretraining text, and the length of its rows
 GENERATED = 100  # test examples of a task whose answers are generated

@@ -17,6 +17,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "h")
 METHOD_COLOURS = {  # dark enough to write names in; kin have kindred colours
     "full": "#000000", "topk": "#6E6E6E", "bitfit": "#8C510A",
+    "ln_tuning": "#BF812D", "linear_probe": "#7F7F2A", "ia3": "#B91C1C",
     "lora": "#0072B2", "dora": "#3A9BDC", "vera": "#005F73", "pissa": "#4B4EB8",
     "adalora": "#7A3FA0", "loftq": "#0A9396", "quant": "#CC79A7", "qlora": "#B5227F",
     "subspace": "#D55E00", "magnitude": "#009E73", "movement": "#4D7C0F",

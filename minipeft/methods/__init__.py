@@ -14,6 +14,9 @@ from minipeft.methods.adalora import AdaLoRA
 from minipeft.methods.bitfit import BitFit
 from minipeft.methods.dora import DoRA
 from minipeft.methods.full import Full
+from minipeft.methods.ia3 import IA3
+from minipeft.methods.linear_probe import LinearProbe
+from minipeft.methods.ln_tuning import LNTuning
 from minipeft.methods.loftq import LoftQ
 from minipeft.methods.lora import LoRA
 from minipeft.methods.magnitude import Magnitude
@@ -31,6 +34,8 @@ METHODS: dict[str, type[Method]] = {
     "full": Full,
     "topk": TopK,
     "bitfit": BitFit,
+    "ln_tuning": LNTuning,
+    "linear_probe": LinearProbe,
     "lora": LoRA,
     "quant": Quantize,
     "qlora": QLoRA,
@@ -42,6 +47,7 @@ METHODS: dict[str, type[Method]] = {
     "loftq": LoftQ,
     "magnitude": Magnitude,
     "movement": Movement,
+    "ia3": IA3,
 }
 
 
@@ -97,6 +103,9 @@ __all__ = [
     "BitFit",
     "DoRA",
     "Full",
+    "IA3",
+    "LNTuning",
+    "LinearProbe",
     "LoRA",
     "LoftQ",
     "Magnitude",

@@ -17,7 +17,7 @@ from minipeft.nn.init import prototype, zeros
 
 @dataclass(frozen=True)
 class OutlineConfig:
-    """Sizes. kind: "llama" or "deberta"."""
+    """Sizes. kind: "llama", "deberta" or "t5", which has `layers` blocks on each side."""
 
     kind: str
     vocab: int
@@ -33,8 +33,11 @@ OUTLINES = {
     "llama-33b": OutlineConfig("llama", 32_000, 6656, 60, 52, 17_920),
     "llama-65b": OutlineConfig("llama", 32_000, 8192, 80, 64, 22_016),
     "deberta-xxl": OutlineConfig("deberta", 128_100, 1536, 48, 24, 6144),
+    "t0-3b": OutlineConfig("t5", 32_128, 2048, 24, 32, 5120),
+    "t0-11b": OutlineConfig("t5", 32_128, 4096, 24, 64, 10_240),
 }
 BUCKETS = 512  # relative positions of DeBERTa, 256 on each side
+BIASES = 32  # buckets of relative positions of T5, with a number for each head
 KERNEL = 3  # of its convolution over neighbouring places
 
 
@@ -44,6 +47,8 @@ class Outline(Module):
     llama    no biases, norms with a weight alone, a gated MLP, a head that is not tied
     deberta  the encoder of version 2: no positions in the embedding; one table of relative
              positions, whose keys and queries are made by the blocks' own; one convolution
+    t5       version 1.1, of which T0 is: an encoder and a decoder with gated MLPs, no biases but
+             one of relative positions on each side; a decoder's block also attends across
     """
 
     def __init__(self, config: OutlineConfig) -> None:
@@ -52,6 +57,10 @@ class Outline(Module):
         if c.kind == "llama":
             self.blocks = ModuleList([_gated_block(c, like) for _ in range(c.layers)])
             self.ln_f = _part(like, weight=(c.width,))
+            self.head = _linear(c.width, c.vocab, like)
+            return
+        if c.kind == "t5":
+            self.encoder, self.decoder = _side(c, like, False), _side(c, like, True)
             self.head = _linear(c.width, c.vocab, like)
             return
         self.emb_ln = LayerNorm(c.width, like=like)
@@ -80,11 +89,29 @@ def outline(name: str) -> Outline:
     return Outline(OUTLINES[name])
 
 
+def _side(c: OutlineConfig, like: Array, decodes: bool) -> Module:
+    """One side of a T5."""
+
+    def block() -> Module:
+        across = {"ln_cross": _part(like, weight=(c.width,)), "cross": _attention(c, like)}
+        return _group(**vars(_gated_block(c, like)), **across if decodes else {})
+
+    return _group(
+        bias=_part(like, weight=(BIASES, c.heads)),
+        blocks=ModuleList([block() for _ in range(c.layers)]),
+        ln_f=_part(like, weight=(c.width,)),
+    )
+
+
+def _attention(c: OutlineConfig, like: Array) -> Module:
+    names = ("q_proj", "k_proj", "v_proj", "o_proj")
+    return _group(**{name: _linear(c.width, c.width, like) for name in names})
+
+
 def _gated_block(c: OutlineConfig, like: Array) -> Module:
-    across = ("q_proj", "k_proj", "v_proj", "o_proj")
     return _group(
         ln_1=_part(like, weight=(c.width,)),
-        attn=_group(**{name: _linear(c.width, c.width, like) for name in across}),
+        attn=_attention(c, like),
         ln_2=_part(like, weight=(c.width,)),
         mlp=_group(
             gate=_linear(c.width, c.mlp, like),

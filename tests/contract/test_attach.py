@@ -346,6 +346,8 @@ from minipeft.models import GPT
 from minipeft.models.presets import preset
 model = GPT(preset("gpt3-175b"), init="shape")
 for name, method in METHODS.items():
+    if name == "linear_probe":  # it needs a new head
+        continue
     with attach(model, method()) as handle:
         assert handle.count() >= (name != "quant") and handle.total == 174_604_259_328
         print(name)
@@ -353,7 +355,7 @@ print(tracemalloc.get_traced_memory()[1])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     *names, peak = done.stdout.split()
-    assert names == list(METHODS)
+    assert names == [name for name in METHODS if name != "linear_probe"]
     assert int(peak) < 300e6
 
 

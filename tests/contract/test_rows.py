@@ -10,10 +10,10 @@ from minipeft.backend import Rng
 from minipeft.contract import Method, Wrapper, attach
 from minipeft.engine import no_grad, running
 from minipeft.generation.sampling import generate_many
-from minipeft.methods import BitFit, LoRA
+from minipeft.methods import IA3, BitFit, LoRA
 from minipeft.nn import Parameter, init
 from minipeft.training.step import Workers, loss_of
-from tests.contract.throwaway import IA3, FacT, Houlsby, Produced, Steering
+from tests.contract.throwaway import FacT, Houlsby, Produced, Steering
 from tests.methods.contract import Case, randomize
 from tests.tiny import Rows, gpt, tokenizer
 

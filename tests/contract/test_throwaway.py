@@ -6,8 +6,8 @@ import pytest
 from minipeft.backend import Rng
 from minipeft.contract import attach
 from minipeft.engine import no_grad, running
-from minipeft.methods import load_adapter
-from tests.contract.throwaway import IA3, AdapterDrop, Offsets, Steering
+from minipeft.methods import IA3, load_adapter
+from tests.contract.throwaway import AdapterDrop, Offsets, Steering
 from tests.methods.contract import CASES, CLOSE, Case, randomize, run, same
 
 

@@ -22,10 +22,12 @@ from minipeft.contract import NotMergeable, Wrapper, attach
 from minipeft.engine import grad_check, no_grad, running
 from minipeft.generation.sampling import generate
 from minipeft.methods import (
+    IA3,
     METHODS,
     AdaLoRA,
     BitFit,
     DoRA,
+    LinearProbe,
     LoftQ,
     LoRA,
     Magnitude,
@@ -135,6 +137,15 @@ class Case:
 SETTINGS = {  # what suits the tiny model; a method without an entry is checked with its defaults
     "topk": {"": Case(TopK(k=1)), "ln_f": Case(TopK(k=1, ln_f=True))},
     "bitfit": {"": Case(BitFit()), "qm": Case(BitFit(terms="qm"), "5 * d * L per model")},
+    "linear_probe": {"": Case(LinearProbe(), head=True)},
+    "ia3": {
+        "": Case(IA3()),
+        "peft-gpt2": Case(IA3((*QKV, "fc_out")), "(d + 2 * kv + F) * L per model"),
+        "peft-bert": Case(
+            IA3(("k_proj", "v_proj", "o_proj", "fc_out"), ("o_proj", "fc_out")),
+            "(2 * kv + d + F) * L per model",
+        ),
+    },
     "lora": {
         "": Case(LoRA(r=2, alpha=3.0)),
         "all-linear": Case(LoRA(r=3, alpha=1.0, targets="all-linear", rslora=True, init="peft")),
@@ -549,7 +560,7 @@ def generation_and_no_grad_see_the_method(case, _):
     assert not same(run(model, ids), run(case.model(), ids))
     randomize(handle, seed=8)
     assert not same(run(model, ids), y.data)
-    if case.kind in ("gpt", "llama"):
+    if case.kind in ("gpt", "llama") and case.method.name != "linear_probe":
         words, _ = dataclasses.replace(case, head=False).attached()
         generation_sees_the_method(case, words, ids)
 
@@ -654,6 +665,7 @@ ADDS = {  # where a docstring counts a GPT: m = 1 with a head for masked words, 
         "per model",
         "topk": "k * (12 * d * d + 13 * d) per model",
         "bitfit": "11 * d * L + 2 * d + m * (d + V) per model",
+        "ln_tuning": "(2 * L + 1) * 2 * d + m * 2 * d per model",
     },
     "vit": {
         "full": "P * d + 2 * d + T * d + L * (12 * d * d + 13 * d) + 2 * d per model",
@@ -664,7 +676,8 @@ ADDS = {  # where a docstring counts a GPT: m = 1 with a head for masked words, 
         "topk": "k * (2 * d * (d + kv) + 3 * d * F + 2 * d) + ln_f * d per model",
         "magnitude": "d_in * d_out per module",
         "movement": "2 * d_in * d_out per module",
-        "throwaway_ia3": "(2 * kv + F) * L per model",
+        "ln_tuning": "(2 * L + 1) * d per model",
+        "ia3": "(2 * kv + F) * L per model",
         "throwaway_produced": "L * k + k * h + h + F * (h + 1) per model",
     },
 }
@@ -678,13 +691,14 @@ def stated_count(handle, adds=""):
     kind = type(handle.model).__name__.lower()
     formula, _, rest = (adds or ADDS.get(kind, {}).get(method.name, stated)).partition(" per ")
     names = {"d": config.width, "L": config.layers, "kv": config.width}
+    names["F"] = config.mlp or 4 * config.width
     if kind == "vit":
         names |= {"T": 1 + config.patches, "P": config.channels * config.patch**2}
     else:
         names |= {"V": config.vocab, "T": config.context, "m": config.head == "mlm"}
     if kind == "llama":
         names["kv"] = handle.model.blocks[0].attn.k_proj.d_out
-        names |= {"F": config.mlp, "untied": config.head == "lm" and not config.tied}
+        names["untied"] = config.head == "lm" and not config.tied
     names |= {f.name: getattr(method, f.name) for f in dataclasses.fields(method)}
     if rest.startswith("model"):
         return evaluated(formula, names)

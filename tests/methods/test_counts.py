@@ -12,11 +12,14 @@ import pytest
 from minipeft.contract import attach
 from minipeft.ledger.papers import shapes
 from minipeft.methods import (
+    IA3,
     METHODS,
     AdaLoRA,
     BitFit,
     DoRA,
     Full,
+    LinearProbe,
+    LNTuning,
     LoftQ,
     LoRA,
     Magnitude,
@@ -58,6 +61,13 @@ LEDGER = [
     row("norm of the embedding and pooler", BitFit(), "11 * d * L + 2 * d",
         BB=102_912, BL=272_384, RB=102_912),
     row("query and middle", BitFit("qm"), "L * (d + 4 * d)", S=46_080, BB=46_080),
+    row("", LNTuning(), "(2 * L + 1) * 2 * d", **gpt2(38_400, 100_352, 186_880)),
+    row("norm of the embedding", LNTuning(), "(2 * L + 1) * 2 * d", BB=38_400, BL=100_352),
+    row("a head alone", LinearProbe(), "0 * d", BB=0, V=0),
+    row("the paper's places", IA3(), "6 * d * L", **gpt2(55_296, 147_456, 276_480)),
+    row("PEFT's on GPT-2", IA3((*QKV, "fc_out")), "7 * d * L", **gpt2(64_512, 172_032, 322_560)),
+    row("PEFT's on BERT", IA3(("k_proj", "v_proj", "o_proj", "fc_out"), ("o_proj", "fc_out")),
+        "7 * d * L", BB=64_512, BL=172_032, RB=64_512),
     row("q, v", LoRA(r=4), "2 * 2 * L * d * r", M=393_216, L=737_280),
     row("q, v, r=8", LoRA(r=8), "2 * 2 * L * d * r", RB=294_912, RL=786_432, V=294_912),
     row("q, v, r=16", LoRA(r=16), "2 * 2 * L * d * r", X=4_718_592),

@@ -6,7 +6,7 @@ import pytest
 from minipeft.contract import attach
 from minipeft.methods import BitFit, Full, LoRA, QLoRA, TopK
 from minipeft.models import OUTLINES, outline
-from minipeft.models.outlines import BUCKETS, KERNEL
+from minipeft.models.outlines import BIASES, BUCKETS, KERNEL
 from minipeft.nn import init
 
 TOTALS = {  # counted on the published configurations' models
@@ -15,6 +15,8 @@ TOTALS = {  # counted on the published configurations' models
     "llama-33b": 32_528_943_616,
     "llama-65b": 65_285_660_672,
     "deberta-xxl": 1_564_549_632,
+    "t0-3b": 2_849_757_184,
+    "t0-11b": 11_135_332_352,
 }
 
 
@@ -22,6 +24,10 @@ def closed_form(c):
     d, L = c.width, c.layers
     if c.kind == "llama":
         return 2 * c.vocab * d + L * (4 * d * d + 3 * d * c.mlp + 2 * d) + d
+    if c.kind == "t5":
+        encoder = 4 * d * d + 3 * d * c.mlp + 2 * d
+        decoder = 8 * d * d + 3 * d * c.mlp + 3 * d
+        return 2 * c.vocab * d + L * (encoder + decoder) + 2 * BIASES * c.heads + 2 * d
     conv = KERNEL * d * d + d
     return c.vocab * d + L * (12 * d * d + 13 * d) + BUCKETS * d + conv + 3 * 2 * d
 
@@ -30,7 +36,8 @@ def closed_form(c):
 def test_totals(name):
     model = outline(name)
     assert model.num_parameters() == closed_form(OUTLINES[name]) == TOTALS[name]
-    assert len(model.blocks) == model.config.layers
+    for side in (model.encoder, model.decoder) if "t0" in name else (model,):
+        assert len(side.blocks) == model.config.layers
     assert all(init.is_shape_only(p.data) for p in model.parameters())
     assert f"{TOTALS[name]:,}" in str(model.summary())
 

@@ -1,7 +1,6 @@
 """Methods for the tests alone, to prove that the contract holds beyond the shipped ones."""
 
 from tests.contract.throwaway.functions import (
-    IA3,
     AdapterDrop,
     Houlsby,
     Offsets,
@@ -15,11 +14,11 @@ from tests.contract.throwaway.parameters import FacT, Masked, Subspace
 THROWAWAY = {
     m.name: m
     for m in (
-        Subspace, Masked, FacT, Houlsby, Pfeiffer, Parallel, AdapterDrop, IA3, Steering, Produced,
+        Subspace, Masked, FacT, Houlsby, Pfeiffer, Parallel, AdapterDrop, Steering, Produced,
     )
 }  # fmt: skip
 
 __all__ = [
-    "IA3", "THROWAWAY", "AdapterDrop", "FacT", "Houlsby", "Masked", "Offsets", "Parallel",
+    "THROWAWAY", "AdapterDrop", "FacT", "Houlsby", "Masked", "Offsets", "Parallel",
     "Pfeiffer", "Produced", "Steering", "Subspace",
 ]  # fmt: skip

@@ -139,54 +139,6 @@ class Dropped(Behind):
 
 
 @dataclass(frozen=True)
-class IA3(Method):
-    """Keys, values and what fc_out reads, each number times a trained one.
-
-    Adds     (2 * d + 4 * d) * L per model; l = 1 at first
-    """
-
-    name: ClassVar[str] = "throwaway_ia3"
-    compose: ClassVar[str] = "function"
-    by_row: ClassVar[bool] = True
-    lr: ClassVar[float] = 3e-2
-
-    targets: str | tuple[str, ...] = ("k_proj", "v_proj", "fc_out")
-
-    def wrap(self, path: str, module: Module, where: Where) -> Wrapper:
-        kind, axis = (ScaledIn, 1) if path.endswith("fc_out") else (ScaledOut, 0)
-        like = module.weight.data
-        return kind(module, Parameter(init.ones((like.shape[axis],), like)))
-
-
-class ScaledOut(Wrapper):
-    """y = l (W x + b).  Shapes  x (..., d_in) -> (..., d_out), l (d_out,)"""
-
-    def __init__(self, base: Module, l: Parameter) -> None:  # noqa: E741  (the paper's letter)
-        super().__init__(base)
-        self.l = l
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.base(x) * self.l
-
-    def merged(self) -> Linear:
-        l, b = self.l.data, self.base.bias  # noqa: E741
-        weight = Parameter(self.base.weight.data * l[:, None])
-        return Linear.of(weight, None if b is None else Parameter(b.data * l))
-
-
-class ScaledIn(ScaledOut):
-    """y = W (l x) + b.  Shapes  x (..., d_in) -> (..., d_out), l (d_in,)"""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.base(x * self.l)
-
-    def merged(self) -> Linear:
-        b = self.base.bias
-        weight = Parameter(self.base.weight.data * self.l.data)
-        return Linear.of(weight, None if b is None else Parameter(init.copy(b.data)))
-
-
-@dataclass(frozen=True)
 class Steering(Method):
     """What the heads give out, before o_proj mixes it, moves by a trained vector.
 
