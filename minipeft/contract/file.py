@@ -6,7 +6,6 @@ version 1 they are names alone, and "fp4" is the table that is called "fp4-bnb" 
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 import warnings
@@ -15,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from minipeft.backend import is_array, to_numpy, xp_of
+from minipeft.backend import to_numpy, xp_of
 from minipeft.contract.handle import Handle
 from minipeft.contract.method import Method
 from minipeft.nn import Module, Parameter
+from minipeft.nn.hollow import hollow
 from minipeft.storage.checkpoint import (
     CheckpointError,
     fingerprint,
@@ -208,26 +208,10 @@ def check_sizes(
 ) -> None:
     """Compare a file with what the method would train, before anything is allocated for it."""
     try:
-        wanted = dict(Handle(_hollow(model, {}), method).trainable())
+        wanted = dict(Handle(hollow(model), method).trainable())
     except Exception:  # what it refuses, it refuses on the model too, in its own words
         return
     _refuse(path, _misfits(wanted, {k: a for k, a in arrays.items() if not k.startswith(STATE)}))
-
-
-def _hollow(part: Module, made: dict[int, Any]) -> Any:
-    """A copy of a part with shapes and no values; what stands at two places does so in it too."""
-    if id(part) in made:
-        return made[id(part)]
-    twin = made[id(part)] = copy.copy(part)
-    vars(twin).pop("handles", None)
-    for name, value in vars(part).items():
-        if isinstance(value, Module):
-            setattr(twin, name, _hollow(value, made))
-        elif isinstance(value, Parameter) or is_array(value):
-            flat = np.broadcast_to(np.zeros((), value.dtype), value.shape)
-            new = flat if is_array(value) else Parameter(flat, value.requires_grad)
-            setattr(twin, name, made.setdefault(id(value), new))
-    return twin
 
 
 Values = tuple[dict[str, Any], dict[str, np.ndarray]]  # what trains, and the method's state

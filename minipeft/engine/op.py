@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from minipeft.backend import Array, is_array
-from minipeft.engine.tensor import Node, Tensor, context
+from minipeft.engine.tensor import Node, Tensor, changed, context
 
 
 def op(fn: Callable[..., Any]) -> Callable[..., Tensor]:
@@ -34,12 +34,14 @@ def op(fn: Callable[..., Any]) -> Callable[..., Tensor]:
         ctx = context()
         if ctx.values:  # a reparametrised Parameter is swapped for what was computed for it
             args = tuple(ctx.values.get(id(a), a) for a in args)
-        run = fn if ctx.shapes is None else functools.partial(ctx.shapes.run, name, fn)
-        y, vjps = run(*map(_array, args), **{k: plain(v) for k, v in settings.items()})
+        arrays = tuple(map(_array, args))
+        settings = {k: plain(v) for k, v in settings.items()}
+        if ctx.around is None:
+            y, vjps = fn(*arrays, **settings)
+        else:
+            y, vjps = ctx.around(name, fn, args, arrays, settings)
         out = Tensor(y if is_array(y) else np.asarray(y))  # 0-d results come as scalars
         out.made_by = name
-        if ctx.trace is not None:
-            ctx.trace(name, out.data, args)
         needs = tuple(isinstance(a, Tensor) and a.requires_grad for a in args)
         if any(needs) and ctx.recording:
             node = Node(name, args, needs, out.data)
@@ -49,13 +51,25 @@ def op(fn: Callable[..., Any]) -> Callable[..., Tensor]:
                 vjps = tuple(v if need else None for v, need in zip(vjps, needs, strict=False))
             node.vjps = vjps
             out._node, out.requires_grad = node, True
-            if ctx.check and ctx.shapes is None:
+            if ctx.check:
                 node.check(args, out.data)
         elif any(needs):
             out.made_by = f"{name} (under no_grad)"
         return out
 
     return apply
+
+
+def watching(look: Callable[[str, Array, tuple[Any, ...]], None]) -> Any:
+    """A context in which `look` sees every operation's name, value and Tensors, as it is done."""
+    outer = context().around
+
+    def around(name: str, fn: Any, args: Any, arrays: Any, settings: Any) -> Any:
+        run = outer(name, fn, args, arrays, settings) if outer else fn(*arrays, **settings)
+        look(name, run[0] if is_array(run[0]) else np.asarray(run[0]), args)
+        return run
+
+    return changed(around=around)
 
 
 def _array(a: Any) -> Any:

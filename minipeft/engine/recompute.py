@@ -7,7 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from minipeft.backend import Array, xp_of
-from minipeft.engine.tensor import Changes, Node, Tensor, changed, context
+from minipeft.engine.changes import Changes
+from minipeft.engine.op import watching
+from minipeft.engine.tensor import Node, Tensor, changed, context
 
 
 def recompute(f: Callable[..., Tensor], *args: Any, **settings: Any) -> Tensor:
@@ -30,10 +32,8 @@ def recompute(f: Callable[..., Tensor], *args: Any, **settings: Any) -> Tensor:
         tensors = [t for t in inputs if isinstance(t, Tensor)]
         outside.update((id(t), t) for t in tensors if t.requires_grad)
         met.update((id(t.changes), (t.changes, t.changes.now)) for t in tensors)
-        if ctx.trace is not None:  # who watched before sees all of it
-            ctx.trace(name, y, inputs)
 
-    with changed(recording=False, trace=watch):
+    with changed(recording=False), watching(watch):
         out = f(*args, **settings)
     inputs = tuple(outside.values())
     if out.requires_grad or not inputs:  # f gave back what it got, or nothing needs a gradient

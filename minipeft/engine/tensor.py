@@ -7,7 +7,6 @@ some derivative needs it. Gradients of inner nodes live in the walk alone.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minipeft.backend import Array, Rng, is_array, to_numpy, xp_of
+from minipeft.engine.changes import Changes, Elements
 from minipeft.engine.operators import Operators
 
 
@@ -37,8 +37,8 @@ class Context(NamedTuple):
         None  # stored states of this batch (minipeft/training/hidden.py): lower blocks are skipped
     )
     inside: Any = None  # the Module that was called first, inside its forward pass
-    trace: Callable[[str, Array, tuple[Any, ...]], None] | None = None  # sees every operation
-    shapes: Any = None  # a Meter, which runs operations on shapes alone (ledger/meter.py)
+    # runs every operation: (name, fn, its Tensors, their arrays, settings) -> what fn returns
+    around: Callable[[str, Any, Any, Any, dict[str, Any]], Any] | None = None
     # in this pass: id(Parameter) -> what stands for it, handle -> the generator of its dropout
     values: dict[Any, Any] | None = None
     opened: tuple[Any, ...] = ()  # the lists of handles that have computed what stands in `values`
@@ -115,32 +115,6 @@ def running(
 def no_grad() -> AbstractContextManager[None]:
     """Record nothing inside a `with`: forward passes keep no activations."""
     return changed(recording=False)
-
-
-class Changes:
-    """How often a Tensor's data was set: what nodes watch, for they do not hold the Tensor."""
-
-    __slots__ = ("now", "owned", "shape")
-
-    def __init__(self, t: Tensor) -> None:
-        self.now, self.owned, self.shape = 0, t.owned, t.shape
-
-    def __str__(self) -> str:
-        return f"a {'parameter' if self.owned else 'Tensor'} of shape {self.shape}"
-
-
-class Elements:
-    """The elements of an array, as a checksum: what nodes watch under running(check=True)."""
-
-    def __init__(self, array: Array, what: str) -> None:
-        self.array, self.what = array, what
-
-    @property
-    def now(self) -> int:
-        return zlib.crc32(to_numpy(self.array).tobytes())
-
-    def __str__(self) -> str:
-        return f"an element of {self.what}, shape {self.array.shape},"
 
 
 class Node:

@@ -72,7 +72,7 @@ def generate_many(
         raise TypeError(f"generate_many takes a list of prompts, got one str: {prompts[:40]!r}")
     if rows is not None and len(rows) != len(prompts):
         raise ValueError(f"rows names {len(rows)} adapters, there are {len(prompts)} prompts")
-    put = _put_in(model, rows)
+    put = places_put_in(model, rows)
     ids = [prompt_ids(model, p, room=1 + put) for p in prompts]
     texts = [""] * len(ids)
     for chosen in _groups([len(p) for p in ids], batch, model.config.context - max_tokens - put):
@@ -86,17 +86,6 @@ def generate_many(
             text = model.tokenizer.decode(out)
             texts[i] = text.split(stop)[0] if stop else text
     return texts
-
-
-def _put_in(model: Any, rows: Sequence[Any] | None) -> int:
-    """The most places that what is attached puts into a text."""
-    if rows is None:
-        return places_put_in(model)
-    most = 0
-    for handle in {id(h): h for h in rows}.values():
-        with running(rows=[handle]):
-            most = max(most, places_put_in(model))
-    return most
 
 
 def _groups(lengths: list[int], batch: int, free: int) -> Iterator[list[int]]:

@@ -13,13 +13,16 @@ import math
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
 
 from minipeft.backend import Array, Rng, is_array
-from minipeft.engine.tensor import changed, context
+from minipeft.engine.tensor import changed
 from minipeft.ledger.cost import RULES
+
+_METER: ContextVar[Meter] = ContextVar("meter")  # that counts here
 
 
 class Blank(np.ndarray):
@@ -41,13 +44,13 @@ class Blank(np.ndarray):
         return tuple(n * self.itemsize for n in sizes)
 
     def __add__(self, other: Any) -> Any:
-        return context().shapes.new(self.shape, self)
+        return _METER.get().new(self.shape, self)
 
     def __iadd__(self, other: Any) -> Any:
         return self
 
     def copy(self, order: Any = "C") -> Any:
-        return context().shapes.new(self.shape, self)
+        return _METER.get().new(self.shape, self)
 
 
 class BlankRng(Rng):
@@ -93,7 +96,9 @@ class Meter:
         """Note bytes that an operation holds while it runs, beyond what it returns."""
         self.peak = max(self.peak, self.live + extra)
 
-    def run(self, name: str, fn: Callable[..., Any], *arrays: Any, **settings: Any) -> Any:
+    def run(
+        self, name: str, fn: Any, args: Any, arrays: tuple[Any, ...], settings: dict[str, Any]
+    ) -> Any:
         """What an @op does in place of its function."""
         if name not in RULES:
             raise NotImplementedError(
@@ -182,8 +187,12 @@ class Meter:
 def metered(known: list[Array]) -> Iterator[Meter]:
     """Run operations on shapes alone; arrays `known` before are not counted."""
     meter = Meter(known)
-    with changed(shapes=meter):
-        yield meter
+    here = _METER.set(meter)
+    try:
+        with changed(around=meter.run):
+            yield meter
+    finally:
+        _METER.reset(here)
 
 
 def _owner(a: Any) -> Any:

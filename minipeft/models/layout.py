@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from minipeft.backend import Array, xp_of
-from minipeft.engine import Tensor, no_grad
+from minipeft.engine import Tensor, no_grad, running
 from minipeft.models.config import check_ids
 from minipeft.nn import Past, seen_of
 
@@ -99,10 +100,19 @@ def _real_text(ids: Array, seen: Array | None, text: Array | None) -> Array:
     return real if text is None else real & text
 
 
-def places_put_in(model: Any) -> int:
-    """How many places attached methods put before, in or behind a text: they need room too."""
+def places_put_in(model: Any, rows: Sequence[Any] | None = None) -> int:
+    """How many places attached methods put before, in or behind a text: they need room too.
+
+    rows  the adapters of a batch's rows, of which the one that puts most counts
+    """
     if not model.start.wraps:
         return 0
+    if rows is not None:
+        most = 0
+        for handle in {id(h): h for h in rows}.values():
+            with running(rows=[handle]):
+                most = max(most, places_put_in(model))
+        return most
     with no_grad():
         ids, _, past = model.start(xp_of(model.parameters()[0].data).zeros((1, 1), int), None)
     return ids.shape[1] - 1 + (past[0][0].shape[1] if past else 0)

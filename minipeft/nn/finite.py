@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from minipeft.backend import Array, xp_of
-from minipeft.engine.tensor import changed
+from minipeft.engine.op import watching
+from minipeft.engine.tensor import no_grad
 
 
 class NonFinite(FloatingPointError):
@@ -43,7 +44,7 @@ def where_it_began(model: Any, again: Callable[[], object]) -> str:
             of = [names[id(a)] for a in args if id(a) in names]
             found.append(f"{name}({', '.join(of) or 'activations'}) of shape {y.shape}")
 
-    with changed(recording=False, trace=watch), np.errstate(all="ignore"):
+    with no_grad(), watching(watch), np.errstate(all="ignore"):
         again()
     return (
         f"First operation that went bad: {found[0] if found else 'none in a second pass'}. "

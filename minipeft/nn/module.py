@@ -334,7 +334,7 @@ def _forward_scope(module: Module) -> Iterator[None]:
     they compute what stands for Parameters in this pass.
     """
     first = next((p.parameter for p in module.places()), None)
-    if first is not None and init.is_shape_only(first.data) and context().shapes is None:
+    if first is not None and init.is_shape_only(first.data) and context().around is None:
         raise RuntimeError(
             f"{type(module).__name__} has shapes but no values (init='shape'): it can be counted, "
             "not run. Build it with init='normal' or load weights"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from minipeft.backend import Array, xp_of
-from minipeft.engine import ops
+from minipeft.engine import Tensor, ops
 from minipeft.nn.attention import Past, seen_of
 from minipeft.nn.module import Module
 
@@ -28,46 +28,36 @@ class Start(Module):
         """
         xp = xp_of(parts[0][0])
         back = xp.argsort(xp.asarray(order))
-        T = max(ids.shape[1] for ids, _, _ in parts)
-        pasts = [past for _, _, past in parts if past]
-        P = max((past[0][0].shape[1] for past in pasts), default=0)
-        rows, seen, before = [], [], []  # of each part: ids, and which places are real
+
+        def join(pieces: list[Any], fill: Any = 0.0) -> Tensor:
+            n = max(x.shape[1] for x in pieces)
+            widths = [((0, 0), (n - x.shape[1], 0), *((0, 0),) * (x.ndim - 2)) for x in pieces]
+            full = [ops.pad(x, widths=w, value=fill) for x, w in zip(pieces, widths, strict=True)]
+            return ops.concatenate(full)[back]
+
+        # ids, and which places are real: of the past, and of the ids
+        before, seen = [], []
         for ids, mask, past in parts:
             n, t = ids.shape
+            P = past[0][0].shape[1] if past else 0
             full = seen_of(mask, past, n, t)
-            full = xp.ones((n, t + _length(past)), dtype=bool) if full is None else full
-            rows.append(_fill_left(ids, T - t, EMPTY))
-            seen.append(_fill_left(full[:, full.shape[1] - t :], T - t, False))
-            before.append(_fill_left(full[:, : full.shape[1] - t], P - _length(past), False))
-        joined = xp.concatenate(rows)[back], xp.concatenate(seen)[back]
-        if not pasts:
-            return *joined, None
-        pairs = []
-        for layer in range(len(pasts[0])):
-            pair = []
-            for i in range(2):
-                like = pasts[0][layer][i]
-                none = xp.zeros((1, 0, like.shape[2]), dtype=like.dtype)
-                given = [past[layer][i] if past else none for _, _, past in parts]
-                pair.append(_stack(given, [len(r) for r in rows], P)[back])
-            pairs.append(tuple(pair))
-        return *joined, Past(pairs, xp.concatenate(before)[back])
+            full = xp.ones((n, P + t), dtype=bool) if full is None else full
+            before.append(full[:, :P])
+            seen.append(full[:, P:])
+        rows, real = join([ids for ids, _, _ in parts], EMPTY).data, join(seen, False).data
+        # keys and values, layer by layer
+        like = next((past for _, _, past in parts if past), None)
+        if like is None:
+            return rows, real, None
+        given = [(past, len(m)) for (_, _, past), m in zip(parts, before, strict=True)]
+        pairs: list[Any] = [
+            tuple(join([_rows(past, layer, i, like, n) for past, n in given]) for i in range(2))
+            for layer in range(len(like))
+        ]
+        return rows, real, Past(pairs, join(before, False).data)
 
 
-def _length(past: Any) -> int:
-    return past[0][0].shape[1] if past else 0
-
-
-def _fill_left(x: Array, n: int, fill: Any) -> Array:
-    """(B, T) -> (B, n + T)"""
-    return xp_of(x).pad(x, ((0, 0), (n, 0)), constant_values=fill)
-
-
-def _stack(given: list[Any], counts: list[int], length: int) -> Any:
-    """Keys or values of some rows each, filled up on the left with zeros.  -> (B, P, C)"""
-    full = []
-    for x, n in zip(given, counts, strict=True):
-        xp = xp_of(x.data if hasattr(x, "requires_grad") else x)
-        zeros = xp.zeros((n, length - x.shape[1], x.shape[2]), dtype=x.dtype)
-        full.append(ops.concatenate([zeros, ops.broadcast_to(x, shape=(n, *x.shape[1:]))], axis=1))
-    return ops.concatenate(full, axis=0)
+def _rows(past: Any, layer: int, i: int, like: Any, n: int) -> Any:
+    """A layer's keys (i = 0) or values of n rows; none where there is no past.  -> (n, P, C)"""
+    x = past[layer][i] if past else ops.getitem(like[layer][i], index=(slice(1), slice(0)))
+    return ops.broadcast_to(x, shape=(n, *x.shape[1:]))

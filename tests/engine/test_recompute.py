@@ -9,7 +9,7 @@ import pytest
 from minipeft.backend import Rng
 from minipeft.contract import attach
 from minipeft.engine import Tensor, context, no_grad, ops, recompute, running
-from minipeft.engine.tensor import changed
+from minipeft.engine.op import watching
 from minipeft.methods import Full, LoRA, lora
 from minipeft.nn import layers
 from minipeft.training.batches import TaskBatches
@@ -276,7 +276,7 @@ def test_a_graph_that_was_kept_draws_the_same_masks_each_time():
 
 def test_who_watches_sees_what_is_recomputed():
     seen = []
-    with changed(trace=lambda name, y, inputs: seen.append(name)):
+    with watching(lambda name, y, inputs: seen.append(name)):
         y = recompute(lambda x: ops.exp(ops.tanh(x)), Tensor(np.ones(2), requires_grad=True))
     assert seen == ["tanh", "exp"]
     y.backward(np.ones(2))

@@ -9,7 +9,7 @@ import pytest
 from minipeft.backend import Rng
 from minipeft.contract import attach
 from minipeft.engine import Tensor, grad_check, ops
-from minipeft.engine.tensor import changed
+from minipeft.engine.op import watching
 from minipeft.methods import Magnitude, Movement
 from minipeft.methods.masks import kept
 from minipeft.storage.checkpoint import CheckpointError
@@ -289,6 +289,6 @@ def test_the_surrogate_costs_no_operation_more_than_four():
     """W * ((S - S) c + M): what the tape shows of a masked weight."""
     calls = []
     _, _, w = one(Movement())
-    with changed(trace=lambda name, y, args: calls.append(name)):
+    with watching(lambda name, y, args: calls.append(name)):
         w.masked()
     assert calls == ["sub", "mul", "add", "mul"]

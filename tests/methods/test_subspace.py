@@ -10,7 +10,7 @@ import pytest
 from minipeft.backend import Rng
 from minipeft.contract import attach
 from minipeft.engine import Tensor, no_grad, ops
-from minipeft.engine.tensor import changed
+from minipeft.engine.op import watching
 from minipeft.ledger import predict
 from minipeft.methods import Full, LoRA, Subspace
 from minipeft.methods.subspace import (
@@ -164,7 +164,7 @@ def test_one_projection_a_pass():
     calls = []
     for method in (Subspace(d=50), Subspace(d=50, said="layer", projection="sparse")):
         model, _ = replace(CASES["subspace"], method=method).attached()
-        with changed(trace=lambda name, y, args: calls.append(name)):
+        with watching(lambda name, y, args: calls.append(name)):
             model(IDS)
     assert calls.count("fastfood") == calls.count("scatter_signs") == 1
 

@@ -213,7 +213,7 @@ def test_smoothing_reaches_the_loss_and_its_gradient(task, settings):
 def test_a_step_leaves_nothing_in_the_context():
     model, ctx = dropping(), context()
     fit(model, Same(), steps=2, lr=0.01, batch=4, quiet=True, recompute=True)
-    assert ctx.rng is ctx.rows is ctx.hidden is ctx.values is ctx.trace is None
+    assert ctx.rng is ctx.rows is ctx.hidden is ctx.values is ctx.around is None
     assert ctx.off == () and not ctx.recompute and not ctx.inside and ctx.recording
     still = model(Same().batch(0, 2, 0).ids).data
     assert np.array_equal(model(Same().batch(0, 2, 0).ids).data, still)
