@@ -148,4 +148,13 @@ def _explain(
     )
 
 
-__all__: Sequence[str] = ["GradError", "grad_check"]
+def kink_free(draw: Callable[[int], Any], distance: Callable[[Any], Any], tries: int = 100) -> Any:
+    """Redraw an input until every `distance(input)` to a kink exceeds 1e-3."""
+    for attempt in range(tries):
+        x = draw(attempt)
+        if (np.abs(distance(x)) > 1e-3).all():
+            return x
+    raise ValueError(f"no input away from a kink in {tries} draws; use fewer elements")
+
+
+__all__: Sequence[str] = ["GradError", "grad_check", "kink_free"]

@@ -7,6 +7,7 @@ import pytest
 
 from minipeft.backend import Rng
 from minipeft.engine import GradError, Tensor, fused, grad_check, jacobian, no_grad, op, ops
+from minipeft.engine.check import kink_free
 from minipeft.nn import Parameter
 
 
@@ -371,6 +372,24 @@ def test_jacobian_of_scalars_of_nothing_and_of_what_is_not_finite():
     assert jacobian(lambda x: x[:0], X).shape == (0, 4, 3, 4)
     assert np.isnan(jacobian(off(math.nan), X)).all()
     assert jacobian(lambda x: x * 2, X.astype(np.float32)).dtype == np.float32
+
+
+def test_kink_free_takes_what_has_no_elements_and_refuses_nan():
+    assert kink_free(lambda i: np.zeros((0, 2)), lambda x: x).shape == (0, 2)
+    with pytest.raises(ValueError, match="no input away from a kink"):
+        kink_free(lambda i: np.array([1.0, math.nan]), lambda x: x, tries=3)
+
+
+def test_kink_free_redraws_until_it_is_away():
+    draws = []
+
+    def draw(i):
+        draws.append(i)
+        return np.array([0.5, 1e-4 if i < 3 else -0.2])
+
+    assert kink_free(draw, lambda x: x)[1] == -0.2 and draws == [0, 1, 2, 3]
+    with pytest.raises(ValueError, match="no input away from a kink in 5 draws"):
+        kink_free(lambda i: np.zeros(2), lambda x: x, tries=5)
 
 
 def test_a_kink_fails_where_the_input_sits_on_it():
