@@ -196,8 +196,9 @@ def test_mixed_prompts_generate_what_each_does_alone(kind):
     assert len(set(together)) == len(together)
 
 
-def test_a_search_with_beams_goes_on_from_a_prefix():
-    model = gpt(3, context=30)
+@pytest.mark.parametrize("kind", [gpt, llama])
+def test_a_search_with_beams_goes_on_from_a_prefix(kind):
+    model = kind(3, context=30)
     plain = beam_search(model, "the cat", beams=3, max_tokens=5)
     with attach(model, Prefix(n=2)) as at:
         for path, p in at.trainable():

@@ -306,8 +306,9 @@ ONE, MANY = [" barks", " meows", " moos"], [" meows. a cat sleeps.", " barks", "
 
 
 @pytest.mark.parametrize("options", [ONE, MANY])
-def test_scores_are_log_probabilities(options):
-    model = gpt(1, context=40)
+@pytest.mark.parametrize("kind", [gpt, llama])
+def test_scores_are_log_probabilities(options, kind):
+    model = kind(1, context=40)
     lengths = [len(tokenizer().encode(o)) for o in options]
     assert (max(lengths) == 1) == (options is ONE)
     for prompt in PROMPTS:
