@@ -237,7 +237,8 @@ def _from_text(cls: type, field: dataclasses.Field[Any], value: Any) -> Any:
             if "None" in kinds:
                 return None
         elif "tuple" in kinds and several:
-            return tuple(v for v in (value.split(",") if text else value) if v != "")
+            values = [v for v in (value.split(",") if text else value) if v != ""]
+            return tuple(map(int, values) if text and "tuple[int" in declared else values)
         elif "bool" in kinds and words in ("true", "1", "yes", "false", "0", "no"):
             return words in ("true", "1", "yes")
         elif "int" in kinds and not flag and float(value) == int(float(value)):

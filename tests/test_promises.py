@@ -52,6 +52,7 @@ FIELDS = {
     "magnitude": "s n s_i t0 t1 scope targets bias",
     "movement": "mode v tau lam c warm cool scope targets bias",
     "ia3": "targets inputs",
+    "prefix": "n mlp layers words std seed",
 }
 ARGUMENTS = {
     "attach": "model method freeze",

@@ -17,6 +17,7 @@ import numpy as np
 from minipeft.backend import to_numpy, xp_of
 from minipeft.contract.handle import Handle
 from minipeft.contract.method import Method
+from minipeft.engine import no_grad
 from minipeft.nn import Module, Parameter
 from minipeft.nn.hollow import hollow
 from minipeft.storage.checkpoint import (
@@ -43,7 +44,7 @@ def save(at: Handle, path: str | Path, card: dict[str, Any] | None = None) -> No
         "format": FORMAT,
         "version": str(VERSION),
         "method": at.method.name,
-        "fields": json.dumps(_fields(at.method)),
+        "fields": json.dumps(_fields(at.method.settled())),
         "over": json.dumps([_told_of(h) for h in at.over()]),
         "base": base_of(at.model, at.method),
         "card": json.dumps(card or {}),
@@ -52,15 +53,20 @@ def save(at: Handle, path: str | Path, card: dict[str, Any] | None = None) -> No
 
 
 def _arrays(at: Handle) -> dict[str, np.ndarray]:
-    """What a file holds of a handle: what trains, and the method's state."""
+    """What a file holds of a handle: what trains, or what a network makes of it, and the state."""
     arrays = {name: to_numpy(p.data) for name, p in at.trainable()}
+    if at.method.settled() != at.method:
+        with no_grad():
+            made = at.method.compute(at)
+        head = {name: arrays[name] for name in at.head}
+        arrays = {name: to_numpy(t.data) for name, t in made.items()} | head
     return arrays | {STATE + name: a for name, a in at.method.state(at).items()}
 
 
 def _told_of(at: Handle) -> dict[str, Any]:
     """A method that lies underneath: its name, its fields, and a digest of its arrays."""
     arrays = fingerprint(_arrays(at))
-    return {"method": at.method.name, "fields": _fields(at.method), "arrays": arrays}
+    return {"method": at.method.name, "fields": _fields(at.method.settled()), "arrays": arrays}
 
 
 def _fields(method: Method) -> dict[str, Any]:
@@ -145,18 +151,17 @@ def load(at: Handle, path: str | Path) -> None:
                               f"{at.method.name!r}. load_adapter(model, path) attaches the right "
                               "one")  # fmt: skip
     check_base(at.model, at.method, at.over(), path, metadata)
-    saved, old = method_of(path, type(at.method), metadata["fields"]), at.method
+    saved, old = method_of(path, type(at.method), metadata["fields"]), at.method.settled()
     here, there = dataclasses.asdict(old), dataclasses.asdict(saved)
     odd = [f"{k} is {here[k]!r} here, {there[k]!r} there"
            for k in here if k != "seed" and here[k] != there[k]]  # fmt: skip
     if odd:
         raise CheckpointError(f"{path} was saved with other settings: {'; '.join(odd)}")
-    values = checked(at, path, arrays)
-    if saved == old:
-        put(at, values)
+    if saved == at.method:
+        put(at, checked(at, path, arrays))
         return
     with at.rebuilt(saved):  # another seed: what was drawn and not saved is drawn from it
-        put(at, values)
+        put(at, checked(at, path, arrays))
 
 
 def base_of(model: Module, method: Method) -> str:

@@ -75,6 +75,12 @@ class Method(Plain):
         """
         return {}
 
+    def settled(self) -> Method:
+        """The method that a file names: where a network makes wrappers' Parameters in training,
+        one without it, in whose wrappers these train. `compute` must give all of them.
+        """
+        return self
+
     def prepare(self, at: Any) -> None:
         """Called by attach when every place was seen: what needs all of them, and refusals."""
 
@@ -153,6 +159,7 @@ class Wrapper(Module):
     saved: tuple[str, ...] = ()  # its arrays that are saved though they do not train
     replaces: tuple[str, ...] = ()  # the base's Parameters that its forward pass goes without
     owner: Any = None  # the handle that put it there
+    puts = 0  # at the start of a sequence: how many places it puts before or into a text
     quantized = "refuse"  # what merging does to a weight that is stored as codes
     before_merge = ""  # what to know before something above it can be merged
 

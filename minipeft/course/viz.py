@@ -21,6 +21,7 @@ METHOD_COLOURS = {  # dark enough to write names in; kin have kindred colours
     "lora": "#0072B2", "dora": "#3A9BDC", "vera": "#005F73", "pissa": "#4B4EB8",
     "adalora": "#7A3FA0", "loftq": "#0A9396", "quant": "#CC79A7", "qlora": "#B5227F",
     "subspace": "#D55E00", "magnitude": "#009E73", "movement": "#4D7C0F",
+    "prefix": "#C1272D",
 }  # fmt: skip
 STYLE: dict[str, Any] = {  # lectures/style.mplstyle says the same
     "figure.figsize": (6.4, 3.8),

@@ -22,6 +22,7 @@ from minipeft.methods.lora import LoRA
 from minipeft.methods.magnitude import Magnitude
 from minipeft.methods.movement import Movement
 from minipeft.methods.pissa import PiSSA
+from minipeft.methods.prefix import Prefix
 from minipeft.methods.qlora import QLoRA
 from minipeft.methods.quant import Quantize
 from minipeft.methods.subspace import Subspace
@@ -48,6 +49,7 @@ METHODS: dict[str, type[Method]] = {
     "magnitude": Magnitude,
     "movement": Movement,
     "ia3": IA3,
+    "prefix": Prefix,
 }
 
 
@@ -113,6 +115,7 @@ __all__ = [
     "QLoRA",
     "Quantize",
     "PiSSA",
+    "Prefix",
     "Subspace",
     "TopK",
     "VeRA",

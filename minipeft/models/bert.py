@@ -19,6 +19,7 @@ from minipeft.nn import (
     Linear,
     Module,
     ModuleList,
+    Past,
     Start,
     run_blocks,
 )
@@ -105,8 +106,9 @@ class BERT(Module):
         at: Any = None,
         past: Any = None,
         keep_virtual: bool = False,
-    ) -> Tensor:
-        """Logits.
+        return_past: bool = False,
+    ) -> Any:
+        """Logits, and with return_past=True also the keys and values of every layer, as a Past.
 
         segments  (B, T) which kind of text an id belongs to, 0 by default
         mask      (B, T) true where an id is real; padding may stand left or right
@@ -126,16 +128,20 @@ class BERT(Module):
         if ids.shape != segments.shape:
             given, segments = segments, xp.zeros(ids.shape, segments.dtype)
             segments[places_of(text)] = given
-        x = run_blocks(self.blocks, lambda: self.emb(ids, positions, segments), past, seen)
+        cache: list | None = [] if return_past else None
+        x = run_blocks(self.blocks, lambda: self.emb(ids, positions, segments), past, seen, cache)
         # the places that the head reads
         if self.config.head == "linear":
             if self.config.pool == "mean":
-                return self.head(self.drop(mean_real(x, ids, seen, text)))
-            first = x[first_real(ids, seen, text)]  # (B, C)
-            return self.head(self.drop(self.pooler(first).tanh()))
-        if text is not None and not keep_virtual:
-            x = text_only(x, text)
-        return self.head(self.mlm(x if at is None else x[at]))
+                x = self.drop(mean_real(x, ids, seen, text))  # (B, C)
+            else:
+                x = self.drop(self.pooler(x[first_real(ids, seen, text)]).tanh())
+        else:
+            if text is not None and not keep_virtual:
+                x = text_only(x, text)
+            x = self.mlm(x if at is None else x[at])
+        logits = self.head(x)
+        return (logits, Past(cache, seen)) if cache is not None else logits
 
     def _check_segments(self, ids: Array, segments: Array) -> None:
         if segments.shape != ids.shape or segments.dtype.kind not in "iu":

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from minipeft.backend import Array, xp_of
-from minipeft.engine import Tensor, no_grad, running
+from minipeft.engine import Tensor, context
 from minipeft.models.config import check_ids
 from minipeft.nn import Past, seen_of
 
@@ -105,14 +105,11 @@ def places_put_in(model: Any, rows: Sequence[Any] | None = None) -> int:
 
     rows  the adapters of a batch's rows, of which the one that puts most counts
     """
-    if not model.start.wraps:
-        return 0
-    if rows is not None:
-        most = 0
-        for handle in {id(h): h for h in rows}.values():
-            with running(rows=[handle]):
-                most = max(most, places_put_in(model))
-        return most
-    with no_grad():
-        ids, _, past = model.start(xp_of(model.parameters()[0].data).zeros((1, 1), int), None)
-    return ids.shape[1] - 1 + (past[0][0].shape[1] if past else 0)
+    part, put, off = model.start, [], context().off  # put: (handle, how many)
+    while part.wraps:
+        if part not in off and part.owner not in off:
+            put.append((part.owner, part.puts))
+        part = part.base
+    if rows is None:
+        return sum(n for _, n in put)
+    return max(sum(n for owner, n in put if owner is handle) for handle in rows)

@@ -9,12 +9,12 @@ from minipeft.engine import grad_check, no_grad, running
 from minipeft.generation.beams import beam_search
 from minipeft.generation.sampling import generate, generate_many
 from minipeft.generation.scoring import score
-from minipeft.methods import LoRA
+from minipeft.methods import LoRA, Prefix
 from minipeft.models import ViT, ViTConfig
 from minipeft.models.layout import places_put_in
 from minipeft.tasks.base import Example
 from minipeft.training.batches import TaskBatches
-from tests.contract.throwaway.inputs import Prefix, Prompt
+from tests.contract.throwaway.inputs import Prompt
 from tests.tiny import Rows, bert, gpt, llama, tokenizer
 
 VOCAB = tokenizer().vocab_size

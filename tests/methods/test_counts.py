@@ -25,6 +25,7 @@ from minipeft.methods import (
     Magnitude,
     Movement,
     PiSSA,
+    Prefix,
     QLoRA,
     Quantize,
     Subspace,
@@ -98,6 +99,13 @@ LEDGER = [
     row("SAID, its factors among d", Subspace(d=200, said="layer"), "200 + 0 * d", S=200),
     row("weights and biases", Magnitude(), "L * (12 * d * d + 9 * d)", S=85_017_600),
     row("and scores", Movement(), "L * (24 * d * d + 9 * d)", S=169_952_256),
+    row("l=5", Prefix(n=5), "2 * L * d * n", **gpt2(92_160, 245_760, 460_800)),
+    row("l=7", Prefix(n=7), "2 * L * d * n", M=344_064),
+    row("l=8", Prefix(n=8), "2 * L * d * n", L=737_280),
+    row("with an MLP", Prefix(n=5, mlp=512),
+        "n * d + (d * mlp + mlp) + (mlp * 2 * L * d + 2 * L * d)", M=25_744_896),
+    row("on BERT", Prefix(n=30), "2 * L * d * n", BB=552_960),
+    row("of one layer", Prefix(n=5, layers=(0,)), "2 * d * n", S=7_680, V=7_680),
 ]  # fmt: skip
 MODELS = {
     "S": S, "M": M, "L": L, "G3": G3, "BB": "bert-base", "BL": "bert-large", "V": "vit-base",

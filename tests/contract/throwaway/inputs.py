@@ -1,4 +1,4 @@
-"""Throwaway methods that put something into a text: a prefix, virtual tokens before and in it."""
+"""A throwaway method that puts virtual tokens before and into a text."""
 
 from __future__ import annotations
 
@@ -8,56 +8,7 @@ from typing import Any, ClassVar
 from minipeft.backend import xp_of
 from minipeft.contract import Method, Where, Wrapper
 from minipeft.engine import fused, ops
-from minipeft.nn import Module, Parameter, Past, init
-
-
-@dataclass(frozen=True)
-class Prefix(Method):
-    """Keys and values before the text, in every layer.
-
-    Adds     n * 2 * d * L per model
-    """
-
-    name: ClassVar[str] = "throwaway_prefix"
-    compose: ClassVar[str] = "input"
-    by_row: ClassVar[bool] = True
-    identity: ClassVar[str] = "the prefix takes a share of every softmax"
-    lr: ClassVar[float] = 3e-2
-
-    n: int = 3
-    targets: str = "start"
-    seed: int = 0
-
-    def wrap(self, path: str, module: Module, where: Where) -> PrefixStart:
-        c = where.config
-        like = init.prototype()
-        draw = [
-            init.normal((1, self.n, c.key_width), like, where.rng, 1.0) for _ in range(2 * c.layers)
-        ]
-        return PrefixStart(module, draw)
-
-    def prepare(self, at: Any) -> None:
-        like = at.model.parameters()[0]
-        for w in at.wrappers.values():
-            for place in list(w.own_places()):
-                array = xp_of(like.data).asarray(place.parameter.data, dtype=like.dtype)
-                setattr(place.owner, place.name, Parameter(array))
-
-
-class PrefixStart(Wrapper):
-    """(k0, v0), (k1, v1), … as a past before whatever already stands there."""
-
-    def __init__(self, base: Module, draw: list[Any]) -> None:
-        super().__init__(base)
-        for i, array in enumerate(draw):
-            setattr(self, f"{'kv'[i % 2]}{i // 2}", Parameter(array))
-        self.layers_ = len(draw) // 2
-
-    def forward(self, ids: Any, mask: Any) -> Any:
-        ids, mask, past = self.base(ids, mask)
-        pairs = [(getattr(self, f"k{i}"), getattr(self, f"v{i}")) for i in range(self.layers_)]
-        assert past is None, "one prefix is enough for a test"
-        return ids, mask, Past(pairs)
+from minipeft.nn import Module, Parameter, init
 
 
 @dataclass(frozen=True)
@@ -113,7 +64,7 @@ class PromptStart(Wrapper):
 
     def __init__(self, base: Module, n: int, at: int) -> None:
         super().__init__(base)
-        self.n, self.at, self.first = n, at, 0
+        self.n, self.at, self.first, self.puts = n, at, 0, n
 
     def forward(self, ids: Any, mask: Any) -> Any:
         ids, mask, past = self.base(ids, mask)
@@ -128,6 +79,3 @@ class PromptStart(Wrapper):
                 to.append([given[:begin], put[:1], given[begin:cut], put[1:], given[cut:]])
         new, out = (xp.stack([xp.concatenate(parts) for parts in rows]) for rows in (new, out))
         return new, None if mask is None else out, past
-
-
-INPUTS = {m.name: m for m in (Prefix, Prompt)}
