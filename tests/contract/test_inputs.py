@@ -36,9 +36,9 @@ def many(model, vit=False):
     if not vit:
         methods += [Prompt(n=3, seed=1), Prompt(n=1, seed=2), Prompt(n=4, at=2, seed=3)]
     handles = [attach(model, m) for m in methods]
-    for handle in handles:
+    for i, handle in enumerate(handles):
         for path, p in handle.trainable():
-            p.data = p.data + 0.3 * Rng(handle.number, path).normal(p.shape)
+            p.data = p.data + 0.3 * Rng(i, path).normal(p.shape)
     return handles
 
 
