@@ -14,20 +14,21 @@ import pytest
 
 from minipeft.backend import Rng, to_numpy, xp_of
 from minipeft.contract import attach
+from minipeft.contract.watching import outputs
 from minipeft.engine import no_grad
 from minipeft.generation.sampling import generate
 from minipeft.generation.scoring import score
 from minipeft.methods import METHODS, LoRA
 from minipeft.models import BERT, BERTConfig, ViT, ViTConfig
-from minipeft.training.batches import Batch
-from minipeft.training.evaluation import evaluate
+from minipeft.training.batches import Batch, TaskBatches
+from minipeft.training.evaluation import evaluate, mean_loss
 from minipeft.training.loop import fit
 from minipeft.training.optimizers import OPTIMIZERS
 from minipeft.training.step import upload
 from tests import fakecupy
 from tests.cupy_names import FILE, lines, table
 from tests.fakecupy import transfers
-from tests.tiny import Rows, Sounds, gpt, tokenizer
+from tests.tiny import PAIRS, Rows, Sounds, encoder, gpt, tokenizer
 
 PACKAGE = Path(__file__).parents[1] / "minipeft"
 VOCAB = tokenizer().vocab_size
@@ -96,6 +97,14 @@ def test_texts_scores_and_evaluations_are_those_of_the_host(device):
         assert evaluate(model, Sounds(kind)) == pytest.approx(evaluate(host, Sounds(kind)))
 
 
+def test_pairs_are_judged_as_on_the_host(device):
+    losses = []
+    for model in (encoder(pool="mean"), there(encoder(pool="mean"))):
+        losses.append(mean_loss(model, TaskBatches.of(model, PAIRS), 4))
+        list(outputs(model, [TaskBatches.of(model, PAIRS).collate([0, 1])], "head"))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-9)
+
+
 def test_adapters_travel_between_host_and_device(device, tmp_path):
     from minipeft.methods import load_adapter
 
@@ -130,7 +139,11 @@ def vit():
     return ViT(config, dtype=np.float64), Images()
 
 
-@pytest.mark.parametrize("make", [bert, vit])
+def pairs():
+    return encoder(pool="mean"), TaskBatches.of(encoder(), PAIRS)
+
+
+@pytest.mark.parametrize("make", [bert, vit, pairs])
 def test_other_models_step_with_one_upload(device, make):
     model, task = make()
     there(model)

@@ -157,7 +157,9 @@ def _check_example(which: str, example: Any, head: str, classes: int | None) -> 
     for name in ("prompt", "target"):
         if not isinstance(getattr(example, name), str):
             raise ValueError(f"{which}: {name} must be a text, got {getattr(example, name)!r:.60}")
-    which = f"{which}, {example.prompt[:60]!r} …"
+    which, pair = f"{which}, {example.prompt[:60]!r} …", example.pair
+    if pair and (len(pair) != 2 or not all(isinstance(text, str) for text in pair)):
+        raise ValueError(f"{which}: pair must be two texts or (), got {pair!r:.60}")
     if label is None:
         if head != "lm":
             raise ValueError(f"{which}: head={head!r} needs a label, and there is none; a task "

@@ -68,9 +68,12 @@ def test_segments_of_a_batch():
     assert TaskBatches.of(encoder(), examples[1:]).collate([0]).segments is None
 
 
-def test_a_pair_with_an_empty_text_or_too_long_is_refused():
+def test_a_pair_that_is_none_or_too_long_is_refused():
     with pytest.raises(ValueError, match="empty"):
         TaskBatches.of(encoder(), [dataclasses.replace(PAIRS[0], pair=("a", ""))])
+    for wrong in ("ab?", ("a",), ("a", None)):
+        with pytest.raises(ValueError, match="example 0, 'a cat meows.' …: pair must be two texts"):
+            TaskBatches.of(encoder(), [dataclasses.replace(PAIRS[0], pair=wrong)])
     needed = sum(len(W.encode(t)) for t in PAIRS[0].pair) + 3
     assert len(TaskBatches.of(encoder(context=needed), PAIRS[:1])) == 1
     with pytest.raises(ValueError, match=f"has {needed} tokens, the context holds {needed - 1}"):
