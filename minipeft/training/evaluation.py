@@ -29,9 +29,11 @@ def evaluate(
     pattern: int = 0,
     batch: int = 64,
     seed: int = 0,
+    normalize: bool = False,
 ) -> dict[str, float]:
     """Score a model on a task, or on your own data, as `fit` takes them.
 
+    normalize  rank options by their log-probability per token, not by its sum over their tokens
     Returns  "loss" (nats per target token), "n" (examples), then the task's own `metric`, and
              what else is usual: "accuracy" where there are labels; "bleu", "rouge_l" and
              "exact" where texts are generated; what the task names in `also`. See metrics.py
@@ -50,7 +52,8 @@ def evaluate(
             ]
         found = _of_choices(task, examples, picked, None)
     elif task.kind == "classification":
-        scores = score_many(model, [(e.prompt, e.options) for e in examples], batch=batch)
+        questions = [(e.prompt, e.options) for e in examples]
+        scores = score_many(model, questions, normalize, batch=batch)
         found = _of_choices(task, examples, [int(np.argmax(s)) for s in scores], scores)
     else:
         texts = generate_many(model, [e.prompt for e in examples], batch=batch)
