@@ -50,6 +50,8 @@ FIELDS = {
     "adalora": "r target alpha t_i t_f delta_t beta1 beta2 gamma squared targets fused seed",
     "loftq": "r alpha T targets dropout code block double bf16",
     "magnitude": "s n s_i t0 t1 scope targets bias",
+    "adapter": "r place act init norms drop drop_most seed",
+    "parallel": "r s sublayer reads act seed",
     "movement": "mode v tau lam c warm cool scope targets bias",
     "ia3": "targets inputs",
     "prefix": "n mlp layers words std seed",

@@ -22,6 +22,7 @@ METHOD_COLOURS = {  # dark enough to write names in; kin have kindred colours
     "adalora": "#7A3FA0", "loftq": "#0A9396", "quant": "#CC79A7", "qlora": "#B5227F",
     "subspace": "#D55E00", "magnitude": "#009E73", "movement": "#4D7C0F",
     "prefix": "#C1272D",
+    "adapter": "#A63A00", "parallel": "#C0504D",
 }  # fmt: skip
 STYLE: dict[str, Any] = {  # lectures/style.mplstyle says the same
     "figure.figsize": (6.4, 3.8),

@@ -10,7 +10,7 @@ from minipeft.contract import Method, attach
 from minipeft.ledger.papers import FORMULA, Paper, Row, count, shapes
 from minipeft.ledger.step import predict
 from minipeft.ledger.table import HALF, TRAINED
-from minipeft.methods import BitFit, Full, LoRA, QLoRA, Quantize, TopK
+from minipeft.methods import Adapter, BitFit, Full, LoRA, QLoRA, Quantize, TopK
 from minipeft.methods.quant import codes_of
 
 QKVO = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj"}
@@ -41,19 +41,19 @@ def formula(
     return Row(name, printed, of, compute, why, FORMULA, scores)
 
 
-def houlsby(r: int) -> Callable[[int, int], int]:
-    """Two bottlenecks with biases in each block."""
-    return lambda d, L: 2 * L * (2 * d * r + r + d)
+def houlsby(r: int) -> Adapter:
+    """Two bottlenecks in each block."""
+    return Adapter(r=r)
 
 
-def lin(r: int) -> Callable[[int, int], int]:
-    """One bottleneck with biases in each block, and a norm before it."""
-    return lambda d, L: L * (2 * d * r + r + 3 * d)
+def lin(r: int) -> Adapter:
+    """One bottleneck in each block, and a norm before it."""
+    return Adapter(r=r, place="lin")
 
 
-def pfeiffer(r: int) -> Callable[[int, int], int]:
-    """One bottleneck with biases in each block."""
-    return lambda d, L: L * (2 * d * r + r + d)
+def pfeiffer(r: int) -> Adapter:
+    """One bottleneck in each block."""
+    return Adapter(r=r, place="pfeiffer")
 
 
 # -- GPT-3 ----------------------------------------------------------------------------------------
@@ -76,9 +76,9 @@ GPT3 = Paper(
         formula("PreLayer", "20.2M", G3, "L d (8 + 8)", lambda d, L: L * d * (8 + 8),
                 "the paper's own formula for its lengths (8, 8) does not give the printed number",
                 "70.1 89.5 50.8/27.3/43.5"),
-        formula("Adapter^H", "7.1M", G3, "2 L (2 d r + r + d), r = 1", houlsby(1),
+        counted("Adapter^H", "7.1M", G3, houlsby(1), "2 L (2 d r + r + d), r = 1",
                 scores="71.9 89.8 53.0/28.9/44.8"),
-        formula("Adapter^H", "40.1M", G3, "2 L (2 d r + r + d), r = 8", houlsby(8),
+        counted("Adapter^H", "40.1M", G3, houlsby(8), "2 L (2 d r + r + d), r = 8",
                 scores="73.2 91.5 53.2/29.0/45.1"),
         counted("LoRA", "4.7M", G3, lora("qv", 1), "q, v, r = 1",
                 scores="73.4 91.7 53.8/29.8/45.9"),
@@ -168,11 +168,11 @@ E2E = Paper(
         counted("M  FT*", "354.92M", M, Full(), "all parameters",
                 "not reproduced; with the 48 norms of the blocks counted twice it would be 354.92M",
                 "68.2 8.62 46.2 71.0 2.47"),
-        formula("M  Adapter^L*", "0.37M", M, "L (2 d r + r + 3 d), r = 6", lin(6),
+        counted("M  Adapter^L*", "0.37M", M, lin(6), "L (2 d r + r + 3 d), r = 6",
                 "the rank is inferred from the count", "66.3 8.41 45.0 69.8 2.40"),
-        formula("M  Adapter^L*", "11.09M", M, "the same, r = 224", lin(224),
+        counted("M  Adapter^L*", "11.09M", M, lin(224), "the same, r = 224",
                 "the rank is inferred from the count", "68.9 8.71 46.1 71.3 2.47"),
-        formula("M  Adapter^H", "11.09M", M, "2 L (2 d r + r + d), r = 112", houlsby(112),
+        counted("M  Adapter^H", "11.09M", M, houlsby(112), "2 L (2 d r + r + d), r = 112",
                 "no rank gives the printed number, which is that of the row above",
                 "67.3 8.50 46.0 70.7 2.44"),
         counted("M  FT-Top2*", "25.19M", M, TopK(k=2), "the last two blocks",
@@ -183,9 +183,9 @@ E2E = Paper(
                 "70.4 8.85 46.8 71.8 2.53"),
         counted("L  FT*", "774.03M", L, Full(), "all parameters",
                 scores="68.5 8.78 46.0 69.9 2.45"),
-        formula("L  Adapter^L", "0.88M", L, "L (2 d r + r + 3 d), r = 8", lin(8),
+        counted("L  Adapter^L", "0.88M", L, lin(8), "L (2 d r + r + 3 d), r = 8",
                 scores="69.1 8.68 46.3 71.4 2.49"),
-        formula("L  Adapter^L", "23.00M", L, "the same, r = 248", lin(248),
+        counted("L  Adapter^L", "23.00M", L, lin(248), "the same, r = 248",
                 scores="68.9 8.70 46.1 71.3 2.45"),
         formula("L  PreLayer*", "0.77M", L, "2 L d l, l = 8", lambda d, L: 2 * L * d * 8,
                 f"no length l gives the printed number: {TENTH}", "70.3 8.85 46.2 71.7 2.47"),
@@ -211,10 +211,10 @@ GLUE = Paper(
                 "its scores come from another paper; those of QQP and MRPC look like F1, where the "
                 "others are accuracies: do not rank it by them",
                 "84.7 93.7 92.7 62.0 91.8 84.0 81.5 90.8 85.2"),
-        formula("base  Adpt^D", "0.3M", RB, "L (2 d r + r + d), r = 16", pfeiffer(16),
+        counted("base  Adpt^D", "0.3M", RB, pfeiffer(16), "L (2 d r + r + d), r = 16",
                 "the paper gives no rank; this one fits",
                 "87.1 94.2 88.5 60.8 93.1 90.2 71.5 89.7 84.4"),
-        formula("base  Adpt^D", "0.9M", RB, "the same, r = 48", pfeiffer(48),
+        counted("base  Adpt^D", "0.9M", RB, pfeiffer(48), "the same, r = 48",
                 "the paper gives no rank; this one fits",
                 "87.3 94.7 88.4 62.6 93.0 90.6 75.9 90.3 85.4"),
         counted("base  LoRA", "0.3M", RB, lora("qv", 8), "q, v, r = 8",
@@ -223,13 +223,13 @@ GLUE = Paper(
                 "90.2 96.4 90.9 68.0 94.7 92.2 86.6 92.4 88.9"),
         counted("large  LoRA", "0.8M", RL, lora("qv", 8), "q, v, r = 8",
                 scores="90.6 96.2 90.9 68.2 94.9 91.6 87.4 92.6 89.0"),
-        formula("large  Adpt^P", "3.0M", RL, "L (2 d r + r + d), r = 64", pfeiffer(64), BINARY,
+        counted("large  Adpt^P", "3.0M", RL, pfeiffer(64), "L (2 d r + r + d), r = 64", BINARY,
                 "90.2 96.1 90.2 68.3 94.8 91.9 83.8 92.1 88.4"),
-        formula("large  Adpt^P", "0.8M", RL, "the same, r = 16", pfeiffer(16),
+        counted("large  Adpt^P", "0.8M", RL, pfeiffer(16), "the same, r = 16",
                 scores="90.5 96.6 89.7 67.8 94.8 91.7 80.1 91.9 87.9"),
-        formula("large  Adpt^H", "6.0M", RL, "2 L (2 d r + r + d), r = 64", houlsby(64), BINARY,
+        counted("large  Adpt^H", "6.0M", RL, houlsby(64), "2 L (2 d r + r + d), r = 64", BINARY,
                 "89.9 96.2 88.7 66.5 94.7 92.1 83.4 91.0 87.8"),
-        formula("large  Adpt^H", "0.8M", RL, "the same, r = 8", houlsby(8),
+        counted("large  Adpt^H", "0.8M", RL, houlsby(8), "the same, r = 8",
                 scores="90.3 96.3 87.7 66.3 94.7 91.5 72.9 91.5 86.4"),
         counted("large  LoRA, as adapters", "0.8M", RL, lora("qv", 8), "q, v, r = 8",
                 scores="90.6 96.2 90.2 68.2 94.8 91.6 85.2 92.3 88.6"),

@@ -11,6 +11,7 @@ from minipeft.contract import file as adapter_file
 from minipeft.contract.attached import Attached
 from minipeft.contract.method import Method
 from minipeft.methods.adalora import AdaLoRA
+from minipeft.methods.adapter import Adapter
 from minipeft.methods.bitfit import BitFit
 from minipeft.methods.dora import DoRA
 from minipeft.methods.full import Full
@@ -21,6 +22,7 @@ from minipeft.methods.loftq import LoftQ
 from minipeft.methods.lora import LoRA
 from minipeft.methods.magnitude import Magnitude
 from minipeft.methods.movement import Movement
+from minipeft.methods.parallel import Parallel
 from minipeft.methods.pissa import PiSSA
 from minipeft.methods.prefix import Prefix
 from minipeft.methods.qlora import QLoRA
@@ -50,6 +52,8 @@ METHODS: dict[str, type[Method]] = {
     "movement": Movement,
     "ia3": IA3,
     "prefix": Prefix,
+    "adapter": Adapter,
+    "parallel": Parallel,
 }
 
 
@@ -102,6 +106,7 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "METHODS",
     "AdaLoRA",
+    "Adapter",
     "BitFit",
     "DoRA",
     "Full",
@@ -112,6 +117,7 @@ __all__ = [
     "LoftQ",
     "Magnitude",
     "Movement",
+    "Parallel",
     "QLoRA",
     "Quantize",
     "PiSSA",

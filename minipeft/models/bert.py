@@ -38,6 +38,7 @@ class BERTConfig(Config):
     """
 
     head_kinds = ("mlm", "linear")
+    norm = "post"
 
     vocab: int
     context: int
@@ -82,7 +83,7 @@ class BERT(Module):
             [
                 Block(
                     c.width, c.heads, c.mlp or 4 * c.width, layers=c.layers, causal=False,
-                    norm="post", activation="gelu_erf", eps=c.eps, dropout=c.dropout, rng=rng,
+                    norm=c.norm, activation="gelu_erf", eps=c.eps, dropout=c.dropout, rng=rng,
                     like=like,
                 )
                 for _ in range(c.layers)

@@ -21,6 +21,7 @@ class Config:
     """
 
     head_kinds: ClassVar[tuple[str, ...]] = ("linear",)
+    norm: ClassVar[str] = "pre"  # or "post": where its blocks have their norms
 
     def __post_init__(self) -> None:
         name = type(self).__name__

@@ -10,10 +10,10 @@ from minipeft.backend import Rng
 from minipeft.contract import Method, Wrapper, attach
 from minipeft.engine import no_grad, running
 from minipeft.generation.sampling import generate_many
-from minipeft.methods import IA3, BitFit, LoRA
+from minipeft.methods import IA3, Adapter, BitFit, LoRA, Parallel
 from minipeft.nn import Parameter, init
 from minipeft.training.step import Workers, loss_of
-from tests.contract.throwaway import FacT, Houlsby, Produced, Steering
+from tests.contract.throwaway import FacT, Produced, Steering
 from tests.methods.contract import Case, randomize
 from tests.tiny import Rows, gpt, tokenizer
 
@@ -207,9 +207,9 @@ def test_texts_are_continued_by_a_wrapped_attention_in_some_rows():
 def test_methods_of_every_kind_share_a_batch(kind):
     """A low rank, scales, shifts and bottlenecks in the same blocks: each row is as if alone."""
     case = Case(None, kind=kind)
-    model, x = case.model(), case.inputs(rows=8)
+    model, x = case.model(), case.inputs(rows=9)
     model.head.new = False  # a ViT's, which the rows share
-    methods = (LoRA(r=2), IA3(), Houlsby(), FacT(), Steering(), Produced())
+    methods = (LoRA(r=2), IA3(), Adapter(r=2), Parallel(r=2), FacT(), Steering(), Produced())
     handles = [attach(model, method) for method in methods]
     for handle in handles:
         randomize(handle)

@@ -1,44 +1,12 @@
 """What the throwaway methods show of the contract beyond the checks that every method passes."""
 
 import numpy as np
-import pytest
 
-from minipeft.backend import Rng
 from minipeft.contract import attach
 from minipeft.engine import no_grad, running
 from minipeft.methods import IA3, load_adapter
-from tests.contract.throwaway import AdapterDrop, Offsets, Steering
+from tests.contract.throwaway import Offsets, Steering
 from tests.methods.contract import CASES, CLOSE, Case, randomize, run, same
-
-
-@pytest.mark.parametrize("settings", [{}, {"recompute": True}], ids=str)
-def test_the_first_blocks_go_without_as_many_as_the_pass_draws(settings):
-    """One n for all wrappers of a pass, another in other passes; none where nothing is drawn."""
-    model, handle = Case(AdapterDrop(most=2)).attached()
-    ids = CASES["lora"].inputs()
-    wrappers = list(handle.wrappers.values())  # attn, mlp, attn, mlp
-    by_n = []
-    for n in range(3):
-        with running(off=wrappers[: 2 * n]):
-            by_n.append(run(model, ids))
-    assert same(run(model, ids), by_n[0])
-    seen, rng = [], Rng(0)
-    for _ in range(12):
-        with running(rng=rng, **settings):
-            y = model(ids)
-        (n,) = [n for n, wanted in enumerate(by_n) if same(y.data, wanted)]
-        seen.append(n)
-        if y.requires_grad:  # it does not where all go without
-            y.sum().backward()
-        reached = [w.up.weight.grad is not None for w in wrappers]
-        assert reached == [i >= 2 * n for i in range(4)]
-        for _, p in handle.trainable():
-            p.grad = None
-    assert set(seen) == {0, 1, 2}
-    handle.detach()
-    fixed = attach(model, AdapterDrop(drop=1))
-    randomize(fixed)
-    assert same(run(model, ids), by_n[1])
 
 
 def test_the_path_of_a_shared_array_is_that_of_its_first_place():

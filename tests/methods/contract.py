@@ -25,6 +25,7 @@ from minipeft.methods import (
     IA3,
     METHODS,
     AdaLoRA,
+    Adapter,
     BitFit,
     DoRA,
     LinearProbe,
@@ -32,6 +33,7 @@ from minipeft.methods import (
     LoRA,
     Magnitude,
     Movement,
+    Parallel,
     PiSSA,
     Prefix,
     QLoRA,
@@ -47,15 +49,7 @@ from minipeft.storage.checkpoint import load_arrays
 from minipeft.training.batches import Batch
 from minipeft.training.loop import fit
 from minipeft.training.step import loss_of
-from tests.contract.throwaway import (
-    THROWAWAY,
-    AdapterDrop,
-    FacT,
-    Houlsby,
-    Parallel,
-    Pfeiffer,
-    Steering,
-)
+from tests.contract.throwaway import THROWAWAY, FacT, Steering
 
 CONFIG = GPTConfig(vocab=11, context=8, width=8, layers=2, heads=2)
 CONFIGS = {
@@ -66,6 +60,9 @@ CONFIGS = {
 }
 REFUSED = {"llama": ("bitfit",)}  # kind -> methods that find nothing there to change
 PRUNED = ("magnitude", "movement")
+ONE = "(L - drop) * (2 * d * r + r + d) per model"  # adapter in a block
+TWO = "2 * (L - drop) * (2 * d * r + r + d)"
+NONLINEAR = "an adapter has an activation between its two matrices"
 QKV = ("q_proj", "k_proj", "v_proj")
 CLOSE = 1e-12  # of max |y|, in float64
 LEARNT, TIED = 0.3, 0.03  # nats by which training must beat lr = 0, and shuffled labels
@@ -233,13 +230,22 @@ SETTINGS = {  # what suits the tiny model; a method without an entry is checked 
         ),
         "layer": put_in(2, Prefix(n=2, layers=(0,)), "2 * kv * n per model"),
     },
-    "throwaway_houlsby": {"": Case(Houlsby(), stuck="attn: Behind has no dense equivalent")},
-    "throwaway_pfeiffer": {
-        "": Case(Pfeiffer(), stuck="blocks.0: Behind has no dense equivalent"),
-        "post-norm": Case(Pfeiffer(targets="ln_2"), stuck="ln_2: Within has no dense equivalent"),
+    "adapter": {
+        "": Case(Adapter(r=4), stuck=f"blocks.0.attn: {NONLINEAR}"),
+        "norms": Case(Adapter(r=4, norms=True, init="houlsby", act="swish"), stuck=NONLINEAR),
+        "pfeiffer": Case(Adapter(r=4, place="pfeiffer", init="normal"), ONE, stuck=NONLINEAR),
+        "lin": Case(
+            Adapter(r=4, place="lin", drop=1),
+            "(L - drop) * (2 * d * r + r + 3 * d) per model",
+            stuck=f"blocks.1: {NONLINEAR}",
+        ),
+        "drop": Case(Adapter(r=4, place="pfeiffer", drop_most=1), ONE, stuck=NONLINEAR),
     },
-    "throwaway_parallel": {"": Case(Parallel(), stuck="mlp: Beside has no dense equivalent")},
-    "throwaway_drop": {"": Case(AdapterDrop(), stuck="attn: Dropped has no dense equivalent")},
+    "parallel": {
+        "": Case(Parallel(r=4), stuck=NONLINEAR),
+        "ln": Case(Parallel(r=4, reads="ln", s=1.0, act="gelu"), stuck=f"mlp: {NONLINEAR}"),
+        "attn": Case(Parallel(r=4, sublayer="attn"), stuck=NONLINEAR),
+    },
     "throwaway_steering": {
         "": Case(Steering()),
         "tap": Case(Steering("head_out"), stuck="head_out: a Tap holds no bias: shift what o_pr"),
@@ -566,7 +572,7 @@ def a_wrong_target_is_refused(case, _):
     model = case.model()
     before = snapshot(model)
     if "targets" not in {f.name for f in dataclasses.fields(case.method)}:
-        return
+        return  # it has none, or names them by a setting
     with pytest.raises(ValueError, match="'q_porj' matches no part.*Did you mean 'q_proj'"):
         attach(model, dataclasses.replace(case.method, targets=("fc_in", "q_porj")))
     assert_restored(model, before)
@@ -687,6 +693,7 @@ ADDS = {  # where a docstring counts a GPT: m = 1 with a head for masked words, 
         "topk": "k * (12 * d * d + 13 * d) per model",
         "bitfit": "11 * d * L + 2 * d + m * (d + V) per model",
         "ln_tuning": "(2 * L + 1) * 2 * d + m * 2 * d per model",
+        "adapter": f"{TWO} + norms * (2 * L + 1 + m) * 2 * d per model",
     },
     "vit": {
         "full": "P * d + 2 * d + T * d + L * (12 * d * d + 13 * d) + 2 * d per model",
@@ -700,6 +707,7 @@ ADDS = {  # where a docstring counts a GPT: m = 1 with a head for masked words, 
         "ln_tuning": "(2 * L + 1) * d per model",
         "ia3": "(2 * kv + F) * L per model",
         "prefix": "2 * L * kv * n per model",
+        "adapter": f"{TWO} + norms * (2 * L + 1) * d per model",
         "throwaway_produced": "L * k + k * h + h + F * (h + 1) per model",
     },
 }

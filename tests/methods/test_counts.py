@@ -15,6 +15,7 @@ from minipeft.methods import (
     IA3,
     METHODS,
     AdaLoRA,
+    Adapter,
     BitFit,
     DoRA,
     Full,
@@ -24,6 +25,7 @@ from minipeft.methods import (
     LoRA,
     Magnitude,
     Movement,
+    Parallel,
     PiSSA,
     Prefix,
     QLoRA,
@@ -42,6 +44,8 @@ ALL = {**JOINT, "targets": "all-linear"}
 FULL = "V * d + T * d + L * (12 * d * d + 13 * d) + 2 * d"
 QV = ("q_proj", "v_proj")
 QKVO = (*QKV, "o_proj")
+ONE = "L * (2 * d * r + r + d)"  # adapter a block
+TWO = f"2 * {ONE}"
 
 
 def row(name, method, formula, **expected):
@@ -106,6 +110,25 @@ LEDGER = [
         "n * d + (d * mlp + mlp) + (mlp * 2 * L * d + 2 * L * d)", M=25_744_896),
     row("on BERT", Prefix(n=30), "2 * L * d * n", BB=552_960),
     row("of one layer", Prefix(n=5, layers=(0,)), "2 * d * n", S=7_680, V=7_680),
+    row("Houlsby r=48", Adapter(r=48), TWO, S=1_789_056, BB=1_789_056),
+    row("Houlsby r=8", Adapter(r=8), TWO, RL=835_968, G3=40_109_568),
+    row("Houlsby r=64", Adapter(r=64), TWO, RL=6_343_680),
+    row("Houlsby r=1", Adapter(r=1), TWO, G3=7_078_080),
+    row("Houlsby r=112", Adapter(r=112), TWO, M=11_064_576),
+    row("Houlsby and norms", Adapter(r=48, norms=True), f"{TWO} + (2 * L + 1) * 2 * d",
+        S=1_789_056 + 38_400),
+    row("Pfeiffer r=48", Adapter(r=48, place="pfeiffer"), ONE, S=894_528, RB=894_528, V=894_528),
+    row("Pfeiffer r=16", Adapter(r=16, place="pfeiffer"), ONE, RB=304_320, RL=811_392),
+    row("Pfeiffer r=64", Adapter(r=64, place="pfeiffer"), ONE, RL=3_171_840),
+    row("AdapterDrop", Adapter(r=48, place="pfeiffer", drop=8),
+        "(L - drop) * (2 * d * r + r + d)", RB=298_176),
+    *(
+        row(f"Lin r={r}", Adapter(r=r, place="lin"), "L * (2 * d * r + r + 3 * d)", **expected)
+        for r, expected in ((6, {"M": 368_784}), (224, {"M": 11_089_152}), (8, {"L": 875_808}),
+                            (248, {"L": 23_002_848}))
+    ),
+    row("r=48", Parallel(r=48), ONE, S=894_528),
+    row("r=384", Parallel(r=384), ONE, S=7_091_712, BB=7_091_712),
 ]  # fmt: skip
 MODELS = {
     "S": S, "M": M, "L": L, "G3": G3, "BB": "bert-base", "BL": "bert-large", "V": "vit-base",
