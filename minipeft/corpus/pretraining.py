@@ -25,8 +25,8 @@ from minipeft.storage.text import Tokenizer
 from minipeft.tasks.shapes import Shapes
 from minipeft.training.batches import Batch, ImageBatches, TokenBatches
 from minipeft.training.evaluation import mean_loss
-from minipeft.training.looks import Evaluation
-from minipeft.training.loop import History, fit
+from minipeft.training.looks import Evaluation, History
+from minipeft.training.loop import fit
 from minipeft.training.optim import Schedule
 from minipeft.world.town import World
 

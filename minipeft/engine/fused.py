@@ -226,31 +226,10 @@ def gelu_slow(x: Any) -> Tensor:
     return 0.5 * x * (1 + ops.tanh(_C * (near + 0.044715 * near**3)))
 
 
-@in_float32
-@op
-def gelu_erf(x):
-    """GELU in its exact form, BERT's and ViT's.
-
-    y = x Φ(x), Φ(x) = (1 + erf(x/√2))/2                Hendrycks & Gimpel 2016
-    Shapes  any -> the same
-    VJP     gx = g (Φ(x) + x φ(x)), φ the normal density
-    Keeps   x, Φ
-    """
-    xp = xp_of(x)
-    cdf = 0.5 * (1 + backend.erf(x * (1 / math.sqrt(2))))
-    return x * cdf, (lambda g: g * (cdf + x * xp.exp(-0.5 * x * x) * (1 / math.sqrt(2 * math.pi))),)
-
-
-@in_float32
-def gelu_erf_slow(x: Any) -> Tensor:
-    """The twin of `gelu_erf`."""
-    return x * (0.5 * (1 + ops.erf(x / math.sqrt(2))))
-
-
 # -- softmax ------------------------------------------------------------------------------------
 
 
-def _axis(name: str, x: Array, axis: int) -> int:
+def softmax_axis(name: str, x: Array, axis: int) -> int:
     """The axis as a non-negative number; an error where it is empty."""
     found = ops.one_axis(x.shape, axis) if x.ndim else None
     if found is None or x.shape[found] == 0:
@@ -269,7 +248,7 @@ def softmax(x, *, axis=-1):
     Keeps   y
     Raises  ValueError if the axis is empty
     """
-    xp, axis = xp_of(x), _axis("softmax", x, axis)
+    xp, axis = xp_of(x), softmax_axis("softmax", x, axis)
     y = x - x.max(axis=axis, keepdims=True)
     xp.exp(y, out=y)
     y /= y.sum(axis=axis, keepdims=True)
@@ -281,30 +260,6 @@ def softmax_slow(x: Any, *, axis: int = -1) -> Tensor:
     """The twin of `softmax`."""
     e = ops.exp(x - ops.max(x, axis=axis, keepdims=True))
     return e / ops.sum(e, axis=axis, keepdims=True)
-
-
-@in_float32
-@op
-def log_softmax(x, *, axis=-1):
-    """The logarithm of softmax, without its underflow.
-
-    y_i = x_i - log Σ_j exp(x_j)
-    Shapes  any -> the same
-    VJP     gx = g - softmax(x) Σ_j g_j
-    Keeps   y
-    Raises  ValueError if the axis is empty
-    """
-    xp, axis = xp_of(x), _axis("log_softmax", x, axis)
-    y = x - x.max(axis=axis, keepdims=True)
-    y -= xp.log(xp.exp(y).sum(axis=axis, keepdims=True))
-    return y, (lambda g: g - xp.exp(y) * g.sum(axis=axis, keepdims=True),)
-
-
-@in_float32
-def log_softmax_slow(x: Any, *, axis: int = -1) -> Tensor:
-    """The twin of `log_softmax`."""
-    z = x - ops.max(x, axis=axis, keepdims=True)
-    return z - ops.log(ops.sum(ops.exp(z), axis=axis, keepdims=True))
 
 
 # -- attention ----------------------------------------------------------------------------------
@@ -546,6 +501,8 @@ def cross_entropy_slow(
     """The twin of `cross_entropy`."""
     V = logits.shape[-1]
     rows, kept, n = _check_labels(logits.data, labels, ignore)
-    logp = log_softmax_slow(ops.reshape(logits, shape=(-1, V))[rows])
+    z = ops.reshape(logits, shape=(-1, V))[rows]
+    z = z - ops.max(z, axis=-1, keepdims=True)
+    logp = z - ops.log(ops.sum(ops.exp(z), axis=-1, keepdims=True))
     picked = logp[xp_of(logits.data).arange(n), kept]
     return -(ops.mean(picked) * (1 - smoothing) + ops.mean(logp) * smoothing)

@@ -1,17 +1,26 @@
-"""More fused operations: LLaMA's RMS norm, rotary positions and SwiGLU, and products with codes.
+"""What others than GPT-2 compute with: RMS norm, rotary positions, SwiGLU, exact GELU, codes.
 
 As in fused.py, each stands beside its slow twin.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
+from minipeft import backend
 from minipeft.backend import Array, xp_of
-from minipeft.engine import array_ops, ops
-from minipeft.engine.fused import as_rows, inverse_deviation, linear_slow, row_dots, sum_rows
+from minipeft.engine import array_ops, fused, ops
+from minipeft.engine.fused import (
+    as_rows,
+    inverse_deviation,
+    linear_slow,
+    row_dots,
+    softmax_axis,
+    sum_rows,
+)
 from minipeft.engine.op import op
 from minipeft.engine.ops import in_float32
 from minipeft.engine.tensor import Tensor
@@ -193,3 +202,59 @@ def linear_decoded(x, b=None, *, decode, shape):
 def linear_decoded_slow(x: Any, b: Any = None, *, decode: Any, shape: Any) -> Tensor:
     """The twin of `linear_decoded`, which keeps the weight."""
     return linear_slow(x, Tensor(decode(x.data).reshape(shape)), b)
+
+
+# -- GELU, exact ----------------------------------------------------------------------------------
+
+
+@in_float32
+@op
+def gelu_erf(x):
+    """GELU in its exact form, BERT's and ViT's.
+
+    y = x Φ(x), Φ(x) = (1 + erf(x/√2))/2                Hendrycks & Gimpel 2016
+    Shapes  any -> the same
+    VJP     gx = g (Φ(x) + x φ(x)), φ the normal density
+    Keeps   x, Φ
+    """
+    xp = xp_of(x)
+    cdf = 0.5 * (1 + backend.erf(x * (1 / math.sqrt(2))))
+    return x * cdf, (lambda g: g * (cdf + x * xp.exp(-0.5 * x * x) * (1 / math.sqrt(2 * math.pi))),)
+
+
+@in_float32
+def gelu_erf_slow(x: Any) -> Tensor:
+    """The twin of `gelu_erf`."""
+    return x * (0.5 * (1 + ops.erf(x / math.sqrt(2))))
+
+
+# -- log-softmax ----------------------------------------------------------------------------------
+
+
+@in_float32
+@op
+def log_softmax(x, *, axis=-1):
+    """The logarithm of softmax, without its underflow.
+
+    y_i = x_i - log Σ_j exp(x_j)
+    Shapes  any -> the same
+    VJP     gx = g - softmax(x) Σ_j g_j
+    Keeps   y
+    Raises  ValueError if the axis is empty
+    """
+    xp, axis = xp_of(x), softmax_axis("log_softmax", x, axis)
+    y = x - x.max(axis=axis, keepdims=True)
+    y -= xp.log(xp.exp(y).sum(axis=axis, keepdims=True))
+    return y, (lambda g: g - xp.exp(y) * g.sum(axis=axis, keepdims=True),)
+
+
+@in_float32
+def log_softmax_slow(x: Any, *, axis: int = -1) -> Tensor:
+    """The twin of `log_softmax`."""
+    z = x - ops.max(x, axis=axis, keepdims=True)
+    return z - ops.log(ops.sum(ops.exp(z), axis=axis, keepdims=True))
+
+
+for _f in (gelu_erf, gelu_erf_slow, log_softmax, log_softmax_slow):  # names of fused.py too
+    setattr(fused, _f.__name__, _f)
+del _f

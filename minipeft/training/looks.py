@@ -5,11 +5,27 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from minipeft.backend import Array, is_whole, xp_of
 from minipeft.checks import Checked, setting, whole
+
+
+@dataclass
+class History:
+    """What a run did, as plain lists: one entry a step, and one an evaluation."""
+
+    loss: list[float] = field(default_factory=list)
+    lr: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    evaluations: list[dict[str, float]] = field(default_factory=list)
+
+    def add(self, loss: float, lr: float, seconds: float) -> None:
+        """A step is done."""
+        self.loss.append(loss)
+        self.lr.append(lr)
+        self.seconds.append(seconds)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from minipeft.engine.blas import blas_threads, threads_for
 from minipeft.nn import Module
 from minipeft.nn.finite import NonFiniteLoss, where_it_began
 from minipeft.training.batches import Batch, Source, task_batches
-from minipeft.training.looks import Evaluation, Looks
+from minipeft.training.looks import Evaluation, History, Looks
 from minipeft.training.malloc import trimmed, tune_malloc
 from minipeft.training.optim import Schedule, clip_gradients
 from minipeft.training.optimizers import get_optimizer
@@ -26,22 +25,6 @@ from minipeft.training.resume import Checkpoint, Guard, state_of
 from minipeft.training.step import Loss, Workers, label_count, loss_of
 
 WATCHED = 10  # first steps whose gradient norms an adapter's report shows
-
-
-@dataclass
-class History:
-    """What a run did, as plain lists: one entry a step, and one an evaluation."""
-
-    loss: list[float] = field(default_factory=list)
-    lr: list[float] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    evaluations: list[dict[str, float]] = field(default_factory=list)
-
-    def add(self, loss: float, lr: float, seconds: float) -> None:
-        """A step is done."""
-        self.loss.append(loss)
-        self.lr.append(lr)
-        self.seconds.append(seconds)
 
 
 def trainable(model: Module) -> list[tuple[str, Any]]:

@@ -14,7 +14,7 @@ from minipeft.nn import Module
 from minipeft.storage.checkpoint import load_model, save_model
 from minipeft.tasks import load_own
 from minipeft.training.batches import ImageBatches, TaskBatches
-from minipeft.training.loop import History
+from minipeft.training.looks import History
 from tests.clitools import small_base, value  # noqa: F401
 
 SCORES = {"loss": 1.0, "n": 5.0, "accuracy": 50.0}

@@ -25,7 +25,8 @@ from minipeft.storage.text import Tokenizer
 from minipeft.tasks.shapes import Shapes
 from minipeft.training.batches import TokenBatches
 from minipeft.training.evaluation import mean_loss
-from minipeft.training.loop import History, fit
+from minipeft.training.looks import History
+from minipeft.training.loop import fit
 from minipeft.training.resume import Checkpoint
 from minipeft.world.town import World
 

@@ -37,7 +37,7 @@ from minipeft.storage.files import data_dir
 from minipeft.tasks import get_task
 from minipeft.training.batches import TaskBatches
 from minipeft.training.evaluation import mean_loss
-from minipeft.training.loop import History
+from minipeft.training.looks import History
 from minipeft.training.step import loss_of
 from minipeft.world.town import World
 

@@ -13,7 +13,8 @@ from minipeft.contract import Attached, Method, attach
 from minipeft.course.experiments.runner import Outcome
 from minipeft.training.batches import task_batches
 from minipeft.training.evaluation import evaluate
-from minipeft.training.loop import History, fit
+from minipeft.training.looks import History
+from minipeft.training.loop import fit
 
 
 @dataclass(frozen=True)
