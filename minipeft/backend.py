@@ -315,3 +315,27 @@ def _count(shape: Any) -> int:
 
 def _shaped(flat: np.ndarray, shape: Any) -> Any:
     return float(flat[0]) if shape is None else flat.reshape(shape)
+
+
+def upload(xp: Any, *arrays: Any) -> list[Any]:
+    """Host arrays, tuples of them and None, for the library xp; to a device in one transfer."""
+    if xp is np:
+        return list(arrays)
+    parts: list[np.ndarray] = []
+    for entry in arrays:
+        parts += entry if isinstance(entry, tuple) else [] if entry is None else [entry]
+    sizes = [-(-a.nbytes // 16) * 16 for a in parts]  # each begins where any dtype may begin
+    ends = np.cumsum(sizes).tolist()
+    host = np.zeros(ends[-1], np.uint8)
+    for a, end, size in zip(parts, ends, sizes, strict=True):
+        host[end - size : end - size + a.nbytes] = np.ascontiguousarray(a).reshape(-1).view("u1")
+    there = xp.asarray(host)
+    made = iter(
+        there[end - size : end - size + a.nbytes].view(a.dtype).reshape(a.shape)
+        for a, end, size in zip(parts, ends, sizes, strict=True)
+    )
+    return [
+        tuple(next(made) for _ in entry) if isinstance(entry, tuple)
+        else None if entry is None else next(made)
+        for entry in arrays
+    ]  # fmt: skip

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from minipeft.contract import file as adapter_file
-from minipeft.nn.module import Summary
+from minipeft.nn.tree import Summary
 from minipeft.storage.checkpoint import (
     Arrays,
     CheckpointError,

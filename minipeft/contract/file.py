@@ -19,7 +19,7 @@ from minipeft.contract.handle import Handle
 from minipeft.contract.method import Method
 from minipeft.engine import no_grad
 from minipeft.nn import Module, Parameter
-from minipeft.nn.hollow import hollow
+from minipeft.nn.twin import hollow
 from minipeft.storage.checkpoint import (
     CheckpointError,
     fingerprint,
@@ -152,9 +152,7 @@ def load(at: Handle, path: str | Path) -> None:
                               "one")  # fmt: skip
     check_base(at.model, at.method, at.over(), path, metadata)
     saved, old = method_of(path, type(at.method), metadata["fields"]), at.method.settled()
-    here, there = dataclasses.asdict(old), dataclasses.asdict(saved)
-    odd = [f"{k} is {here[k]!r} here, {there[k]!r} there"
-           for k in here if k != "seed" and here[k] != there[k]]  # fmt: skip
+    odd = _unlike(dataclasses.asdict(old), dataclasses.asdict(saved))
     if odd:
         raise CheckpointError(f"{path} was saved with other settings: {'; '.join(odd)}")
     if saved == at.method:
@@ -162,6 +160,12 @@ def load(at: Handle, path: str | Path) -> None:
         return
     with at.rebuilt(saved):  # another seed: what was drawn and not saved is drawn from it
         put(at, checked(at, path, arrays))
+
+
+def _unlike(here: dict[str, Any], there: dict[str, Any]) -> list[str]:
+    """The settings, seeds apart, that are others in a file."""
+    return [f"{k} is {here.get(k)!r} here, {there.get(k)!r} there"
+            for k in here | there if k != "seed" and here.get(k) != there.get(k)]  # fmt: skip
 
 
 def base_of(model: Module, method: Method) -> str:
@@ -195,9 +199,7 @@ def check_base(
             )
         return
     for entry, own in zip(there, map(_told_of, over), strict=True):
-        a, b = entry["fields"], own["fields"]
-        odd = [f"{k} is {b.get(k)!r} here, {a.get(k)!r} there"
-               for k in b | a if k != "seed" and b.get(k) != a.get(k)]  # fmt: skip
+        odd = _unlike(own["fields"], entry["fields"])
         if odd:
             raise CheckpointError(f"{path} was trained over another {entry['method']!r}: "
                                   f"{'; '.join(odd):.400}")  # fmt: skip

@@ -86,13 +86,16 @@ class Handle:
         self.root, self.slot = Shared(), ""  # where those stand that no wrapper holds
         self.changes: list[Change] = []
         try:
+            # wrap what the targets name; clone or compute what is selected, and a new head
             self._wrap()
             self._choose()
+            # what needs to have seen all of it, and a place for what many parts share
             self.method.prepare(self)
             self._place_shared()
         except BaseException:
             self.undo()
             raise
+        # every part knows the handle; the handle knows what trains
         self._spread()
         self.trained = dict(self._trained())
         # where a clone began, its base remembers
@@ -178,34 +181,25 @@ class Handle:
             names = sorted({place.path.rpartition(".")[2] for place in self.model.places()})
             raise ValueError(f"{method} changes nothing in this model: no part of it fits. The "
                              f"model's parameters are called {', '.join(names)}")  # fmt: skip
-        self._check_used()
+        self._check_free()
 
-    def _check_used(self) -> None:
-        """Refuse what would change a Parameter that an earlier handle's wrapper goes without."""
-        unused = {
-            id(getattr(layer.base, name)): h.method.name
-            for h in self.model.handles
-            if h is not self
-            for w in h.wrappers.values()
-            for layer in w.layers()
-            for name in layer.replaces
-        }
-        changed = [(path, p) for path, c in self.clones.items() for p in (c, c.base)]
-        for path, p in [*changed, *self.computed.items()]:
-            if id(p) in unused:
-                other = unused[id(p)]
-                raise ValueError(f"{self.method.name!r} would change {path}, which {other!r} has "
-                                 f"replaced: merge or detach {other!r} first")  # fmt: skip
+    def _check_free(self) -> None:
+        """Refuse to change a Parameter that an earlier handle computes, or does without."""
+        others = [h for h in self.model.handles if h is not self]
+        layers = [(h, layer) for h in others for w in h.wrappers.values() for layer in w.layers()]
+        replaced = {id(getattr(x.base, name)): h for h, x in layers for name in x.replaces}
+        taken = replaced | {id(p): h for h in others for p in h.computed.values()}
+        wanted = [(path, p, taken) for path, c in self.clones.items() for p in (c, c.base)]
+        wanted += [(path, p, replaced) for path, p in self.computed.items()]
+        for path, p, by in wanted:
+            if id(p) in by:
+                other = by[id(p)].method.name
+                raise ValueError(f"{self.method.name!r} would change {path}, which {other!r} "
+                                 f"replaces: merge or detach {other!r} first")  # fmt: skip
 
     def _clone(self, places: list[Place]) -> Parameter:
         """Put one trainable copy at all the places of one Parameter."""
-        path, p = places[0].path, places[0].parameter
-        for h in self.model.handles:
-            if any(p is computed for computed in h.computed.values()):
-                other = h.method.name
-                raise ValueError(f"{self.method.name!r} would train {path}, which {other!r} "
-                                 f"computes: merge or detach {other!r} first")  # fmt: skip
-        clone = p.clone()
+        clone = places[0].parameter.clone()
         for owner, name in {(id(q.owner), q.name): (q.owner, q.name) for q in places}.values():
             self.swap(owner, name, clone)
         return clone

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +14,7 @@ from minipeft.display.table import Table
 from minipeft.engine import no_grad, running
 from minipeft.nn import Linear, Module, Parameter
 from minipeft.nn.module import original, standing
+from minipeft.nn.twin import in_float64
 
 POLICIES = ("refuse", "dequantize", "requantize")  # where a weight is stored as codes
 BEYOND = 100  # times what rounding explains: an output that is off by more is wrong
@@ -181,22 +181,11 @@ def _compare(path: str, wrapper: Wrapper, part: Module) -> dict[str, Any]:
         )
     row = {"path": path, "output": size, "output_error": error, "output_rounding": rounding}
     if isinstance(part, Linear):
-        exact = _in_float64(wrapper).merged().weight.data
+        exact = in_float64(wrapper).merged().weight.data
         row["weight_error"] = float(abs(part.weight.data - exact).max())
         row["weight_rounding"] = eps * float(abs(exact).max())
         row["change"] = float(abs(exact - wrapper.weight.data.astype(exact.dtype)).max())
     return row
-
-
-def _in_float64(module: Any) -> Any:
-    """A copy of a part whose Parameters are float64; nothing is shared with the original."""
-    twin = copy.copy(module)
-    for name, value in vars(module).items():
-        if isinstance(value, Parameter):
-            setattr(twin, name, Parameter(value.data.astype(np.float64), value.requires_grad))
-        elif isinstance(value, Module):
-            setattr(twin, name, _in_float64(value))
-    return twin
 
 
 class MergeReport(Table):

@@ -1,4 +1,4 @@
-"""For looking: the way of a gradient from the loss down to a parameter; all derivatives at once."""
+"""For looking: a gradient's way down from the loss, all derivatives at once, every operation."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from minipeft.backend import Array, to_numpy, xp_of
+from minipeft.backend import Array, is_array, to_numpy, xp_of
 from minipeft.display.table import Table
-from minipeft.engine.tensor import Node, Tensor, topological, walk
+from minipeft.engine.tensor import Node, Tensor, changed, context, topological, walk
 
 
 def explain_grad(
@@ -78,3 +78,15 @@ def jacobian(f: Callable[[Tensor], Tensor], x: Any) -> np.ndarray:
         if id(leaf) in found:
             rows[i] = to_numpy(found[id(leaf)])
     return rows.reshape(y.shape + leaf.shape)
+
+
+def watching(look: Callable[[str, Array, tuple[Any, ...]], None]) -> Any:
+    """A context in which `look` sees every operation's name, value and Tensors, as it is done."""
+    outer = context().around
+
+    def around(name: str, fn: Any, args: Any, arrays: Any, settings: Any) -> Any:
+        run = outer(name, fn, args, arrays, settings) if outer else fn(*arrays, **settings)
+        look(name, run[0] if is_array(run[0]) else np.asarray(run[0]), args)
+        return run
+
+    return changed(around=around)

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from minipeft.backend import Array, is_array
-from minipeft.engine.tensor import Node, Tensor, changed, context
+from minipeft.engine.tensor import Node, Tensor, context
 
 
 def op(fn: Callable[..., Any]) -> Callable[..., Tensor]:
@@ -58,18 +58,6 @@ def op(fn: Callable[..., Any]) -> Callable[..., Tensor]:
         return out
 
     return apply
-
-
-def watching(look: Callable[[str, Array, tuple[Any, ...]], None]) -> Any:
-    """A context in which `look` sees every operation's name, value and Tensors, as it is done."""
-    outer = context().around
-
-    def around(name: str, fn: Any, args: Any, arrays: Any, settings: Any) -> Any:
-        run = outer(name, fn, args, arrays, settings) if outer else fn(*arrays, **settings)
-        look(name, run[0] if is_array(run[0]) else np.asarray(run[0]), args)
-        return run
-
-    return changed(around=around)
 
 
 def _array(a: Any) -> Any:

@@ -206,8 +206,7 @@ class Operators:
     def flatten(self) -> Self:
         return ops.reshape(self, shape=-1)
 
-    def ravel(self) -> Self:
-        return ops.reshape(self, shape=-1)
+    ravel = flatten
 
     def transpose(self, *axes: Any) -> Self:
         given = axes[0] if len(axes) == 1 and not is_whole(axes[0]) else axes

@@ -8,7 +8,7 @@ from typing import Any
 
 from minipeft.backend import Array, xp_of
 from minipeft.engine.changes import Changes
-from minipeft.engine.op import watching
+from minipeft.engine.explain import watching
 from minipeft.engine.tensor import Node, Tensor, changed, context
 
 

@@ -7,9 +7,10 @@ H heads (K of keys and values), D head width, F MLP width, V vocabulary, r rank,
 from minipeft.nn import init
 from minipeft.nn.attention import Attention, Past, seen_of
 from minipeft.nn.layers import Dropout, Embedding, LayerNorm, Linear, Tap
-from minipeft.nn.module import Module, ModuleList, Parameter, Place, Summary
+from minipeft.nn.module import Module, ModuleList, Parameter, Place
 from minipeft.nn.start import Start
 from minipeft.nn.transformer import MLP, Block, run_blocks
+from minipeft.nn.tree import Summary
 
 __all__ = [
     "run_blocks",

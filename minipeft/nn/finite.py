@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from minipeft.backend import Array, xp_of
-from minipeft.engine.op import watching
+from minipeft.engine.explain import watching
 from minipeft.engine.tensor import no_grad
 
 

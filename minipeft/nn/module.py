@@ -15,10 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minipeft.backend import Array, is_array, to_device, to_numpy, xp_of
-from minipeft.display.table import Table
 from minipeft.engine.tensor import Tensor, changed, context
 from minipeft.nn import init
-from minipeft.nn.tree import tree
+from minipeft.nn.tree import Summary, tree
 
 
 class Parameter(Tensor):
@@ -368,21 +367,3 @@ class ModuleList(Module):
 
     def __iter__(self) -> Iterator[Any]:
         return (self[i] for i in range(len(self)))
-
-
-class Summary(Table):
-    """Rows (path, shape, parameters, trainable, bytes) that print as text and as HTML."""
-
-    def __init__(self, rows: list[tuple[str, tuple[int, ...], int, bool, int]]) -> None:
-        self.rows = rows
-        self.total = sum(r[2] for r in rows)
-        self.trainable = sum(r[2] for r in rows if r[3])
-        cells = [
-            (path, "x".join(map(str, shape)), f"{n:,}", "yes" if trains else "", f"{size:,}")
-            for path, shape, n, trains, size in rows
-        ]
-        share = 100 * self.trainable / self.total if self.total else 0.0
-        trains, size = f"{self.trainable:,} ({share:.2f} %)", f"{sum(r[4] for r in rows):,}"
-        total = ("total", "", f"{self.total:,}", trains, size)
-        names = ("path", "shape", "parameters", "trains", "bytes")
-        super().__init__(names, [*cells, total], "llr")

@@ -1,4 +1,4 @@
-"""A model as text: the tree of its parts with their shapes, parts that are alike in one line."""
+"""A model as text: the tree of its parts, alike ones in one line, and a table of its sizes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from itertools import groupby
 from typing import Any
 
 from minipeft.backend import is_array
+from minipeft.display.table import Table
 from minipeft.engine import Tensor
 
 STEP = "  "
@@ -56,3 +57,21 @@ def _shapes(module: Any) -> str:
             kind = "" if isinstance(value, Tensor) else f" {array.dtype}"
             found.append(f"{name} {form}{kind}")
     return f"  {', '.join(found)}" if found else ""
+
+
+class Summary(Table):
+    """Rows (path, shape, parameters, trainable, bytes) that print as text and as HTML."""
+
+    def __init__(self, rows: list[tuple[str, tuple[int, ...], int, bool, int]]) -> None:
+        self.rows = rows
+        self.total = sum(r[2] for r in rows)
+        self.trainable = sum(r[2] for r in rows if r[3])
+        cells = [
+            (path, "x".join(map(str, shape)), f"{n:,}", "yes" if trains else "", f"{size:,}")
+            for path, shape, n, trains, size in rows
+        ]
+        share = 100 * self.trainable / self.total if self.total else 0.0
+        trains, size = f"{self.trainable:,} ({share:.2f} %)", f"{sum(r[4] for r in rows):,}"
+        total = ("total", "", f"{self.total:,}", trains, size)
+        names = ("path", "shape", "parameters", "trains", "bytes")
+        super().__init__(names, [*cells, total], "llr")

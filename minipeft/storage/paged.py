@@ -59,6 +59,22 @@ class Scratch:
             self.map.madvise(mmap.MADV_DONTNEED)
 
 
+States = list[dict[str, Any]]  # arrays by name
+
+
+def in_scratch(states: States, budget: int, folder: str | None) -> tuple[Scratch, States]:
+    """The states of an optimizer, in a scratch file.
+
+    Raises  ValueError for arrays on a device
+    """
+    flat = [array for state in states for array in state.values()]
+    if not all(isinstance(a, np.ndarray) for a in flat):
+        raise ValueError("paged optimizer state is for the CPU: these parameters are on a device")
+    scratch = Scratch(flat, budget, folder)
+    moved = iter(scratch.arrays)
+    return scratch, [{slot: next(moved) for slot in state} for state in states]
+
+
 def is_paged(array: Any) -> bool:
     """Whether an array's bytes lie in a scratch file."""
     while isinstance(array, np.ndarray):

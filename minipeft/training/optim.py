@@ -16,7 +16,7 @@ import numpy as np
 from minipeft.backend import Array, to_numpy, xp_of
 from minipeft.checks import Checked, one_of, real, setting, takes
 from minipeft.nn.module import Parameter
-from minipeft.storage.paged import Scratch
+from minipeft.storage.paged import Scratch, in_scratch
 
 CHUNK = 1 << 16  # elements updated at a time on the CPU: the five passes stay in its cache
 
@@ -53,13 +53,7 @@ class Optimizer:
         The bits are the same. For the CPU: a device's arrays stay where they are.
         Raises  ValueError for parameters on a device, or a budget below 0
         """
-        if any(xp_of(p.data) is not np for _, p in self.params):
-            raise ValueError("paged optimizer state is for the CPU: these parameters are on a "
-                             "device")  # fmt: skip
-        flat = [array for state in self.state for array in state.values()]
-        self.scratch = Scratch(flat, budget, folder)
-        moved = iter(self.scratch.arrays)
-        self.state = [{slot: next(moved) for slot in state} for state in self.state]
+        self.scratch, self.state = in_scratch(self.state, budget, folder)
 
     def _touched(self, *state: Array) -> None:
         """Called after each use of state arrays: what is paged may be let go."""

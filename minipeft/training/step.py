@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from minipeft.backend import Array, Rng, xp_of
+from minipeft.backend import Array, Rng, upload, xp_of
 from minipeft.engine import Tensor, context, fused, running
 from minipeft.training.batches import IGNORE, Batch
 from minipeft.training.hidden import HiddenStates
@@ -31,30 +31,6 @@ def loss_of(model: Any, batch: Batch, smoothing: float = 0.0) -> Tensor:
     ids, labels, *there = upload(xp, batch.ids, labels, *given.values())
     logits = model(ids, **dict(zip(given, there, strict=True)))  # (…, V)
     return fused.cross_entropy(logits, labels, ignore=IGNORE, smoothing=smoothing)
-
-
-def upload(xp: Any, *arrays: Any) -> list[Any]:
-    """Host arrays, tuples of them and None, for the library xp; to a device in one transfer."""
-    if xp is np:
-        return list(arrays)
-    parts: list[np.ndarray] = []
-    for entry in arrays:
-        parts += entry if isinstance(entry, tuple) else [] if entry is None else [entry]
-    sizes = [-(-a.nbytes // 16) * 16 for a in parts]  # each begins where any dtype may begin
-    ends = np.cumsum(sizes).tolist()
-    host = np.zeros(ends[-1], np.uint8)
-    for a, end, size in zip(parts, ends, sizes, strict=True):
-        host[end - size : end - size + a.nbytes] = np.ascontiguousarray(a).reshape(-1).view("u1")
-    there = xp.asarray(host)
-    made = iter(
-        there[end - size : end - size + a.nbytes].view(a.dtype).reshape(a.shape)
-        for a, end, size in zip(parts, ends, sizes, strict=True)
-    )
-    return [
-        tuple(next(made) for _ in entry) if isinstance(entry, tuple)
-        else None if entry is None else next(made)
-        for entry in arrays
-    ]  # fmt: skip
 
 
 class Workers:

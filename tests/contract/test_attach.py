@@ -144,7 +144,7 @@ def test_what_is_computed_cannot_be_trained_by_another(model):
     attach(model, Subspace())
     before = snapshot(model)
     with pytest.raises(
-        ValueError, match="'bitfit' would train blocks.0.* 'throwaway_subspace' com"
+        ValueError, match="'bitfit' would change blocks.0.* 'throwaway_subspace' rep"
     ):
         attach(model, BitFit())
     assert_restored(model, before)

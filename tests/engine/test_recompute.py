@@ -9,7 +9,7 @@ import pytest
 from minipeft.backend import Rng
 from minipeft.contract import attach
 from minipeft.engine import Tensor, context, no_grad, ops, recompute, running
-from minipeft.engine.op import watching
+from minipeft.engine.explain import watching
 from minipeft.methods import Full, LoRA, lora
 from minipeft.nn import layers
 from minipeft.training.batches import TaskBatches

@@ -9,7 +9,7 @@ import pytest
 from minipeft.backend import Rng
 from minipeft.contract import attach
 from minipeft.engine import Tensor, grad_check, ops
-from minipeft.engine.op import watching
+from minipeft.engine.explain import watching
 from minipeft.methods import Magnitude, Movement
 from minipeft.methods.masks import kept
 from minipeft.storage.checkpoint import CheckpointError

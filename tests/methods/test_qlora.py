@@ -164,7 +164,7 @@ def test_no_second_quantization(first):
 def test_weights_behind_its_codes_cannot_train():
     model = gpt()
     attach(model, QLoRA())
-    with pytest.raises(ValueError, match="q_proj.weight, which 'qlora' has replaced"):
+    with pytest.raises(ValueError, match="q_proj.weight, which 'qlora' replaces"):
         attach(model, TopK(k=1))
     model = gpt()
     attach(model, TopK(k=1))

@@ -255,7 +255,7 @@ def test_a_weight_that_trains_or_is_computed_has_no_codes(other):
     ):
         attach(model, Quantize())
     attach(model, Quantize())
-    with pytest.raises(ValueError, match="q_proj.weight, which 'quant' has replaced: merge or"):
+    with pytest.raises(ValueError, match="q_proj.weight, which 'quant' replaces: merge or"):
         attach(model, other)
     assert [h.method.name for h in model.handles] == ["quant"]
 

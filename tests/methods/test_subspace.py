@@ -10,7 +10,7 @@ import pytest
 from minipeft.backend import Rng
 from minipeft.contract import attach
 from minipeft.engine import Tensor, no_grad, ops
-from minipeft.engine.op import watching
+from minipeft.engine.explain import watching
 from minipeft.ledger import predict
 from minipeft.methods import Full, LoRA, Subspace
 from minipeft.methods.subspace import (
@@ -328,7 +328,7 @@ def test_it_moves_what_another_method_trained_and_another_can_stand_on_it():
 def test_what_trains_already_cannot_be_computed_too():
     model = CASES["subspace"].model()
     attach(model, Subspace(d=20))
-    with pytest.raises(ValueError, match="'full' would train emb.tok.weight, which 'subspace' com"):
+    with pytest.raises(ValueError, match="'full' would change emb.tok.weight, which 'subspace' rep"):
         attach(model, Full())
 
 
