@@ -7,7 +7,7 @@ is blind: softmax with its derivative set to zero passes it) and random directio
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -155,6 +155,3 @@ def kink_free(draw: Callable[[int], Any], distance: Callable[[Any], Any], tries:
         if (np.abs(distance(x)) > 1e-3).all():
             return x
     raise ValueError(f"no input away from a kink in {tries} draws; use fewer elements")
-
-
-__all__: Sequence[str] = ["GradError", "grad_check", "kink_free"]

@@ -201,8 +201,7 @@ def _default_rate(handles: list[Any]) -> float:
     """That of the method attached last."""
     if not handles:
         raise ValueError("fit needs lr=: no method is attached whose default could be taken")
-    rate: float = handles[-1].method.lr
-    return rate
+    return float(handles[-1].method.lr)
 
 
 def _trained(model: Module) -> list[tuple[str, Any]]:

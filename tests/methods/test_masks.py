@@ -205,9 +205,7 @@ def test_what_was_replaced_is_not_trained_unseen(method):
     attach(model, method)
     for later in (Full(), TopK(k=1), BitFit(), Subspace(d=9)):
         name = later.name
-        with pytest.raises(
-            ValueError, match=rf"'{name}' would change .*which '{method.name}' rep"
-        ):
+        with pytest.raises(ValueError, match=rf"'{name}' would change .*which '{method.name}' rep"):
             attach(model, later)
     assert [h.method for h in model.handles] == [method]
     model.handles[0].detach()
