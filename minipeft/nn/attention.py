@@ -25,10 +25,8 @@ class Past(list):
 
     def rows(self, chosen: Array) -> Past:
         """The past of some rows of the batch."""
-        return Past(
-            [(k[chosen], v[chosen]) for k, v in self],
-            None if self.mask is None else self.mask[chosen],
-        )
+        mask = None if self.mask is None else self.mask[chosen]
+        return Past([(k[chosen], v[chosen]) for k, v in self], mask)
 
 
 def seen_of(mask: Array | None, past: Any, B: int, T: int) -> Array | None:
