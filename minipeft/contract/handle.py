@@ -176,7 +176,7 @@ class Handle:
         probes = not (method.uses("wrap") or method.uses("select"))  # a new head is all it wants
         if probes and not self.head:
             raise ValueError(f"{method} trains a new head alone, and this model has none: "
-                             "load_model(name, head='linear', classes=…) makes one")  # fmt: skip
+                             "load_model(…, head='linear'), or --head linear")  # fmt: skip
         if not (probes or self.wrappers or self.clones.keys() - self.head or self.computed):
             names = sorted({place.path.rpartition(".")[2] for place in self.model.places()})
             raise ValueError(f"{method} changes nothing in this model: no part of it fits. The "

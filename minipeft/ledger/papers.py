@@ -18,7 +18,10 @@ from minipeft.contract import Method, attach
 from minipeft.display.table import Table
 from minipeft.models import OUTLINES, BERTConfig, build, outline, preset
 
-UNITS = {"": 1, "M": 1e6, "MB": 1e6, "GB": 1e9, "TB": 1e12, "bits": 1, "times": 1}
+UNITS = {
+    **{"": 1, "K": 1e3, "M": 1e6, "B": 1e9, "bits": 1, "times": 1},
+    **{"MB": 1e6, "GB": 1e9, "TB": 1e12},
+}
 PRINTED = re.compile(r"([<>~]?) ?(?:([\d,]+(?:\.(\d+))?) ?)?(\w*)")
 COUNTED, FORMULA = "counted", "formula"
 WIDTH = 92  # of the notes
@@ -33,7 +36,7 @@ class Row:
     of       what is computed, in words
     compute  () -> parameters, bytes, bits or a ratio
     why      the reason of a difference, or what one should know where there is none
-    by       "counted", or "formula" for a method that is not in the library
+    by       "counted", or "formula" where no model is counted
     scores   what else the table has in this row; quoted, not made here
     """
 
@@ -58,7 +61,7 @@ class Row:
         if number:
             wanted = float(number.replace(",", ""))
             agrees = {"<": value < wanted, ">": value > wanted}.get(sign, value == wanted)
-        gap = " " if unit not in ("", "M") else ""
+        gap = " " if unit not in ("", "K", "M", "B") else ""
         return {
             "row": self.name,
             "printed": self.printed if number else "",
@@ -102,7 +105,7 @@ class Paper:
         names = ("", "printed", "computed", "", "", "exactly", "of")
         blocks = [f"{self.title}\n{self.source}", Table(names, cells, "lrrllrl").text()]
         if any(r["by"] == FORMULA for r in rows):
-            blocks.append("* by formula: the method is not in the library")
+            blocks.append("* by formula: not counted on a model")
         told = [
             textwrap.fill(f"[{i}] {why}", WIDTH, subsequent_indent="    ")
             for i, why in enumerate(notes, 1)

@@ -10,7 +10,7 @@ from minipeft.contract import Method, attach
 from minipeft.ledger.papers import FORMULA, Paper, Row, count, shapes
 from minipeft.ledger.step import predict
 from minipeft.ledger.table import HALF, TRAINED
-from minipeft.methods import Adapter, BitFit, Full, LoRA, QLoRA, Quantize, TopK
+from minipeft.methods import IA3, Adapter, BitFit, Full, LNTuning, LoRA, QLoRA, Quantize, TopK
 from minipeft.methods.quant import codes_of
 
 QKVO = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj"}
@@ -308,7 +308,52 @@ QLORA = Paper(
     tuple(_qlora_rows()),
 )
 
-PAPERS = {paper.name: paper for paper in (GPT3, GPT3_RANKS, VRAM, E2E, GLUE, QLORA)}
+# -- T-Few ----------------------------------------------------------------------------------------
+
+T0 = "t0-3b"  # 24 blocks in the encoder, as many in the decoder
+
+
+def t0(name: str, printed: str, of: str, value: Callable[[int, int, int], int], why: str = "",
+       norms: bool = False) -> Row:  # fmt: skip
+    """A row by formula: value(d, L, F) of T0's width, blocks a side and MLP; and its norms."""
+
+    def compute() -> int:
+        c = shapes(T0).config
+        return value(c.width, c.layers, c.mlp or 4 * c.width) + norms * count(T0, LNTuning())
+
+    return Row(name, printed, of, compute, why, FORMULA)
+
+
+TFEW = Paper(
+    "tfew",
+    "T0 with 3B and 11B parameters: what each method trains",
+    "Liu et al. 2022, sec. 4.2 and tables of its appendix D",
+    (
+        counted("Full Model Fine-tuning", "3B", T0, Full(), "all parameters"),
+        t0("BitFit (with LayerNorm)", "1.3M", "L (12 d + 4 F), and the norms",
+           lambda d, L, F: L * (12 * d + 4 * F),
+           "T5 has no biases: these are new. A name in the authors' settings, w_o for wo, fits no "
+           "part, so that the MLP's last matrix gets none", norms=True),
+        counted("LayerNorm", "250K", T0, LNTuning(), "all norms"),
+        t0("Adapter", "12.9M", "2 L (2 d r + r + d), r = 64, and the norms",
+           lambda d, L, F: 2 * L * (2 * d * 64 + 64 + d),
+           "the printed number is that of one behind each MLP; the text has them behind attention "
+           "too", norms=True),
+        t0("Prompt tuning (10)", "41K", "2 l d, l = 10", lambda d, L, F: 2 * 10 * d),
+        t0("Prompt tuning (100)", "409K", "2 l d, l = 100", lambda d, L, F: 2 * 100 * d, CUT),
+        t0("Prefix tuning", "576K", "3 L 2 d l, l = 2", lambda d, L, F: 3 * L * 2 * d * 2,
+           "the paper tells no length; 2 in all attentions give 576 times 1024"),
+        Row("LoRA", "9.1M", "all Linears, r = 4, and the norms",
+            lambda: count(T0, LoRA(r=4, targets="all-linear")) + count(T0, LNTuning())),
+        counted("(IA)^3", "540K", T0, IA3(), "L (2 d + F) + L (4 d + F)", CUT),
+        Row("(IA)^3 of T0-11B", "4.2 MB", "4 bytes for each of its 1,081,344 numbers",
+            lambda: 4 * count("t0-11b", IA3()),
+            "they are 4.3 MB, or 4.1 in units of 2^20 bytes; the paper does not tell what 4.2 "
+            "counts"),
+    ),
+)  # fmt: skip
+
+PAPERS = {paper.name: paper for paper in (GPT3, GPT3_RANKS, VRAM, E2E, GLUE, QLORA, TFEW)}
 
 
 def get_paper(name: str) -> Paper:

@@ -25,4 +25,4 @@ class LinearProbe(Method):
 
     name: ClassVar[str] = "linear_probe"
     compose: ClassVar[str] = "parameter"
-    lr: ClassVar[float] = 1e-2
+    lr: ClassVar[float] = 3e-2

@@ -104,6 +104,13 @@ EXACT = {  # (table, row, printed) -> the integer
     ("vram", "checkpoint, LoRA", None): 36 * 2**20,
     ("vram", "LoRA", None): 2 * 174_604_259_328 + 16 * 18_874_368,
     ("vram", "FT", None): 16 * 174_604_259_328,
+    ("tfew", "Full", None): 2_849_757_184,
+    ("tfew", "BitFit", None): 1_331_200,
+    ("tfew", "LayerNorm", None): (24 * 2 + 24 * 3 + 2) * 2048,
+    ("tfew", "Adapter", None): 12_934_144,
+    ("tfew", "LoRA", None): 9_097_216,
+    ("tfew", "(IA)^3", "540K"): 540_672,
+    ("tfew", "(IA)^3", "4.2 MB"): 4 * 1_081_344,
 }
 
 
@@ -144,9 +151,9 @@ def number(text):
 def test_the_reasons_are_true():
     for row in differing(CUT):
         digits = len(row["printed"].partition(".")[2]) - 1 if "." in row["printed"] else 0
-        assert (
-            np.floor(row["exact"] / 1e6 * 10**digits) / 10**digits == number(row["printed"]) / 1e6
-        )
+        unit = UNITS[row["printed"][-1]]
+        cut = np.floor(row["exact"] / unit * 10**digits) / 10**digits
+        assert cut == number(row["printed"]) / unit
     for row in differing(WHOLE):
         assert round(row["exact"] / 1e6) == number(row["printed"]) / 1e6
     for row in differing(BINARY):
@@ -174,6 +181,16 @@ def test_no_rank_and_no_length_gives_what_gpt2s_rows_print():
     for d, L, told in ((1024, 24, "0.35"), (1280, 36, "0.77")):
         assert not [n for n in range(1, 100) if f"{2 * L * d * n / 1e6:.2f}" == told]
     assert f"{(354_823_168 + 48 * 2 * 1024) / 1e6:.2f}M" == one("e2e", "M  FT*")["printed"]
+
+
+def test_the_reasons_of_tfew_are_true():
+    assert one("tfew", "Prefix")["exact"] == 576 * 1024
+    stored = one("tfew", "(IA)^3", "4.2 MB")["exact"]
+    assert f"{stored / 1e6:.1f} {stored / 2**20:.1f}" == "4.3 4.1"
+    with_wo = one("tfew", "BitFit")["exact"] + 24 * 2 * 2048
+    assert f"{with_wo / 1e6:.1f}M" == "1.4M" != one("tfew", "BitFit")["printed"]
+    attention = 24 * (1 + 2) * (2 * 2048 * 64 + 64 + 2048)
+    assert f"{(one('tfew', 'Adapter')['exact'] + attention) / 1e6:.1f}M" == "32.0M"
 
 
 def test_guanacos_memory_lies_between_use_and_training():

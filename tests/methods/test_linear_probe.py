@@ -25,7 +25,7 @@ def test_the_head_alone_trains(kind):
 @pytest.mark.parametrize("kind", ["gpt", "bert", "llama"])
 def test_a_model_without_a_new_head_is_refused(kind):
     model = CASES["bitfit"].model() if kind == "gpt" else on(kind, "lora").model()
-    wanted = r"LinearProbe\(\) trains a new head alone, and this model has none: load_model\(name, "
+    wanted = r"LinearProbe\(\) trains a new head alone, and this model has none: load_model\(…, "
     with pytest.raises(ValueError, match=wanted + "head='linear'"):
         attach(model, LinearProbe())
     assert not model.handles and all(p.requires_grad for p in model.parameters())
