@@ -42,7 +42,7 @@ class Parallel(Method):
     name: ClassVar[str] = "parallel"
     compose: ClassVar[str] = "function"
     by_row: ClassVar[bool] = True
-    lr: ClassVar[float] = 1e-2
+    lr: ClassVar[float] = 3e-3
 
     r: int = setting(8, whole(1))
     s: float = setting(4.0, real())

@@ -78,6 +78,58 @@ def test_rows_that_share_trained_norms_are_refused():
             model(IDS)
 
 
+# -- the equations -------------------------------------------------------------------------------
+
+
+def A(w, x, act):
+    """W_up act(W_down x + b_down) + b_up, of a norm's output if there is one."""
+    a = w.adapter
+    if a.ln is not None:
+        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+        x = x * a.ln.weight.data + a.ln.bias.data
+    z = x @ a.down.weight.data.T + a.down.bias.data
+    gelu = z / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (z + 0.044715 * z**3)))
+    z = gelu if act == "gelu" else np.maximum(z, 0)
+    return z @ a.up.weight.data.T + a.up.bias.data
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("kind", ["gpt", "bert"])
+def test_a_block_is_its_equations(kind, name):
+    """h enters a sublayer, f comes out of it; pre-norm h + f, post-norm ln(h + f)."""
+    case = Case(EVERY[name], kind=kind)
+    model, handle = case.attached()
+    block, w, post = model.blocks[0], handle.wrappers, kind == "bert"
+    x = Rng(0).normal((2, 5, case.model().config.width))
+
+    def part(name, x):
+        with running(off=[handle]):
+            return run(getattr(block, name), Tensor(x))
+
+    def sublayer(h, leaf, norm):
+        read = h if post else part(norm, h)
+        f = part(leaf, read)
+        if isinstance(case.method, Parallel):
+            here, before = w.get(f"blocks.0.{leaf}"), w.get(f"blocks.0.{norm}")
+            if before is not None:
+                assert not post
+                f = f + 4 * A(before, h, "relu")
+            elif here is not None:
+                f = f + 4 * A(here, read, "relu")
+        elif name == "houlsby":
+            f = f + A(w[f"blocks.0.{leaf}"], f, "gelu")
+        return h + f
+
+    y = sublayer(x, "attn", "ln_1")
+    y = sublayer(part("ln_1", y) if post else y, "mlp", "ln_2")
+    if post:
+        z = part("ln_2", y)
+        y = part("ln_2", y + A(w["blocks.0.ln_2"], z, "relu")) if name == "pfeiffer" else z
+    if "blocks.0" in w:
+        y = y + A(w["blocks.0"], y, "relu")
+    np.testing.assert_allclose(run(block, Tensor(x)), y, rtol=0, atol=1e-12 * abs(y).max())
+
+
 # -- the start -----------------------------------------------------------------------------------
 
 
