@@ -3,7 +3,7 @@
 Lecture  01_autograd
 """
 
-from minipeft.engine import array_ops, fused, fused_more, ops
+from minipeft.engine import array_ops, fused, ops, variants
 from minipeft.engine.check import GradError, grad_check
 from minipeft.engine.explain import explain_grad, jacobian
 from minipeft.engine.graph import tape
@@ -20,7 +20,7 @@ __all__ = [
     "einsum",
     "explain_grad",
     "fused",
-    "fused_more",
+    "variants",
     "grad",
     "grad_check",
     "jacobian",

@@ -24,7 +24,7 @@ import numpy as np
 from minipeft.backend import Array, xp_of
 from minipeft.checks import one_of, setting, whole
 from minipeft.contract.method import Method, NotMergeable, Where, Wrapper
-from minipeft.engine import Tensor, fused_more
+from minipeft.engine import Tensor, variants
 from minipeft.methods import codes
 from minipeft.nn import Linear, Module, Parameter, init
 from minipeft.storage.paged import Scratch
@@ -135,7 +135,7 @@ class QuantLinear(Wrapper):
         return Module.__call__(self, x)
 
     def forward(self, x: Tensor) -> Tensor:
-        return fused_more.linear_decoded(x, self.base.bias, decode=self.decode, shape=self.shape)
+        return variants.linear_decoded(x, self.base.bias, decode=self.decode, shape=self.shape)
 
     def merged(self) -> Linear:
         bias = None if self.base.bias is None else Parameter(init.copy(self.base.bias.data))

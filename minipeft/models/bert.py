@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from minipeft.backend import Array, Rng, xp_of
-from minipeft.engine import Tensor, fused_more
+from minipeft.engine import Tensor, variants
 from minipeft.models.config import Config, check_ids, check_places
 from minipeft.models.layout import first_real, lay_out, mean_real, places_of, text_only
 from minipeft.nn import (
@@ -178,4 +178,4 @@ class Transform(Module):
         self.ln = LayerNorm(c.width, eps=c.eps, like=like)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.ln(fused_more.gelu_erf(self.fc(x)))
+        return self.ln(variants.gelu_erf(self.fc(x)))

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from minipeft.backend import Array, Rng, xp_of
-from minipeft.engine import Tensor, fused, fused_more, ops
+from minipeft.engine import Tensor, fused, ops, variants
 from minipeft.nn.layers import Dropout, Linear, Tap
 from minipeft.nn.module import Module
 
@@ -96,7 +96,7 @@ class Attention(Module):
         q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)  # (B, T, H D) each
         if self.theta is not None:
             turn = {"width": q.shape[2] // self.heads, "theta": self.theta}
-            q, k = (fused_more.rotary(t, positions, **turn) for t in (q, k))
+            q, k = (variants.rotary(t, positions, **turn) for t in (q, k))
         if past is not None:
             k, v = _after(past[0], k), _after(past[1], v)  # (B, P + T, H D)
         if cache is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from minipeft.backend import Array, Rng
-from minipeft.engine import Tensor, fused_more
+from minipeft.engine import Tensor, variants
 from minipeft.nn import init
 from minipeft.nn.attention import Attention
 from minipeft.nn.layers import Dropout, Linear
@@ -21,7 +21,7 @@ class RMSNorm(Module):
         self.eps = eps
 
     def forward(self, x: Any) -> Tensor:
-        return fused_more.rms_norm(x, self.weight, eps=self.eps)
+        return variants.rms_norm(x, self.weight, eps=self.eps)
 
 
 class GatedMLP(Module):
@@ -36,7 +36,7 @@ class GatedMLP(Module):
         self.fc_out = Linear(inner, width, bias=False, rng=rng, like=like)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc_out(fused_more.swiglu(self.gate(x), self.fc_in(x)))
+        return self.fc_out(variants.swiglu(self.gate(x), self.fc_in(x)))
 
 
 class GatedBlock(Block):

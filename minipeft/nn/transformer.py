@@ -7,12 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 from minipeft.backend import Array, Rng
-from minipeft.engine import Tensor, context, fused, fused_more, ops, recompute
+from minipeft.engine import Tensor, context, fused, ops, recompute, variants
 from minipeft.nn.attention import Attention
 from minipeft.nn.layers import Dropout, LayerNorm, Linear
 from minipeft.nn.module import Module
 
-ACTIVATIONS = {"gelu": fused.gelu, "gelu_erf": fused_more.gelu_erf, "relu": ops.relu}
+ACTIVATIONS = {"gelu": fused.gelu, "gelu_erf": variants.gelu_erf, "relu": ops.relu}
 
 
 class MLP(Module):

@@ -17,7 +17,7 @@ import numpy as np
 
 from minipeft.backend import xp_of
 from minipeft.checks import Plain, real, setting
-from minipeft.engine import Tensor, fused, fused_more, ops
+from minipeft.engine import Tensor, fused, ops, variants
 from minipeft.engine.array_ops import logsumexp
 from minipeft.models.inputs import asked, pad
 from minipeft.models.layout import places_put_in
@@ -94,7 +94,7 @@ class TFew(Plain):
         ids, mask, at, labels, other = upload(
             xp, texts[there], mask, counts[there].nonzero(), answers[counts], wrong[counts]
         )
-        logp = fused_more.log_softmax(model(ids, mask=mask, at=at))  # (N, V)
+        logp = variants.log_softmax(model(ids, mask=mask, at=at))  # (N, V)
         said = logp[xp.arange(len(labels)), labels]
         # log(1 - p) from all other tokens: nothing cancels where p is near 1
         away = xp.zeros(logp.shape, logp.dtype)

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from minipeft import backend as arrays
 from minipeft.backend import Rng, to_numpy
-from minipeft.engine import Tensor, fused, fused_more, grad_check
+from minipeft.engine import Tensor, fused, grad_check, variants
 
-FOUND = vars(fused_more) | vars(fused)
+FOUND = vars(variants) | vars(fused)
 
 
 class Case(NamedTuple):
-    name: str  # of the function in fused.py or fused_more.py, then of the case
+    name: str  # of the function in fused.py or variants.py, then of the case
     inputs: tuple  # arrays; the floats are float64
     settings: dict = {}  # noqa: RUF012
 
@@ -228,7 +228,7 @@ def test_freezing_inputs_does_not_change_the_other_gradients(case):
 
 
 def test_every_fused_op_has_a_twin_and_cases():
-    names = {fused.__name__, fused_more.__name__}
+    names = {fused.__name__, variants.__name__}
     fast = {name for name, f in FOUND.items()
             if hasattr(f, "__wrapped__") and f.__module__ in names
             and not name.endswith("_slow")}  # fmt: skip
@@ -427,7 +427,7 @@ def test_a_key_head_serves_the_queries_that_follow_each_other(causal):
 
 def test_rms_norm_scales_and_does_not_centre():
     x = 5 + 3 * normal("x", 4, 200)
-    y = fused_more.rms_norm(x, np.full(200, 2.0), eps=1e-12).data
+    y = variants.rms_norm(x, np.full(200, 2.0), eps=1e-12).data
     assert np.allclose((y * y).mean(axis=1), 4) and (y.mean(axis=1) > 1).all()
     assert np.allclose(y / x, (y / x)[:, :1])
 
@@ -438,8 +438,8 @@ def test_rms_norm_of_numbers_whose_squares_overflow(dtype, size):
     scales = np.array([[1.0], [0.25 * size], [1.0]])  # one row of three
     t, near = Tensor((x * scales).astype(dtype), requires_grad=True), Tensor(x, requires_grad=True)
     with np.errstate(over="ignore"):
-        y = fused_more.rms_norm(t, w.astype(dtype))
-    z = fused_more.rms_norm(near, w, eps=0.0)
+        y = variants.rms_norm(t, w.astype(dtype))
+    z = variants.rms_norm(near, w, eps=0.0)
     y.backward(g.astype(dtype))
     z.backward(g)
     assert np.allclose(y.data, z.data, atol=1e-4)
@@ -450,7 +450,7 @@ def test_rotary_products_depend_on_how_far_apart_two_stand():
     q, k = normal("q", 1, 1, 6), normal("k", 1, 1, 6)
 
     def product(i, j):
-        a, b = (fused_more.rotary(x, np.array([[at]]), width=6).data for x, at in ((q, i), (k, j)))
+        a, b = (variants.rotary(x, np.array([[at]]), width=6).data for x, at in ((q, i), (k, j)))
         return (a * b).sum()
 
     assert abs(product(7, 3) - product(104, 100)) <= 1e-12
@@ -460,15 +460,15 @@ def test_rotary_products_depend_on_how_far_apart_two_stand():
 
 def test_rotary_turns_the_halves_of_a_head_by_powers_of_theta():
     x = np.array([[[1.0, 2.0, 0.0, 0.0]]])  # pairs (1, 0) and (2, 0)
-    y = fused_more.rotary(x, np.array([[3]]), width=4, theta=100.0).data[0, 0]
+    y = variants.rotary(x, np.array([[3]]), width=4, theta=100.0).data[0, 0]
     slow = 3 / 10  # the second pair's angle is divided by theta^(2/4)
     wanted = [math.cos(3), 2 * math.cos(slow), math.sin(3), 2 * math.sin(slow)]
     assert np.abs(y - wanted).max() <= 1e-15
-    far = fused_more.rotary(np.float32(x), np.array([[100_000]]), width=4).data[0, 0]
+    far = variants.rotary(np.float32(x), np.array([[100_000]]), width=4).data[0, 0]
     assert abs(far[0] - math.cos(100_000)) <= 1e-7  # angles are float64 whatever x is
 
 
-@pytest.mark.parametrize("f", [fused_more.swiglu, fused_more.swiglu_slow])
+@pytest.mark.parametrize("f", [variants.swiglu, variants.swiglu_slow])
 def test_swiglu_of_far_gates_is_open_or_shut(f):
     assert abs(f(np.array([1.0]), np.array([2.0])).item() - 2 / (1 + math.exp(-1))) <= 1e-15
     for dtype, most in ((np.float16, 60000), (np.float32, 1e38), (np.float64, 1e300)):
@@ -675,16 +675,16 @@ ERRORS = {
     r"log_softmax over axis -1 of shape \(\)": lambda: fused.log_softmax(np.array(1.0)),
     "axis 2 is out of range": lambda: fused.softmax(np.zeros((2, 3)), axis=2),
     "one axis is needed": lambda: fused.log_softmax(np.zeros((2, 3)), axis=(0, 1)),
-    r"rms_norm: x \(2, 3\) needs w \(3,\), got \(4,\)": lambda: fused_more.rms_norm(
+    r"rms_norm: x \(2, 3\) needs w \(3,\), got \(4,\)": lambda: variants.rms_norm(
         np.ones((2, 3)), np.ones(4)
     ),
-    r"rms_norm: x \(2, 0\)": lambda: fused_more.rms_norm(np.ones((2, 0)), np.ones(0)),
-    "into heads of 3": lambda: fused_more.rotary(Q, np.array([[0, 1, 2]]), width=3),
-    "into heads of 1, or these": lambda: fused_more.rotary(Q, np.array([[0, 1, 2]]), width=1),
-    r"needs positions \(2, 3\) or \(1, 3\), got \(2, 2\)": lambda: fused_more.rotary(
+    r"rms_norm: x \(2, 0\)": lambda: variants.rms_norm(np.ones((2, 0)), np.ones(0)),
+    "into heads of 3": lambda: variants.rotary(Q, np.array([[0, 1, 2]]), width=3),
+    "into heads of 1, or these": lambda: variants.rotary(Q, np.array([[0, 1, 2]]), width=1),
+    r"needs positions \(2, 3\) or \(1, 3\), got \(2, 2\)": lambda: variants.rotary(
         Q, np.zeros((2, 2), int), width=4
     ),
-    r"swiglu: a \(2, 3\) and b \(3,\)": lambda: fused_more.swiglu(np.ones((2, 3)), np.ones(3)),
+    r"swiglu: a \(2, 3\) and b \(3,\)": lambda: variants.swiglu(np.ones((2, 3)), np.ones(3)),
     r"\(2, S, 4\), or fewer heads than 2, each for as many of q; got \(2, 3, 3\)": lambda: (
         fused.attention(Q, Q[:, :, :3], Q[:, :, :3], heads=2, causal=True)
     ),
@@ -739,7 +739,7 @@ def test_ids_and_labels_must_be_integers():
         with pytest.raises(TypeError, match="embedding: ids must be integers, got"):
             fused.embedding(np.ones((5, 2)), ids)
     with pytest.raises(TypeError, match="rotary: positions must be integers, got float64"):
-        fused_more.rotary(Q, np.zeros((2, 3)), width=4)
+        variants.rotary(Q, np.zeros((2, 3)), width=4)
     for labels in (np.array([0.0]), np.array([True])):
         with pytest.raises(TypeError, match="cross_entropy: labels must be integers, got"):
             fused.cross_entropy(np.ones((1, 2)), labels)
@@ -749,9 +749,9 @@ def test_an_empty_batch_goes_through():
     empty = np.zeros((0, 4))
     assert fused.linear(empty, W).shape == (0, 5)
     assert fused.layer_norm(empty, np.ones(4), np.ones(4)).shape == (0, 4)
-    assert fused_more.rms_norm(empty, np.ones(4)).shape == (0, 4)
-    assert fused_more.swiglu(empty, empty).shape == (0, 4)
-    assert fused_more.rotary(Q[:0], np.arange(3)[None], width=2).shape == (0, 3, 4)
+    assert variants.rms_norm(empty, np.ones(4)).shape == (0, 4)
+    assert variants.swiglu(empty, empty).shape == (0, 4)
+    assert variants.rotary(Q[:0], np.arange(3)[None], width=2).shape == (0, 3, 4)
     assert fused.gelu(empty).shape == fused.softmax(empty).shape == (0, 4)
     assert fused.attention(Q[:0], Q[:0], Q[:0], heads=2, causal=True).shape == (0, 3, 4)
     assert fused.attention(Q[:, :0], Q, Q, heads=2, causal=True).shape == (2, 0, 4)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from minipeft.backend import ERF_PART
-from minipeft.engine import Tensor, fused, fused_more, op, ops
+from minipeft.engine import Tensor, fused, op, ops, variants
 from minipeft.engine.graph import held
 from minipeft.ledger.cost import RULES
 from minipeft.ledger.meter import Blank, metered
@@ -83,7 +83,7 @@ SLACK = 4 * 8  # layer norm keeps a row of 1/n
 
 
 def operations():
-    parts = (ops, fused, fused_more, projection)
+    parts = (ops, fused, variants, projection)
     found = [f for part in parts for f in vars(part).values() if hasattr(f, "__wrapped__")]
     found = [f for f in found if not hasattr(f, "cache_info")]
     names = {f.__name__.rstrip("_"): f for f in found if not f.__name__.endswith("_slow")}

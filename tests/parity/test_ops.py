@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from minipeft.backend import Rng
-from minipeft.engine import Tensor, einsum, fused, fused_more, ops
+from minipeft.engine import Tensor, einsum, fused, ops, variants
 
 X = Rng(0).normal((2, 5, 12))
 Y = Rng(1).normal((2, 5, 12))
@@ -81,11 +81,11 @@ CASES = {
         (X, Y[:, :, :4], (X + Y)[:, :, :4]),
     ),
     "rms_norm": (
-        lambda x, w: fused_more.rms_norm(x, w, eps=1e-3),
+        lambda x, w: variants.rms_norm(x, w, eps=1e-3),
         lambda t, x, w: t.nn.functional.rms_norm(x, (12,), w, 1e-3),
         (X, W),
     ),
-    "swiglu": (fused_more.swiglu, lambda t, a, b: t.nn.functional.silu(a) * b, (X, Y)),
+    "swiglu": (variants.swiglu, lambda t, a, b: t.nn.functional.silu(a) * b, (X, Y)),
     "embedding": (
         lambda w: fused.embedding(w, IDS),
         lambda t, w: t.nn.functional.embedding(t.from_numpy(IDS), w),

@@ -1,6 +1,8 @@
-"""What others than GPT-2 compute with: RMS norm, rotary positions, SwiGLU, exact GELU, codes.
+"""Variants of GPT-2's operations, which other models and methods compute with in their place.
 
-As in fused.py, each stands beside its slow twin.
+LLaMA has RMS norm, rotary positions and SwiGLU, BERT and ViT the exact GELU; log-softmax is for
+losses, and a product with a weight stored as codes for quantized models. As in fused.py, each
+stands beside its slow twin.
 """
 
 from __future__ import annotations
@@ -255,6 +257,6 @@ def log_softmax_slow(x: Any, *, axis: int = -1) -> Tensor:
     return z - ops.log(ops.sum(ops.exp(z), axis=axis, keepdims=True))
 
 
-for _f in (gelu_erf, gelu_erf_slow, log_softmax, log_softmax_slow):  # names of fused.py too
+for _f in (gelu_erf, gelu_erf_slow, log_softmax, log_softmax_slow):  # fused had them in 0.1
     setattr(fused, _f.__name__, _f)
 del _f
