@@ -55,6 +55,7 @@ FIELDS = {
     "movement": "mode v tau lam c warm cool scope targets bias",
     "ia3": "targets inputs",
     "prefix": "n mlp layers words std seed",
+    "prompt": "n template seed init labels text deep",
 }
 ARGUMENTS = {
     "attach": "model method freeze",

@@ -25,6 +25,7 @@ from minipeft.methods.movement import Movement
 from minipeft.methods.parallel import Parallel
 from minipeft.methods.pissa import PiSSA
 from minipeft.methods.prefix import Prefix
+from minipeft.methods.prompt import Prompt
 from minipeft.methods.qlora import QLoRA
 from minipeft.methods.quant import Quantize
 from minipeft.methods.subspace import Subspace
@@ -54,6 +55,7 @@ METHODS: dict[str, type[Method]] = {
     "prefix": Prefix,
     "adapter": Adapter,
     "parallel": Parallel,
+    "prompt": Prompt,
 }
 
 
@@ -122,6 +124,7 @@ __all__ = [
     "Quantize",
     "PiSSA",
     "Prefix",
+    "Prompt",
     "Subspace",
     "TopK",
     "VeRA",

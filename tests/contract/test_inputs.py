@@ -9,15 +9,16 @@ from minipeft.engine import grad_check, no_grad, running
 from minipeft.generation.beams import beam_search
 from minipeft.generation.sampling import generate, generate_many
 from minipeft.generation.scoring import score
-from minipeft.methods import LoRA, Prefix
+from minipeft.methods import LoRA, Prefix, Prompt
 from minipeft.models import ViT, ViTConfig
 from minipeft.models.layout import places_put_in
 from minipeft.tasks.base import Example
 from minipeft.training.batches import TaskBatches
-from tests.contract.throwaway.inputs import Prompt
 from tests.tiny import Rows, bert, gpt, llama, tokenizer
 
 VOCAB = tokenizer().vocab_size
+(HEN,) = tokenizer().encode(" hen")
+METHODS = [Prefix(n=4), Prefix(n=4, layers=(0,)), Prompt(n=4), Prompt(n=4, deep=True)]
 PROMPTS = ["the cat", "the dog barks. a dog", "a hen sleeps. the", "the"]
 
 
@@ -31,10 +32,12 @@ def vit():
 
 
 def many(model, vit=False):
-    """Handles of two prefixes' and prompts' kinds and of a LoRA, all moved, each for some rows."""
+    """Handles of prefixes, of prompts of all kinds and of a LoRA, moved, each for some rows."""
     methods = [Prefix(n=2), LoRA(r=2)]
     if not vit:
-        methods += [Prompt(n=3, seed=1), Prompt(n=1, seed=2), Prompt(n=4, at=2, seed=3)]
+        methods += [Prompt(n=3, seed=1), Prompt(n=1, seed=2), Prompt(4, "{}... hen{3}", seed=3)]
+        methods += [Prompt(n=2, deep=True)]
+    methods += [Prefix(n=3, layers=(1,))]
     handles = [attach(model, m) for m in methods]
     for i, handle in enumerate(handles):
         for path, p in handle.trainable():
@@ -56,11 +59,13 @@ def assert_near(found, wanted):
 def test_each_row_of_a_mixed_batch_is_as_if_alone(kind):
     model = kind()
     handles = many(model, vit=kind is vit)
-    rows = [handles[i] if i >= 0 else None for i in (0, -1, 1, *((2, 4, 3, 0, 2) * (kind != vit)))]
+    chosen = (0, -1, 1, 2) if kind is vit else (0, -1, 1, 2, 4, 3, 0, 2, 6, 5)
+    rows = [handles[i] if i >= 0 else None for i in chosen]
     if kind is vit:
         x = Rng(1).normal((len(rows), 2, 6, 6))
     else:
         x = Rows(VOCAB).batch(0, len(rows), 0).ids
+        x[:, 3] = HEN
     with no_grad(), running(rows=rows):
         mixed = model(x).data
     for i, handle in enumerate(rows):
@@ -72,9 +77,10 @@ def test_each_row_of_a_mixed_batch_is_as_if_alone(kind):
 def test_rows_of_unequal_lengths_padded_on_the_left_are_as_if_alone(kind):
     model = kind()
     handles = many(model)
-    rows = [handles[2], None, handles[0], handles[4], handles[1], handles[3]]
-    lengths = [7, 3, 5, 6, 1, 7]
-    ids = Rng(0).integers(2, VOCAB, (6, 7))
+    rows = [handles[2], None, handles[0], handles[4], handles[1], handles[3], *handles[5:]]
+    lengths = [7, 3, 5, 6, 1, 7, 4, 2]
+    ids = Rng(0).integers(2, VOCAB, (8, 7))
+    ids[:, 4] = HEN
     mask = np.arange(7) >= 7 - np.array(lengths)[:, None]
     with no_grad(), running(rows=rows):
         mixed = model(ids, mask=mask).data
@@ -86,8 +92,9 @@ def test_rows_of_unequal_lengths_padded_on_the_left_are_as_if_alone(kind):
 def test_rows_go_on_from_a_cache_whose_hidden_places_stay_hidden(kind):
     model = kind()
     handles = many(model)
-    rows = [handles[2], None, handles[0], handles[4]]
-    ids = Rng(0).integers(2, VOCAB, (4, 8))
+    rows = [handles[2], None, handles[0], handles[4], handles[6], handles[5]]
+    ids = Rng(0).integers(2, VOCAB, (6, 8))
+    ids[:, 2] = HEN
     with no_grad(), running(rows=rows):
         whole = model(ids).data
         first, past = model(ids[:, :5], return_past=True)
@@ -102,9 +109,10 @@ def test_a_head_reads_the_text_s_places_in_a_mixed_batch(kind, head):
     model = kind(**head)
     model.head.new = False
     handles = many(model)
-    rows = [handles[4], None, handles[2], handles[0]]
-    ids = Rng(0).integers(2, VOCAB, (4, 6))
-    settings = {} if head else {"at": (np.array([0, 0, 1, 2, 3]), np.array([5, 1, 0, 3, 2]))}
+    rows = [handles[4], None, handles[2], handles[0], handles[5]]
+    ids = Rng(0).integers(2, VOCAB, (5, 6))
+    ids[:, 2] = HEN
+    settings = {} if head else {"at": (np.array([0, 0, 1, 2, 3, 4]), np.array([5, 1, 0, 3, 2, 4]))}
     with no_grad(), running(rows=rows):
         found = model(ids, **settings).data
     for i, handle in enumerate(rows):
@@ -120,11 +128,12 @@ def test_a_head_reads_the_text_s_places_in_a_mixed_batch(kind, head):
 def test_gradients_of_a_mixed_batch_are_right(kind):
     model = kind()
     handles = many(model)
-    rows = [handles[0], None, handles[4], handles[2]]
-    params = [p for h in (handles[0], handles[2], handles[4]) for _, p in h.trainable()]
+    rows = [handles[0], None, handles[4], handles[5], handles[2]]
+    params = [p for i in (0, 2, 4, 5) for _, p in handles[i].trainable()]
     for p in params:
         p.requires_grad = True
-    ids = Rng(0).integers(2, VOCAB, (4, 5))
+    ids = Rng(0).integers(2, VOCAB, (5, 5))
+    ids[:, 1] = HEN
 
     def run():
         with running(rows=rows):
@@ -137,8 +146,9 @@ def test_gradients_of_a_mixed_batch_are_right(kind):
 def test_an_infix_stands_where_it_was_put(kind):
     """The text's places are left, and `at` counts them alone; keep_virtual shows all."""
     model = kind()
-    handle = attach(model, Prompt(n=3, at=2))
+    handle = attach(model, Prompt(3, "{}... hen{2}"))
     ids = Rng(0).integers(2, VOCAB, (2, 5))
+    ids[:, 1] = HEN
     by_hand = np.array([[VOCAB, a, b, VOCAB + 1, VOCAB + 2, *rest] for a, b, *rest in ids.tolist()])
     with no_grad():
         seen = model(ids).data
@@ -154,7 +164,7 @@ def test_an_infix_stands_where_it_was_put(kind):
 
 
 @pytest.mark.parametrize("kind", [gpt, llama])
-@pytest.mark.parametrize("method", [Prefix(n=4), Prompt(n=4), Prompt(n=4, at=1)], ids=str)
+@pytest.mark.parametrize("method", METHODS, ids=str)
 def test_generation_has_room_for_what_is_put_in(method, kind):
     """12 tokens hold 4 virtual ones, a prompt of p and 12 - 4 - p + 1 new ones."""
     model = kind(2, context=12)
@@ -197,15 +207,18 @@ def test_mixed_prompts_generate_what_each_does_alone(kind):
 
 
 @pytest.mark.parametrize("kind", [gpt, llama])
-def test_a_search_with_beams_goes_on_from_a_prefix(kind):
+@pytest.mark.parametrize(
+    "method", [Prefix(n=2), Prompt(4, "{}... hen{2}"), Prompt(n=2, deep=True)], ids=str
+)
+def test_a_search_with_beams_goes_on_from_what_was_put_in(method, kind):
     model = kind(3, context=30)
-    plain = beam_search(model, "the cat", beams=3, max_tokens=5)
-    with attach(model, Prefix(n=2)) as at:
+    plain = beam_search(model, "the hen", beams=3, max_tokens=5)
+    with attach(model, method) as at:
         for path, p in at.trainable():
             p.data = p.data + Rng(0, path).normal(p.shape)
-        found = beam_search(model, "the cat", beams=3, max_tokens=5)
-        one = beam_search(model, "the cat", beams=1, max_tokens=5)
-        assert one[0][0] == generate(model, "the cat", max_tokens=5)
+        found = beam_search(model, "the hen", beams=3, max_tokens=5)
+        one = beam_search(model, "the hen", beams=1, max_tokens=5)
+        assert one[0][0] == generate(model, "the hen", max_tokens=5)
     assert found != plain
 
 

@@ -36,6 +36,7 @@ from minipeft.methods import (
     Parallel,
     PiSSA,
     Prefix,
+    Prompt,
     QLoRA,
     Quantize,
     Subspace,
@@ -58,7 +59,10 @@ CONFIGS = {
     "vit": ViTConfig(image=6, patch=3, channels=2, width=8, layers=2, heads=2, classes=3),
     "llama": LLaMAConfig(vocab=11, context=8, width=24, layers=2, heads=6, kv_heads=2, mlp=32),
 }
-REFUSED = {"llama": ("bitfit",)}  # kind -> methods that find nothing there to change
+REFUSED = {  # kind -> methods that it refuses, and what it says
+    "llama": {"bitfit": "changes nothing in this model.* are called weight$"},
+    "vit": {"prompt": "between the ids of a text, and this model reads pictures: take Prefix$"},
+}
 PRUNED = ("magnitude", "movement")
 ONE = "(L - drop) * (2 * d * r + r + d) per model"  # adapter in a block
 TWO = "2 * (L - drop) * (2 * d * r + r + d)"
@@ -138,10 +142,10 @@ class Case:
         return {} if self.kind == "vit" else {"head": "linear", "classes": 3}
 
 
-def put_in(n, method, adds=""):
+def put_in(n, method, adds="", lr=0.1):
     """The case of a method that puts n places into a text."""
     stuck = f"'{method.name}' changes the input, not the weights: there is nothing to merge it into"
-    return Case(method, adds, stuck=stuck, put=n, lr=0.1)
+    return Case(method, adds, stuck=stuck, put=n, lr=lr)
 
 
 SETTINGS = {  # what suits the tiny model; a method without an entry is checked with its defaults
@@ -229,6 +233,10 @@ SETTINGS = {  # what suits the tiny model; a method without an entry is checked 
             2, Prefix(n=2, mlp=3), "n * d + (d + 1) * mlp + 2 * L * kv * (mlp + 1) per model"
         ),
         "layer": put_in(2, Prefix(n=2, layers=(0,)), "2 * kv * n per model"),
+    },
+    "prompt": {
+        "": put_in(2, Prompt(n=2), lr=1.0),
+        "deep": put_in(2, Prompt(n=2, init="vocab", deep=True)),
     },
     "adapter": {
         "": Case(Adapter(r=4), stuck=f"blocks.0.attn: {NONLINEAR}"),

@@ -28,6 +28,7 @@ from minipeft.methods import (
     Parallel,
     PiSSA,
     Prefix,
+    Prompt,
     QLoRA,
     Quantize,
     Subspace,
@@ -129,6 +130,11 @@ LEDGER = [
     ),
     row("r=48", Parallel(r=48), ONE, S=894_528),
     row("r=384", Parallel(r=384), ONE, S=7_091_712, BB=7_091_712),
+    row("l=20", Prompt(n=20), "n * d", S=15_360),
+    row("PrefixEmbed, 8 of 264 in the text", Prompt(n=264, template="{}...{8} A:"), "n * d",
+        G3=3_244_032),
+    row("PrefixLayer, 8 and 8", Prompt(n=16, template="{}...{8} A:", deep=True), "L * d * n",
+        G3=18_874_368),
 ]  # fmt: skip
 MODELS = {
     "S": S, "M": M, "L": L, "G3": G3, "BB": "bert-base", "BL": "bert-large", "V": "vit-base",
