@@ -53,7 +53,7 @@ class Prompt(VirtualTokens):
     def others(self) -> str:
         return r"|blocks\.\d+" if self.deep else ""
 
-    def wrap(self, path: str, module: Module, where: Where) -> Wrapper | None:
+    def wrap(self, path: str, module: Any, where: Where) -> Wrapper | None:
         if where.layer is None:
             return super().wrap(path, module, where)
         return None if where.layer == 0 else Deep(module, where.like)
@@ -70,7 +70,7 @@ class Prompt(VirtualTokens):
                 if not (self.labels or self.text):
                     block.P.data = self.rows(table.base, at.where(path))
 
-    def rows(self, module: Module, where: Where) -> Array:
+    def rows(self, module: Any, where: Where) -> Array:
         table = module.weight.data
         if self.init == "uniform" or init.is_shape_only(table):
             return init.uniform((self.n, table.shape[1]), where.like, where.rng, 0.5)

@@ -74,11 +74,11 @@ class VirtualTokens(Method):
         """More alternatives of the pattern."""
         return ""
 
-    def rows(self, module: Module, where: Where) -> Array:
+    def rows(self, module: Any, where: Where) -> Array:
         """What P starts from.  -> (n, d)"""
         raise NotImplementedError
 
-    def wrap(self, path: str, module: Module, where: Where) -> Wrapper | None:
+    def wrap(self, path: str, module: Any, where: Where) -> Wrapper | None:
         if where.config.value("vocab") is None:
             raise ValueError(f"{type(self).__name__} puts virtual tokens between the ids of a text"
                              ", and this model reads pictures: take Prefix")  # fmt: skip
