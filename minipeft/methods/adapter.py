@@ -9,7 +9,7 @@ Merges   never: phi stands between the two matrices
 Saves    down and up of each adapter, and the norms that train
 Differs  the papers draw W_up from near 0 (init="houlsby", "normal"); here it starts at 0, so that
          attaching changes nothing. norms=False, where Houlsby's code trains the base's norms.
-         Dropout of the base comes behind an adapter, not before it
+         The base's dropout acts on what an adapter gives out; in the paper it acts before
 Lecture  05_adapters                    Homework none yet
 """
 
@@ -43,11 +43,12 @@ class Adapter(Method):
            2021): behind the MLP's residual, and in a post-norm block inside ln_2, which then works
            twice; "lin" (Lin et al. 2020): behind the block, with a norm of its own
     act    "gelu", "relu" or "swish"; None: as in the place's paper, gelu for houlsby, else relu
-    init   "zero": W_up = 0, W_down U(±1/sqrt(d)); both from N(0, 0.001²), cut off at twice that:
-           "houlsby"; both from N(0, 0.02²): "normal"
+    init   "zero": W_up = 0 and W_down U(±1/sqrt(d)); "houlsby": both N(0, 0.001²), truncated at two
+           standard deviations; "normal": both N(0, 0.02²), as Lin's and the library of adapters'
     norms  train the base's norms too; rows of a batch cannot carry different ones
-    drop   so many of the first blocks have no adapter (AdapterDrop, Rücklé et al. 2021)
-    drop_most  in each pass of training the first n blocks go without, n drawn from 0 … drop_most
+    drop   the first `drop` blocks have no adapter (AdapterDrop, Rücklé et al. 2021)
+    drop_most  each pass of training goes without the adapters of the first n blocks, with n drawn
+           from 0 … drop_most
     """
 
     name: ClassVar[str] = "adapter"

@@ -9,7 +9,7 @@ Merges   never: phi stands between the two matrices
 Saves    down and up of each adapter
 Differs  the paper's model is post-norm, where h is what the sublayer reads. In a pre-norm model
          reads="residual" is h, as in the library of adapters, and reads="ln" its norm, which the
-         sublayer reads. There are biases. Dropout of the base acts on the sum
+         sublayer reads. There are biases. The base's dropout acts on the sum
 Lecture  05_adapters                    Homework none yet
 """
 

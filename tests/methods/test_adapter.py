@@ -6,9 +6,11 @@ import pytest
 from minipeft.backend import Rng
 from minipeft.contract import attach
 from minipeft.engine import Tensor, running
-from minipeft.methods import Adapter, Parallel
+from minipeft.ledger.papers import shapes
+from minipeft.methods import Adapter, Parallel, Prefix
 from minipeft.models import GPT
 from minipeft.models.presets import preset
+from minipeft.training.loop import fit
 from tests.methods.contract import CASES, Case, randomize, run, same
 
 IDS = CASES["lora"].inputs()
@@ -328,6 +330,20 @@ def test_two_parallel_adapters_add_up(reads):
             handle.detach()
     second, first, base, both = parts
     np.testing.assert_allclose(both - base, (first - base) + (second - base), rtol=0, atol=1e-12)
+
+
+def test_mix_and_match_is_two_methods_that_train_together():
+    """He et al. 2022, sec. 4.6: a prefix in attention, a scaled adapter beside the MLP."""
+    base = shapes("bert-base")
+    with attach(base, Prefix(n=30, mlp=800)) as prefix:
+        with attach(base, Parallel(r=384), freeze=False) as parallel:
+            assert prefix.count() == 15_402_272 and parallel.count() == 7_091_712
+            assert prefix.count() + parallel.count() == 22_493_984  # as the library of adapters has
+    case = Case(None)
+    model = case.model(np.float32, context=10)
+    handles = [attach(model, Prefix(n=2)), attach(model, Parallel(r=3), freeze=False)]
+    fit(model, case.batches(), steps=3, lr=0.01, batch=4, quiet=True)
+    assert not any(handle.report().never_moved for handle in handles)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from minipeft.backend import Rng
 from minipeft.contract import attach
 from minipeft.corpus.masking import MaskedBatches
 from minipeft.engine import running
-from minipeft.methods import BitFit, Full, LoRA, TopK
+from minipeft.methods import Adapter, BitFit, Full, LoRA, TopK
 from minipeft.models import GPT, ViT, ViTConfig
 from minipeft.models.inputs import pad
 from minipeft.training.batches import IGNORE, Batch, TaskBatches, TokenBatches, in_turn
@@ -18,6 +18,7 @@ from minipeft.training.loop import fit
 from tests.contract.throwaway import Subspace
 from tests.tiny import Rows, Sounds, bert, clouds, gpt, llama, tokenizer
 
+DROPPED = Adapter(r=2, place="pfeiffer", drop=1)
 UPPER = LoRA(r=2, targets="re:blocks\\.1\\..*_proj")
 
 
@@ -39,7 +40,7 @@ def run(method, cached, task=None, steps=8, **settings):
     return loss, ran
 
 
-@pytest.mark.parametrize("method", [TopK(k=1), UPPER], ids=["topk", "lora above"])
+@pytest.mark.parametrize("method", [TopK(k=1), UPPER, DROPPED], ids=lambda m: m.name)
 def test_the_losses_are_the_same_and_the_lower_block_rests(method):
     """Six examples, two a step: the first three steps see them all."""
     plain, every = run(method, False)
