@@ -255,6 +255,19 @@ def test_compare_prints_a_table_and_writes_a_figure(capsys, tmp_path, monkeypatc
     assert table == ["method", "base", "full", "lora", "figure:"]
 
 
+def test_compare_all_trains_a_head_alone_where_there_is_a_new_one(monkeypatch):
+    asked = []
+
+    def compare(names, plan, **_):
+        asked.append(list(names))
+        raise ValueError("enough")
+
+    monkeypatch.setattr("minipeft.course.compare.compare", compare)
+    for model in ("gpt-0.2m", "tiny-vit"):
+        assert main(["compare", "--all", "--model", model, "--n", "4"]) == 1
+    assert asked == [[name for name in METHODS if name not in HEADS_ALONE], list(METHODS)]
+
+
 def test_compare_as_json_leaves_stdout_clean(tmp_path):
     done = run("compare", "--methods", "lora", "--seeds", "1", "--steps", "2", "--n", "16",
                "--figure", "a.png", "--json", cwd=tmp_path)  # fmt: skip
