@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from minipeft.backend import Rng
+from minipeft.contract import attach
 from minipeft.engine import fused
+from minipeft.methods import IA3, LNTuning
 from minipeft.models import LLaMA, LLaMAConfig
 
 SIZES = LLaMAConfig(
@@ -159,3 +161,29 @@ def test_greedy_tokens(torch, theirs, mine):
         said.append(int(y.data[0, -1].argmax()))
         tokens = np.array([[said[-1]]])
     assert said == wanted
+
+
+@pytest.mark.parametrize(("kind", "method"), [("IA3", IA3()), ("LNTuning", LNTuning())])
+def test_scales_and_norms_as_peft_has_them(torch, peft, theirs, mine, kind, method):
+    """At PEFT's own places for a LLaMA, which are ours."""
+    config = getattr(peft, f"{kind}Config")()
+    theirs = peft.get_peft_model(theirs, config, autocast_adapter_dtype=False).double()
+    in_double(torch, theirs.base_model.model)
+    trained = {}
+    for i, (name, p) in enumerate(theirs.named_parameters()):
+        if p.requires_grad:
+            p.data = torch.from_numpy(1 + 0.3 * Rng(5, i).normal(tuple(p.shape)))
+            name = name.removeprefix("base_model.model.").replace("ln_tuning_layers.default.", "")
+            trained[ours(name).replace("ia3_l.default", "l")] = p
+    handle = attach(mine, method)
+    assert trained.keys() == {path for path, _ in handle.trainable()}
+    for path, p in handle.trainable():
+        p.data = trained[path].numpy(force=True).reshape(-1).copy()
+    logits, y = theirs(torch.from_numpy(TOKENS)).logits, mine(TOKENS)
+    near(y.data, logits)
+    labels = torch.from_numpy(TOKENS[:, 1:].ravel())
+    torch.nn.functional.cross_entropy(logits[:, :-1].reshape(-1, 61), labels).backward()
+    fused.cross_entropy(y[:, :-1], TOKENS[:, 1:]).backward()
+    for path, p in handle.trainable():
+        wanted = trained[path].grad.numpy().reshape(-1)
+        assert np.abs(wanted).max() > 1e-5 and np.abs(p.grad - wanted).max() < 1e-10, path
