@@ -53,7 +53,7 @@ FIELDS = {
     "adapter": "r place act init norms drop drop_most seed",
     "parallel": "r s sublayer reads act seed",
     "movement": "mode v tau lam c warm cool scope targets bias",
-    "ia3": "targets inputs",
+    "ia3": "targets inputs seed",
     "prefix": "n mlp layers words std seed",
     "prompt": "n template seed init labels text deep",
 }

@@ -32,6 +32,7 @@ class IA3(Method):
 
     targets  which Linear parts: each has one vector
     inputs   leaf names of parts whose input is scaled, in place of their output
+    seed     draws nothing; it tells apart two at the same places, for rows of one batch
     """
 
     name: ClassVar[str] = "ia3"
@@ -41,6 +42,7 @@ class IA3(Method):
 
     targets: str | tuple[str, ...] = ("k_proj", "v_proj", "fc_out")
     inputs: tuple[str, ...] = ("fc_out",)
+    seed: int = 0
 
     def wrap(self, path: str, module: Module, where: Where) -> ScaledOut:
         like = weight_of(self, path, module, 1)  # (d_out, d_in)

@@ -83,7 +83,7 @@ class DenseWrapper(Wrapper):
     def merged(self) -> Linear:
         dtype = self.base.weight.dtype
         if dtype.itemsize < 4:
-            raise NotMergeable(f"a weight stored as {dtype} would round B A away")
+            raise NotMergeable(f"a weight stored as {dtype} would round the change away")
         whole = self.dense()
         bias = None if self.base.bias is None else Parameter(init.copy(self.base.bias.data))
         return Linear.of(Parameter(xp_of(whole).asarray(whole, dtype=dtype)), bias)

@@ -5,12 +5,12 @@ import pytest
 
 from minipeft.backend import Rng
 from minipeft.contract import attach
-from minipeft.engine import fused, ops
+from minipeft.engine import fused, ops, running
 from minipeft.ledger.papers import shapes
 from minipeft.methods import IA3
 from minipeft.models import GPT
 from minipeft.training.loop import fit
-from tests.methods.contract import CASES, CLOSE, CONFIG, Case, Next, on, run, same
+from tests.methods.contract import CASES, CLOSE, CONFIG, Case, Next, on, randomize, run, same
 
 PLACES = ("k_proj", "v_proj", "fc_out")
 
@@ -81,6 +81,26 @@ def test_merging_scales_the_bias_of_an_output_and_not_of_an_input():
         assert np.abs(base.bias.data).max() > 0.1
         assert same(new.bias.data, base.bias.data * (1 if reads else l[path]))
         assert same(new.weight.data, base.weight.data * (l[path] if reads else l[path][:, None]))
+
+
+@pytest.mark.parametrize("kind", ["gpt", "bert", "vit", "llama"])
+def test_rows_of_a_batch_have_vectors_of_their_own(kind):
+    case = on(kind, "ia3")
+    model, x = case.model(), case.inputs(rows=4)
+    model.head.new = False  # a ViT's, which the rows share
+    one, two = (attach(model, IA3(seed=seed)) for seed in (1, 2))
+    for seed, handle in enumerate((one, two)):
+        randomize(handle, seed)
+    rows = [two, None, one, two]
+    with running(rows=rows):
+        mixed = run(model, x)
+    for i, mine in enumerate(rows):
+        with running(off=[h for h in (one, two) if h is not mine]):
+            alone = run(model, x[i : i + 1])[0]
+        np.testing.assert_allclose(mixed[i], alone, rtol=0, atol=1e-10 * np.abs(alone).max())
+        with running(off=[one, two]):
+            base = run(model, x[i : i + 1])[0]
+        assert (mine is None) == np.allclose(mixed[i], base, atol=1e-9)
 
 
 def test_decay_does_not_pull_the_vectors_to_zero():
