@@ -85,7 +85,8 @@ def fit(
     accumulate  batches per step: the same as one of so many times the size, in less memory
     loss        a function of the model and a Batch, instead of the cross-entropy of the labels. It
                 returns a mean over the batch's labels: a part of a step's data, as of a thread,
-                weighs as much as it has labels. What else it needs is in the source's Batch.more
+                weighs as much as it has labels. What else it needs is in the source's
+                Batch.more; training/tfew.py is an example
     smoothing   of the labels, for the cross-entropy
     recompute   keep no activations inside blocks; backward makes them again: less memory, more time
     threads     parts of a batch that are worked on at once; results depend on it in their last bits

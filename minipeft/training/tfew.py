@@ -29,7 +29,7 @@ COMPAT = 1e-2  # what T-Few's code adds under the logarithm of 1 - p
 
 @dataclass(frozen=True)
 class TFew(Plain):
-    """A loss for fit: of each example, and then the mean over examples
+    """A loss for fit: L_LM and, by their weights, L_UL and L_LN of each example; their mean.
 
     L_LM = -mean_t log p(y_t)                          of the right option y
     L_UL = -Σ_n Σ_t log(1 - p(y_t^n)) / Σ_n T^n        of the wrong options y^n, T^n tokens long

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from minipeft.backend import Rng
+from minipeft.backend import Rng, to_numpy
 from minipeft.contract import attach
 from minipeft.engine import no_grad
 from minipeft.generation.scoring import score
@@ -18,6 +18,7 @@ from minipeft.training.evaluation import evaluate
 from minipeft.training.loop import fit, trainable
 from minipeft.training.resume import Checkpoint
 from minipeft.training.tfew import OptionBatches, TFew
+from tests import fakecupy
 from tests.tiny import bert, gpt, llama
 
 OPTIONS = (" moos", " barks. a cow sleeps", " hoots. the owl")
@@ -241,6 +242,22 @@ def test_parts_of_a_step_add_up_to_it(monkeypatch, settings):
     assert max(abs(g).max() for g in alone.values()) > 1e-3
     for path, g in alone.items():
         np.testing.assert_allclose(parts[path], g, rtol=1e-9, atol=1e-13, err_msg=path)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("loss", [TFew(), TFew(compat=True)], ids=repr)
+def test_a_device_gives_the_loss_and_gradients_of_the_host(kind, loss):
+    found = []
+    for place in ("cpu", "cuda"):
+        with fakecupy.device():
+            model = MODELS[kind]()
+            model.to(place)
+            handle = attach(model, IA3())
+            got = loss(model, all_of(model))
+            got.backward()
+            found.append([got.item(), *(to_numpy(p.grad) for _, p in handle.trainable())])
+    for here, there in zip(*found, strict=True):
+        np.testing.assert_allclose(there, here, rtol=1e-9, atol=1e-13)
 
 
 @pytest.mark.parametrize("kind", MODELS)
