@@ -1,6 +1,6 @@
 """LN tuning: train the norms' weights and biases, freeze everything else.
 
-Paper    Zhao et al. 2023, "Tuning LayerNorm in attention", sec. 3: w * h + b, h centred and scaled
+Paper    Zhao et al. 2023, "Tuning LayerNorm in attention": w * h + b, h centred and scaled
 Kind     parameter composition
 Touches  every norm: ln_1 and ln_2 of each block, ln_f, an embedding's
 Adds     (2 * L + 1) * 2 * d per model; none is new
