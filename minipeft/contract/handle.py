@@ -63,9 +63,9 @@ class Handle:
         before = model.handles
         model.handles = handles = _one_list(model)
         go_on = set() if freeze else {id(p) for h in self.over() for p in h.trained.values()}
-        self.held = [p for p in model.parameters() if id(p) not in go_on]  # what it froze
-        for p in self.held:
-            p.hold(self.number)
+        self.frozen = [p for p in model.parameters() if id(p) not in go_on]  # what it froze
+        for p in self.frozen:
+            p.freeze(self.number)
         try:
             self.build()
         except BaseException:
@@ -115,8 +115,8 @@ class Handle:
 
     def release(self) -> None:
         """What trained before trains again."""
-        for p in self.held:
-            p.let_go(self.number)
+        for p in self.frozen:
+            p.unfreeze(self.number)
 
     def redo(self) -> None:
         """Take an undo back."""
@@ -148,8 +148,8 @@ class Handle:
             seen.add(id(part))
             wrapper = self.method.wrap(path, part, self.where(path))
             if wrapper is not None:
-                for layer in list(wrapper.layers()):
-                    layer.owner = self
+                for layer in list(wrapper.stack()):
+                    layer.handle = self
                 for owner, name in places[id(part)]:
                     self.swap(owner, name, wrapper)
                 self.wrappers[path] = wrapper
@@ -186,7 +186,7 @@ class Handle:
     def _check_free(self) -> None:
         """Refuse to change a Parameter that an earlier handle computes, or does without."""
         others = [h for h in self.model.handles if h is not self]
-        layers = [(h, layer) for h in others for w in h.wrappers.values() for layer in w.layers()]
+        layers = [(h, layer) for h in others for w in h.wrappers.values() for layer in w.stack()]
         replaced = {id(getattr(x.base, name)): h for h, x in layers for name in x.replaces}
         taken = replaced | {id(p): h for h in others for p in h.computed.values()}
         wanted = [(path, p, taken) for path, c in self.clones.items() for p in (c, c.base)]
@@ -206,7 +206,7 @@ class Handle:
 
     def where(self, path: str) -> Where:
         """What the method may know about a place."""
-        config, like = getattr(self.model, "config", None), self.held[0].data
+        config, like = getattr(self.model, "config", None), self.frozen[0].data
         rng = Rng(getattr(self.method, "seed", 0), self.method.name, path)
         return Where(rng, layer_of(path), getattr(config, "layers", 0), config, like, self._share)
 

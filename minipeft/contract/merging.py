@@ -79,10 +79,10 @@ def plain_parts(
 def _check_order(at: Handle) -> None:
     """Where two methods touch the same thing, one of them must be merged first."""
     for path, wrapper in at.wrappers.items():
-        *_, lowest = wrapper.layers()
+        *_, lowest = wrapper.stack()
         below = lowest.base
         if isinstance(below, Wrapper):
-            under = below.owner.method.name
+            under = below.handle.method.name
             raise NotMergeable(f"{path} has {under!r} under {at.method.name!r}: merge {under!r} "
                                f"first{below.before_merge}")  # fmt: skip
     mine = {id(p): path for path, w in at.wrappers.items() for p in w.base.parameters()}
@@ -120,17 +120,17 @@ def _pairs(at: Handle, parts: dict[str, Module]) -> Iterator[tuple[Parameter, Pa
     """Each Parameter of the merged parts, with the one whose place it takes."""
     for path, part in parts.items():
         old = dict(at.wrappers[path].base.named_parameters())
-        other = next(iter(old.values()), at.held[0])  # a Tap has none
+        other = next(iter(old.values()), at.frozen[0])  # a Tap has none
         yield from ((p, old.get(name, other)) for name, p in part.named_parameters())
 
 
 def _pass_on(at: Handle, pairs: list[tuple[Parameter, Parameter]]) -> None:
     """What trained before a method was attached trains after it, in its merged form."""
     for new, old in pairs:
-        before, new.requires_grad = original(old).held, False
+        before, new.requires_grad = original(old).frozen_by, False
         for h in at.model.handles:  # later ones hold it until their own end
-            new.held[h.number] = h.number <= at.number and before.get(h.number, False)
-            h.held.append(new)
+            new.frozen_by[h.number] = h.number <= at.number and before.get(h.number, False)
+            h.frozen.append(new)
     at.release()
 
 

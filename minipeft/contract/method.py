@@ -158,7 +158,7 @@ class Wrapper(Module):
     added = True
     saved: tuple[str, ...] = ()  # its arrays that are saved though they do not train
     replaces: tuple[str, ...] = ()  # the base's Parameters that its forward pass goes without
-    owner: Any = None  # the handle that put it there
+    handle: Any = None  # the one that put it there
     puts = 0  # at the start of a sequence: how many places it puts before or into a text
     quantized = "refuse"  # what merging does to a weight that is stored as codes
     before_merge = ""  # what to know before something above it can be merged
@@ -168,8 +168,8 @@ class Wrapper(Module):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         ctx = context()
-        if self.owner is not None:
-            if self.owner in ctx.off or self in ctx.off:
+        if self.handle is not None:
+            if self.handle in ctx.off or self in ctx.off:
                 return self.base(*args, **kwargs)
             if ctx.rows is not None:
                 return self._by_row(ctx.rows, *args, **kwargs)
@@ -185,8 +185,8 @@ class Wrapper(Module):
             raise ValueError(
                 f"running(rows=...) names {len(rows)} rows, the batch has {x.shape[0]}"
             )
-        mine = [i for i, handle in enumerate(rows) if handle is self.owner]
-        others = [i for i, handle in enumerate(rows) if handle is not self.owner]
+        mine = [i for i, handle in enumerate(rows) if handle is self.handle]
+        others = [i for i, handle in enumerate(rows) if handle is not self.handle]
         cache = kwargs.pop("cache", None)
         parts: list[Any] = []
         caches: list[list[Any]] = []
@@ -208,10 +208,10 @@ class Wrapper(Module):
             raise AttributeError(name)
         return getattr(self.base, name)
 
-    def layers(self) -> Iterator[Wrapper]:
+    def stack(self) -> Iterator[Wrapper]:
         """This wrapper, and those right under it that the same handle put there."""
         part: Any = self
-        while isinstance(part, Wrapper) and part.owner is self.owner:
+        while isinstance(part, Wrapper) and part.handle is self.handle:
             yield part
             part = part.base
 
@@ -230,7 +230,7 @@ class Wrapper(Module):
         part's own or, at a Tap, the wrapper's. What reads something else overrides it.
         Shapes  ids (1, 16), or x (1, 16, d)
         """
-        *_, lowest = self.layers()
+        *_, lowest = self.stack()
         if not self.parameters():
             raise NotMergeable(f"{type(self).__name__}.probe() must say what it reads")
         first = self.parameters()[0].data

@@ -1,4 +1,4 @@
-"""What else one expects of arrays: no model here needs it, the next one may.
+"""Operations that one expects of arrays, though no model here needs them; the next one may.
 
 Each is a name of `ops` and, where NumPy's arrays have it, a method of Tensor too.
 """
@@ -113,8 +113,8 @@ def std(x: Any, *, axis: Any = None, keepdims: bool = False, ddof: int = 0) -> T
 @in_float32
 @op
 def norm(x, *, axis=None, keepdims=False):
-    """Euclidean length, sqrt(Σ x²); where it is 0, so is the gradient. Squares cannot overflow:
-    they are those of shares of the largest size."""
+    """Euclidean length, sqrt(Σ x²); where it is 0, so is the gradient. x is divided by its
+    largest size before it is squared, so that no square overflows."""
     xp, shape, (axes, _) = xp_of(x), x.shape, need_elements("norm", x, axis)
     top = xp.abs(x).max(axis=axes, keepdims=True)
     top = xp.where((top > 0) & xp.isfinite(top), top, 1)
@@ -130,7 +130,7 @@ def norm(x, *, axis=None, keepdims=False):
 @in_float32
 @op
 def logsumexp(x, *, axis=None, keepdims=False):
-    """log Σ exp(x), of which nothing overflows."""
+    """log Σ exp(x), without overflow."""
     xp, (axes, _) = xp_of(x), need_elements("logsumexp", x, axis)
     top = x.max(axis=axes, keepdims=True)
     top = xp.where(xp.isfinite(top), top, 0)
@@ -166,7 +166,7 @@ def prod(x, *, axis=None, keepdims=False):
 @in_float32
 @op
 def cumsum(x, *, axis=None):
-    """Sums along an axis so far; with None, and of a scalar, along all elements in C order."""
+    """Running sums along an axis; with None, and of a scalar, over all elements in C order."""
     xp, before = xp_of(x), x.shape
     if axis is None or not before:
         x, axis = x.reshape(-1), axis or 0
@@ -199,15 +199,17 @@ def roll(x, *, shift, axis=None):
 
 
 def flip(x: Any, *, axis: Any = None) -> Tensor:
-    """Turn the order along an axis, several, or with None along all."""
+    """Reverse the order along an axis, along several, or with None along all."""
     axes = axes_of(x.shape, axis)
     turned = slice(None, None, -1)
     return getitem(x, index=tuple(turned if i in axes else slice(None) for i in range(x.ndim)))
 
 
 def repeat(x: Any, *, repeats: Any, axis: int | None = None) -> Tensor:
-    """Repeat each element along an axis, or with None of all in C order. repeats: how often, one
-    number or one for each."""
+    """Repeat each element along an axis, or with None each of all elements in C order.
+
+    repeats  how often: one number for all, or one for each
+    """
     if axis is None:
         x, axis = reshape(x, shape=-1), 0
     axis = one_axis(x.shape, axis)

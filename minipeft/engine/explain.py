@@ -1,4 +1,4 @@
-"""For looking: a gradient's way down from the loss, all derivatives at once, every operation."""
+"""For looking: a gradient's path back from the loss, all derivatives at once, every operation."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from minipeft.engine.tensor import Node, Tensor, changed, context, topological, 
 def explain_grad(
     y: Tensor, parameter: Tensor, name: str = "the parameter", g: Array | None = None
 ) -> str:
-    """Follow the gradient of y down to a leaf, by the shortest way, operation by operation.
+    """Follow the gradient of y back to a leaf, along the shortest path, operation by operation.
 
     Call it after the forward pass and before backward(), which frees the graph.
     g        the cotangent, of y's shape; 1 for a scalar
     Returns  why there is no gradient (nothing recorded, frozen, not reached), or a table of the
-             operations on the way with the norm of the gradient at their outputs; the first
+             operations on the path with the norm of the gradient at their outputs; the first
              that is exactly 0 is pointed out
     """
     if y._node is None:

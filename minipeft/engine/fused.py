@@ -26,7 +26,7 @@ MASKED = -1e30  # exp gives exactly 0; finite, so that a row with nothing to see
 
 
 def as_rows(x: Array, n: int) -> Array:
-    """(..., n) -> (N, n): all axes but the last as one. An n of 0 leaves no -1 to be found."""
+    """(..., n) -> (N, n): all axes but the last as one; reshape(-1, n) would fail for n = 0."""
     return x.reshape(math.prod(x.shape[:-1]), n)
 
 
@@ -174,7 +174,7 @@ def layer_norm_slow(x: Any, w: Any, b: Any, *, eps: float = 1e-5) -> Tensor:
 # -- GELU ---------------------------------------------------------------------------------------
 
 _C = math.sqrt(2 / math.pi)
-FAR = 1e24  # an x² that is nowhere near where tanh bends
+FAR = 1e24  # an x² far beyond the part of tanh that is not flat
 
 
 @in_float32
@@ -295,12 +295,12 @@ def check_attention(q: Array, k: Array, v: Array, heads: int, causal: bool) -> N
 
 @in_float32
 @op
-def attention(q, k, v, *, heads, causal, mask=None, keep=None):
+def attention(q, k, v, *, heads, causal, mask=None, factors=None):
     """Scaled dot-product attention of H heads that lie side by side in the last axis.
 
     y = softmax(q kᵀ / sqrt(D) + mask) v, per head       Vaswani et al. 2017, eq. 1
     Shapes  q (B, T, C), k, v (B, S, C), C = H D; mask (B, S), true where a key is real;
-            keep (B, H, T, S), dropout's factors on the weights, or None -> (B, T, C)
+            factors (B, H, T, S), dropout's factors on the weights, or None -> (B, T, C)
     Groups  k, v (B, S, K D) have K heads, each for H / K of the queries' heads that follow each
             other                                        Ainslie et al. 2023, sec. 2.2
     Masks   a query that sees no key gives 0. Causal is aligned right: keys before the first
@@ -325,7 +325,7 @@ def attention(q, k, v, *, heads, causal, mask=None, keep=None):
     parts = [slice(i, i + n) for i in range(0, B, n)]
     bias = _mask_bias(q, S, causal, mask)
     p = xp.empty((B, K, heads // K, T, S), q.dtype)
-    keep = None if keep is None else keep.reshape(p.shape)
+    factors = None if factors is None else factors.reshape(p.shape)
     y = xp.empty((B, T, C), q.dtype)
     for part in parts:
         w = p[part]  # (n, K, H / K, T, S)
@@ -339,7 +339,7 @@ def attention(q, k, v, *, heads, causal, mask=None, keep=None):
         if bias is not None and mask is not None:
             # a query that sees nothing gets 0, not a mean of what is hidden
             w *= bias[part][:, :, None] == 0
-        xp.matmul(w if keep is None else w * keep[part], vh[part], out=split(y)[part])
+        xp.matmul(w if factors is None else w * factors[part], vh[part], out=split(y)[part])
 
     def vjp(g: Array, needs: tuple[bool, ...]) -> tuple[Array | None, ...]:
         gh = split(g)
@@ -350,13 +350,13 @@ def attention(q, k, v, *, heads, causal, mask=None, keep=None):
         for part in parts:
             w = p[part]
             if gv is not None:
-                used = stacked(w if keep is None else w * keep[part])
+                used = stacked(w if factors is None else w * factors[part])
                 xp.matmul(used.swapaxes(3, 4), stacked(gh[part]), out=split(gv)[part])
             if gq is None and gk is None:
                 continue
             ds = gh[part] @ vh[part].swapaxes(3, 4)
-            if keep is not None:
-                ds *= keep[part]
+            if factors is not None:
+                ds *= factors[part]
             ds -= row_dots(ds.reshape(-1, S), w.reshape(-1, S)).reshape(*ds.shape[:4], 1)
             ds *= w
             ds *= scale
@@ -371,7 +371,7 @@ def attention(q, k, v, *, heads, causal, mask=None, keep=None):
 
 @in_float32
 def attention_slow(
-    q: Any, k: Any, v: Any, *, heads: int, causal: bool, mask: Any = None, keep: Any = None
+    q: Any, k: Any, v: Any, *, heads: int, causal: bool, mask: Any = None, factors: Any = None
 ) -> Tensor:
     """The twin of `attention`."""
     B, T, C = q.shape
@@ -388,7 +388,7 @@ def attention_slow(
     if mask is not None:
         seen = seen & (mask[:, None, None, :] != 0)
     p = softmax_slow(ops.where(seen, scores, MASKED)) * seen
-    p = p if keep is None else p * keep
+    p = p if factors is None else p * factors
     return ops.reshape(ops.swapaxes(p @ split(v), a=1, b=2), shape=(B, T, C))
 
 
@@ -401,7 +401,7 @@ def embedding(w, ids):
 
     y = w[ids]
     Shapes  w (V, C), ids (...) integers in [0, V) -> (..., C)
-    VJP     gw[i] = sum of g over the places where ids = i
+    VJP     gw[i] = sum of g over the positions where ids = i
     Keeps   ids
     Raises  ValueError for an id outside [0, V), TypeError for ids that are not integers
     """
@@ -458,9 +458,9 @@ def cross_entropy(logits, labels, *, ignore=-100, smoothing=0.0):
 
     loss = mean over n of Σ_v t_v (-log softmax(logits)_v),
     t = (1 - smoothing) onehot(label) + smoothing / V    Szegedy et al. 2016, sec. 7
-    Shapes  logits (..., V), labels (...) integers; places with label = ignore do not count -> ()
+    Shapes  logits (..., V), labels (...) integers; where label = ignore nothing counts -> ()
     Units   nats
-    VJP     g (softmax - t) / N, 0 in ignored places
+    VJP     g (softmax - t) / N, 0 where the label is ignored
     Keeps   softmax of the rows that count
     Raises  ValueError if no label counts, or one is outside [0, V), TypeError for labels that
             are not integers
@@ -471,8 +471,8 @@ def cross_entropy(logits, labels, *, ignore=-100, smoothing=0.0):
     every = n == len(flat)
     p = flat if every else flat[rows]  # (N, V)
     p = p - p.max(axis=1, keepdims=True)
-    at = xp.arange(n), labels
-    loss = -p[at].sum() * (1 - smoothing)
+    own = xp.arange(n), labels
+    loss = -p[own].sum() * (1 - smoothing)
     if smoothing:
         loss -= p.sum() * (smoothing / V)
     xp.exp(p, out=p)
@@ -482,7 +482,7 @@ def cross_entropy(logits, labels, *, ignore=-100, smoothing=0.0):
 
     def vjp(g: Array) -> Array:
         gx = p * (g / n)
-        gx[at] -= g * ((1 - smoothing) / n)
+        gx[own] -= g * ((1 - smoothing) / n)
         if smoothing:
             gx -= g * (smoothing / V / n)
         if every:

@@ -123,8 +123,8 @@ def _lowered(p: Any) -> Any:
 def _times_log(y: Array, a: Any, p: Array) -> Array:
     """y log a for y = a^p, and 0 where a is 0 and p is not below it, the limit for small a."""
     xp = xp_of(y, p)
-    settled = (a == 0) & (p >= 0)
-    return xp.where(settled, 0, y * xp.log(xp.where(settled, 1, xp.asarray(a, dtype=y.dtype))))
+    limit = (a == 0) & (p >= 0)
+    return xp.where(limit, 0, y * xp.log(xp.where(limit, 1, xp.asarray(a, dtype=y.dtype))))
 
 
 # -- elementwise ---------------------------------------------------------------------------------
@@ -161,7 +161,7 @@ def sigmoid(x):
 
 
 def sigmoid_of(x: Array) -> Array:
-    """By exp of no positive number: nothing overflows, and the lower tail is not rounded off."""
+    """exp sees no positive number: nothing overflows, and the lower tail is not rounded off."""
     xp = xp_of(x)
     e = xp.exp(-xp.abs(x))
     return xp.where(x >= 0, 1, e) / (1 + e)
@@ -379,10 +379,10 @@ def getitem(x, *, index):
 def _concatenate(*xs, axis):
     xp, axis = xp_of(*xs), one_axis(shape_of(xs[0]), axis)
     y = xp.concatenate(xs, axis=axis)
-    starts, at = [], 0
+    starts, offset = [], 0
     for x in xs:
-        starts.append(at)
-        at += x.shape[axis]
+        starts.append(offset)
+        offset += x.shape[axis]
 
     def part(start: int, n: int) -> Any:
         cut = (slice(None),) * axis + (slice(start, start + n),)
@@ -410,7 +410,7 @@ def stack(xs: Sequence[Any], *, axis: int = 0) -> Tensor:
 
 @op
 def matmul(a, b):
-    """a @ b as NumPy has it: 1-D operands are a row and a column, leading axes broadcast.
+    """a @ b as NumPy defines it: 1-D operands are a row and a column, leading axes broadcast.
 
     VJP     ga = g bᵀ, gb = aᵀ g, summed over broadcast axes
     """

@@ -16,8 +16,8 @@ def recompute(f: Callable[..., Tensor], *args: Any, **settings: Any) -> Tensor:
     """f(*args, **settings), of which only the inputs are kept; backward runs f again.
 
     Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost".
-    Every Tensor from outside that f meets is an input: its arguments, Parameters, and what
-    attached methods computed for Parameters. Dropout is drawn again from where it stood.
+    Every Tensor from outside that f uses is an input: its arguments, Parameters, and what
+    attached methods computed for Parameters. Dropout draws the same numbers again.
     """
     ctx = context()
     if not ctx.recording or ctx.check:  # to check is to keep what was there
@@ -25,7 +25,7 @@ def recompute(f: Callable[..., Tensor], *args: Any, **settings: Any) -> Tensor:
     rng, values = copy.deepcopy(ctx.rng), ctx.values
     same = {"off": ctx.off, "rows": ctx.rows, "hidden": ctx.hidden, "inside": ctx.inside,
             "opened": ctx.opened}  # fmt: skip
-    outside: dict[int, Tensor] = {}  # what f meets and needs a gradient; f's own results do not
+    outside: dict[int, Tensor] = {}  # what f uses and needs a gradient; not f's own results
     met: dict[int, tuple[Changes, int]] = {}  # frozen or not: f will read it again
 
     def watch(name: str, y: Array, inputs: tuple[Any, ...]) -> None:
@@ -41,13 +41,13 @@ def recompute(f: Callable[..., Tensor], *args: Any, **settings: Any) -> Tensor:
     out = Tensor(out.data)
 
     def vjp(g: Array, needs: tuple[bool, ...]) -> list[Array]:
-        stand_in = {key: Tensor(t.data, requires_grad=True) for key, t in outside.items()}
-        made = {key: stand_in.get(id(t), t) for key, t in (values or {}).items()}
+        fresh = {key: Tensor(t.data, requires_grad=True) for key, t in outside.items()}
+        made = {key: fresh.get(id(t), t) for key, t in (values or {}).items()}
         found: dict[int, Array] = {}
-        again = copy.deepcopy(rng), made | stand_in
+        again = copy.deepcopy(rng), made | fresh
         with changed(recording=True, recompute=False, rng=again[0], values=again[1], **same):
             f(*args, **settings).backward(g, into=found)
-        leaves = [stand_in[id(t)] for t in inputs]
+        leaves = [fresh[id(t)] for t in inputs]
         zeros = (xp_of(g).zeros_like(t.data) for t in leaves)
         return [found.get(id(t), zero) for t, zero in zip(leaves, zeros, strict=True)]
 

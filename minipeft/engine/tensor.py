@@ -33,15 +33,14 @@ class Context(NamedTuple):
     rows: tuple[Any, ...] | None = None  # per row of the batch its handle, or None for the base
     recompute: bool = False  # keep no activations of a block: backward makes them again
     check: bool = False  # notice element writes between an operation and its backward?
-    hidden: Any = (
-        None  # stored states of this batch (minipeft/training/hidden.py): lower blocks are skipped
-    )
+    # stored states of this batch (minipeft/training/hidden.py): the lower blocks are skipped
+    hidden: Any = None
     inside: Any = None  # the Module that was called first, inside its forward pass
     # runs every operation: (name, fn, its Tensors, their arrays, settings) -> what fn returns
     around: Callable[[str, Any, Any, Any, dict[str, Any]], Any] | None = None
-    # in this pass: id(Parameter) -> what stands for it, handle -> the generator of its dropout
+    # in this pass: id(Parameter) -> the Tensor used instead, handle -> the generator of its dropout
     values: dict[Any, Any] | None = None
-    opened: tuple[Any, ...] = ()  # the lists of handles that have computed what stands in `values`
+    opened: tuple[Any, ...] = ()  # the models' lists of handles whose values are in `values`
     outer: Context | None = None  # what holds again where this one ends
 
 
@@ -99,8 +98,8 @@ def running(
     off        attached handles whose branches are skipped, or single wrappers of them
     rows       the adapter of each row of the batch: an attached handle, or None for the base
     recompute  keep no activations inside blocks: backward computes them again
-    hidden     stored states that stand for what the lower blocks make of this batch
-    check      keep a checksum of every array that an operation met or made, so that backward
+    hidden     stored states of this batch, used instead of running the lower blocks
+    check      keep a checksum of every array that an operation read or made, so that backward
                raises where elements were written since (`w.data[0] = 5`): slow, for debugging
     """
     named = {"rng": rng, "off": off, "rows": rows, "recompute": recompute, "hidden": hidden,
@@ -123,8 +122,8 @@ class Node:
     parents  per input: a Node, a leaf Tensor, or None where no gradient is needed
     vjps     per input a function g -> gradient (None where not needed), or, for fused ops,
              one function (g, needs) -> gradients; None once the walk has freed it
-    watch    (what must not change before backward, how it stood) pairs, for the inputs that no
-             node made. One that a node made adds itself to that node's when it is set
+    watch    pairs (what must not change before backward, its count of changes now) for the inputs
+             that no operation made. Setting an operation's result adds a pair to its own node
     """
 
     __slots__ = ("dtype", "name", "needs", "parents", "pruned", "shape", "vjps", "watch")
@@ -205,8 +204,8 @@ class Tensor(Operators):
         """The array. It may be replaced by one of the same shape.
 
         Backward through a Tensor whose data was set (`t.data = a`, `t.data -= a`) after an
-        operation used it raises. It does not see that elements were written (`t.data[0] = 1`)
-        and gives the gradient of another function, but inside `running(check=True)`.
+        operation used it raises. Written elements (`t.data[0] = 1`) are seen only inside
+        `running(check=True)`; elsewhere backward gives the gradient of another function.
         """
         return self._data
 
@@ -342,6 +341,7 @@ def walk(
     new array, which the walk owns, and later ones are added in place.
     """
     xp = xp_of(y._data)
+    # there must be something to differentiate, and a cotangent to begin with: 1 for a scalar
     if not y.requires_grad:
         why = f"its last operation, {y.made_by}, had" if y.made_by else "it is a leaf that has"
         raise RuntimeError(
@@ -359,6 +359,7 @@ def walk(
             g = xp.asarray(g, dtype=y.dtype)
         if g.shape != y.shape:
             raise ValueError(f"the cotangent has shape {g.shape}, the Tensor {y.shape}")
+    # from y to the leaves: a node's turn comes when all that used its output have added to its sum
     root = y._node or y
     wanted_ids = {id(w) for w in wanted}
     sums: dict[int, tuple[Array, bool]] = {id(root): (g, False)}
@@ -366,12 +367,14 @@ def walk(
     while order:
         node = order.pop()
         g, owned = sums.pop(id(node))
+        # a leaf's gradient is complete
         if isinstance(node, Tensor):
             if not wanted or id(node) in wanted_ids:
                 yield node, g, owned
             continue
         if id(node) in wanted_ids:
             yield node, g, False
+        # the node's VJPs give a gradient for each input, of the input's shape and dtype
         mine: list[Array] = []  # what this node made anew: no two share memory
         for parent, part in zip(node.parents, node.pull(g), strict=True):
             if parent is None:
@@ -385,6 +388,7 @@ def walk(
                 )
             if part.dtype != parent.dtype:
                 part = part.astype(parent.dtype)
+            # it begins the input's sum, or is added to it: in place, if the walk owns the sum
             key = id(parent)
             if key not in sums:
                 owned = not xp.may_share_memory(part, g)
@@ -400,6 +404,7 @@ def walk(
             else:
                 total = sums[key][0] + part
                 sums[key] = (total if is_array(total) else xp.asarray(total)), True
+        # what the node kept for backward is freed
         if not retain:
             node.parents, node.vjps = (), None
 

@@ -76,8 +76,8 @@ def rms_norm_slow(x: Any, w: Any, *, eps: float = 1e-5) -> Tensor:
 @in_float32
 @op
 def rotary(x, positions, *, width, theta=10_000.0):
-    """Turn each head by angles that grow with the place, so that products of queries and keys
-    depend on how far apart they stand.
+    """Turn each head by angles that grow with the position, so that products of queries and keys
+    depend on how far apart they are.
 
     y_i = x_i cos t_i - x_j sin t_i,  y_j = x_j cos t_i + x_i sin t_i,  per head,
     j = i + D/2, t_i = position / theta^(2i/D)          Su et al. 2021, eq. 34, in halves

@@ -11,7 +11,7 @@ from minipeft.checks import real, takes, whole
 from minipeft.engine import no_grad
 from minipeft.engine.blas import blas_threads, threads_for
 from minipeft.models.inputs import need_lm, prompt_ids
-from minipeft.models.layout import places_put_in
+from minipeft.models.layout import added_positions
 from minipeft.nn.finite import check_logits
 
 FORBIDDEN = -1e30  # log p below which nothing is drawn
@@ -44,7 +44,7 @@ def beam_search(
         raise ValueError(f"beams must be at most {model.config.vocab}, as many as there are tokens "
                          f"to begin a text with; 4 to 10 are usual, got {beams}")  # fmt: skip
     tokenizer, end = model.tokenizer, model.tokenizer.end_id
-    head = prompt_ids(model, prompt, room=1 + places_put_in(model))
+    head = prompt_ids(model, prompt, room=1 + added_positions(model))
     xp = xp_of(model.parameters()[0].data)
     texts: list[list[int]] = [[]]  # the open texts
     sums = np.zeros(1)  # log p of each

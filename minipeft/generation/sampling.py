@@ -14,7 +14,7 @@ from minipeft.checks import real, takes, whole
 from minipeft.engine import no_grad, running
 from minipeft.engine.blas import blas_threads, threads_for
 from minipeft.models.inputs import need_lm, prompt_ids
-from minipeft.models.layout import places_put_in
+from minipeft.models.layout import added_positions
 from minipeft.nn.finite import check_logits
 
 
@@ -72,7 +72,7 @@ def generate_many(
         raise TypeError(f"generate_many takes a list of prompts, got one str: {prompts[:40]!r}")
     if rows is not None and len(rows) != len(prompts):
         raise ValueError(f"rows names {len(rows)} adapters, there are {len(prompts)} prompts")
-    put = places_put_in(model, rows)
+    put = added_positions(model, rows)
     ids = [prompt_ids(model, p, room=1 + put) for p in prompts]
     texts = [""] * len(ids)
     for chosen in _groups([len(p) for p in ids], batch, model.config.context - max_tokens - put):

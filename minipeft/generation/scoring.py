@@ -17,7 +17,7 @@ from minipeft.checks import takes, whole
 from minipeft.engine import no_grad
 from minipeft.engine.blas import blas_threads, threads_for
 from minipeft.models.inputs import asked, need_lm, pad, prompt_ids
-from minipeft.models.layout import places_put_in
+from minipeft.models.layout import added_positions
 from minipeft.nn.finite import check_logits
 
 
@@ -42,7 +42,7 @@ def score_many(
     """
     if model.config.head != "mlm":
         need_lm(model, "scoring")
-    put = places_put_in(model)
+    put = added_positions(model)
     rows: list[Row] = []
     scores = [[0.0] * len(options) for _, options in questions]
     for q, (prompt, options) in enumerate(questions):

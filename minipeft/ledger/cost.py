@@ -221,7 +221,7 @@ def _attention(
     heads: int,
     causal: bool,
     mask: Any = None,
-    keep: Any = None,
+    factors: Any = None,
 ) -> tuple[Any, Any]:
     fused.check_attention(q, k, v, heads, causal)
     (B, T), S, item = q.shape[:2], k.shape[1], q.dtype.itemsize
@@ -232,14 +232,14 @@ def _attention(
     rows = max(1, fused.SCORES // max(1, heads * T * S))  # of the batch, done at a time
     part = min(B, rows) * heads * T * S * item
     hidden = (B if mask is not None and causal and T > 1 else 1) * T * S * item
-    m.spike((hidden if causal or mask is not None else 0) + (part if keep is not None else 0))
+    m.spike((hidden if causal or mask is not None else 0) + (part if factors is not None else 0))
 
     def flops(needs: tuple[bool, ...]) -> int:
         for_q, for_k, for_v = needs
         return product * ((for_q or for_k) + for_q + for_k + for_v)
 
-    kept = (q, k, v, p) if keep is None else (q, k, v, p, keep)
-    work = part * ((1 if rows >= B else 2) + (keep is not None))
+    kept = (q, k, v, p) if factors is None else (q, k, v, p, factors)
+    work = part * ((1 if rows >= B else 2) + (factors is not None))
     if k.shape[2] < q.shape[2]:  # queries of the heads that share a key head, put together
         work += min(B, rows) * _bytes(q) // B
     return y, m.together((q, k, v), kept, flops, work)

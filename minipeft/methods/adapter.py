@@ -151,7 +151,7 @@ class Behind(AdapterWrapper):
 
     def dropped(self) -> bool:
         """Whether this pass goes without: one n for all wrappers, from the pass's generator."""
-        rng = (context().values or {}).get(self.owner)  # None unless something is drawn
+        rng = (context().values or {}).get(self.handle)  # None unless something is drawn
         return rng is not None and self.layer < rng.spawn("n").integers(0, self.most + 1)
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:

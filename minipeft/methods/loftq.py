@@ -102,7 +102,7 @@ class LoftQ(Method):
             made[path] = self.codes(w.base.base, w.scale * (B0 @ A0))
         super().load_state(at, state)  # nothing is refused from here on
         for path, w in at.wrappers.items():
-            w.base, made[path].owner = made[path], at
+            w.base, made[path].handle = made[path], at
 
 
 class LoftQLinear(LoRALinear):

@@ -104,7 +104,7 @@ class LoRALinear(DenseWrapper):
         ctx = context()
         if ctx.rng is None or not self.dropout:
             return x
-        rng = (ctx.values or {}).get(self.owner, ctx.rng)  # the handle's, of this pass
+        rng = (ctx.values or {}).get(self.handle, ctx.rng)  # the handle's, of this pass
         like = x.data if isinstance(x, Tensor) else x  # images come as arrays
         return x * dropout_factors(rng.spawn(self.group), x.shape, self.dropout, like)
 
@@ -129,7 +129,7 @@ def weight_of(method: Method, path: str, module: Module, r: int, plain: bool = F
     if weight is None or not is_linear(module):
         raise ValueError(f"{kind}: {path} is a {type(module).__name__}; it must be a Linear")
     if plain and isinstance(module, Wrapper) and "weight" not in module.replaces:
-        other = module.owner.method.name
+        other = module.handle.method.name
         raise ValueError(f"{kind} starts from the weight of {path}, which {other!r} stands around: "
                          f"merge or detach {other!r} first")  # fmt: skip
     d_out, d_in = weight.shape

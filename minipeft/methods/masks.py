@@ -74,7 +74,7 @@ class Masking(Method):
     def wrap(self, path: str, module: Module, where: Where) -> MaskedLinear:
         kind = type(self).__name__
         if isinstance(module, Wrapper):
-            other = module.owner.method.name
+            other = module.handle.method.name
             raise ValueError(f"{kind}: {path} is wrapped by {other!r}, which goes on using the "
                              f"weight: merge or detach {other!r} first")  # fmt: skip
         if not is_linear(module):

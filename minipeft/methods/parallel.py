@@ -84,7 +84,7 @@ class Before(Beside):
     def forward(self, x: Tensor, **kwargs: Any) -> Tensor:
         values = context().values
         if values is not None:
-            values[self.owner, self.layer] = self.adapter(x) * self.s
+            values[self.handle, self.layer] = self.adapter(x) * self.s
         return self.base(x, **kwargs)
 
 
@@ -96,6 +96,6 @@ class Added(AdapterWrapper):
         self.layer = layer
 
     def forward(self, x: Tensor, **kwargs: Any) -> Tensor:
-        waits = (context().values or {}).pop((self.owner, self.layer), None)
+        waits = (context().values or {}).pop((self.handle, self.layer), None)
         y = self.base(x, **kwargs)
         return y if waits is None else y + waits

@@ -177,7 +177,7 @@ def quantized(method: Any, path: str, module: Module) -> QuantLinear:
     """
     kind = type(method).__name__
     if isinstance(module, Wrapper):
-        other = module.owner.method.name
+        other = module.handle.method.name
         if _has_codes(module):
             raise ValueError(f"{kind}: {path} is quantized already, by {other!r}")
         raise ValueError(f"{kind}: {path} has {other!r} around it, which goes on top of codes: "
@@ -226,5 +226,5 @@ def refuse_trained(at: Any) -> None:
 
 def codes_of(at: Any) -> dict[str, QuantLinear]:
     """path -> the QuantLinear of a handle there, under whatever else the handle put around it."""
-    layers = ((path, layer) for path, w in at.wrappers.items() for layer in w.layers())
+    layers = ((path, layer) for path, w in at.wrappers.items() for layer in w.stack())
     return {path: layer for path, layer in layers if isinstance(layer, QuantLinear)}

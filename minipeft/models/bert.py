@@ -9,8 +9,8 @@ import numpy as np
 
 from minipeft.backend import Array, Rng, xp_of
 from minipeft.engine import Tensor, variants
-from minipeft.models.config import Config, check_ids, check_places
-from minipeft.models.layout import first_real, lay_out, mean_real, places_of, text_only
+from minipeft.models.config import Config, check_at, check_ids
+from minipeft.models.layout import first_real, lay_out, mean_real, positions_of, text_only
 from minipeft.nn import (
     Block,
     Dropout,
@@ -119,7 +119,7 @@ class BERT(Module):
         tokens, whose outputs are left out unless keep_virtual=True.
         """
         check_ids(ids)
-        check_places(self.config, at)
+        check_at(self.config, at)
         xp = xp_of(ids)
         if segments is None:
             segments = xp.zeros_like(ids)
@@ -128,7 +128,7 @@ class BERT(Module):
         ids, past, seen, positions, text = lay_out(self, ids, mask, past)
         if ids.shape != segments.shape:
             given, segments = segments, xp.zeros(ids.shape, segments.dtype)
-            segments[places_of(text)] = given
+            segments[positions_of(text)] = given
         cache: list | None = [] if return_past else None
         x = run_blocks(self.blocks, lambda: self.emb(ids, positions, segments), past, seen, cache)
         # the places that the head reads

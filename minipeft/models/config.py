@@ -91,7 +91,7 @@ class Config:
         return asdict(self)
 
 
-def check_places(config: Any, at: Any) -> None:
+def check_at(config: Any, at: Any) -> None:
     """A linear head reads one place, so it cannot be asked for others."""
     if at is not None and config.head == "linear":
         raise ValueError("at= names places of a language model's logits; this model has a linear "

@@ -13,7 +13,7 @@ import numpy as np
 from minipeft.backend import Array, Rng
 from minipeft.checks import moved
 from minipeft.engine import Tensor
-from minipeft.models.config import Config, check_places
+from minipeft.models.config import Config, check_at
 from minipeft.models.layout import last_real, lay_out, text_only
 from minipeft.nn import (
     Block,
@@ -109,7 +109,7 @@ class GPT(Module):
         tokens: a prompt method maps them to trained rows. Their outputs are left out, and `at`
         does not count them, unless keep_virtual=True.
         """
-        check_places(self.config, at)
+        check_at(self.config, at)
         # what stands where, methods' tokens and prefixes included
         ids, past, seen, positions, text = lay_out(self, ids, mask, past)
         # the blocks, which leave their keys and values behind

@@ -65,10 +65,10 @@ def text_only(x: Tensor, text: Array) -> Tensor:
     if int(counts.min()) != int(counts.max()):
         raise ValueError("rows of a batch must hold the same number of virtual tokens; "
                          f"got {(~text).sum(1).tolist()}")  # fmt: skip
-    return x[places_of(text)]
+    return x[positions_of(text)]
 
 
-def places_of(text: Array) -> tuple[Array, Array]:
+def positions_of(text: Array) -> tuple[Array, Array]:
     """(rows, columns) of the text's places, each (B, T - n)."""
     rows, columns = text.nonzero()
     return rows.reshape(len(text), -1), columns.reshape(len(text), -1)
@@ -100,15 +100,15 @@ def _real_text(ids: Array, seen: Array | None, text: Array | None) -> Array:
     return real if text is None else real & text
 
 
-def places_put_in(model: Any, rows: Sequence[Any] | None = None) -> int:
+def added_positions(model: Any, rows: Sequence[Any] | None = None) -> int:
     """How many places attached methods put before, in or behind a text: they need room too.
 
     rows  the adapters of a batch's rows, of which the one that puts most counts
     """
     part, put, off = model.start, [], context().off  # put: (handle, how many)
     while part.wraps:
-        if part not in off and part.owner not in off:
-            put.append((part.owner, part.puts))
+        if part not in off and part.handle not in off:
+            put.append((part.handle, part.puts))
         part = part.base
     if rows is None:
         return sum(n for _, n in put)

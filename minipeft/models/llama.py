@@ -10,7 +10,7 @@ import numpy as np
 
 from minipeft.backend import Array, Rng
 from minipeft.engine import Tensor
-from minipeft.models.config import Config, check_places
+from minipeft.models.config import Config, check_at
 from minipeft.models.layout import last_real, lay_out, text_only
 from minipeft.nn import Dropout, Embedding, Linear, Module, ModuleList, Past, Start, run_blocks
 from minipeft.nn.gated import GatedBlock, RMSNorm
@@ -113,7 +113,7 @@ class LLaMA(Module):
 
         The arguments are GPT's. The keys of a past have turned with their own positions.
         """
-        check_places(self.config, at)
+        check_at(self.config, at)
         # what stands where, methods' tokens and prefixes included
         ids, past, seen, positions, text = lay_out(self, ids, mask, past)
         # the blocks, which leave their keys and values behind

@@ -1,4 +1,4 @@
-"""Multi-head attention with separate projections, a past and a place to read its heads."""
+"""Multi-head attention with separate projections, a past, and a Tap on its heads."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from minipeft.nn.module import Module
 class Past(list):
     """What came before a text: a (k, v) pair per layer, each (B or 1, P, config.key_width).
 
-    A prefix and the cache of generation are both a past. A plain list of pairs is one too, all of
-    whose places are real.
-    mask  (B, P) true where a place is real, or None where all are
+    A prefix and the cache of generation are both a past. A plain list of pairs is one too, with
+    all of its positions real.
+    mask  (B, P) true where a position is real, or None where all are
     """
 
     def __init__(self, pairs: Iterable[tuple[Any, Any]], mask: Array | None = None) -> None:
@@ -30,9 +30,9 @@ class Past(list):
 
 
 def seen_of(mask: Array | None, past: Any, B: int, T: int) -> Array | None:
-    """Which places are real, those of the past among them; None where all are.
+    """Which positions are real, those of the past among them; None where all are.
 
-    Shapes  mask (B, T), or (B, P + T) with the past's places; past per layer (k, v) or None
+    Shapes  mask (B, T), or (B, P + T) with the past's positions; past per layer (k, v) or None
             -> (B, P + T)
     """
     P = past[0][0].shape[1] if past else 0
@@ -57,7 +57,7 @@ class Attention(Module):
     y = o_proj(head_out(softmax(q kᵀ / sqrt(D)) v))     Vaswani et al. 2017, sec. 3.2
     Shapes  x (B, T, C) -> (B, T, C); head_out sees (B, T, H D), before o_proj mixes the heads
     past    (k, v), each (B or 1, P, H D): keys and values before x
-    mask    (B, P + T), true where a place is real
+    mask    (B, P + T), true where a position is real
     With kv_heads = K < H, keys and values are (B, P + T, K D), each head for H / K of the queries'.
     With theta, queries and keys turn with their positions (B or 1, T); a past's have turned.
     """
@@ -79,11 +79,11 @@ class Attention(Module):
         like: Array,
     ) -> None:
         D = head_width or width // heads
-        inner, shared = heads * D, (kv_heads or heads) * D
+        inner, inner_kv = heads * D, (kv_heads or heads) * D
         self.heads, self.causal, self.theta = heads, causal, theta
         self.q_proj = Linear(width, inner, bias=bias, rng=rng, like=like)
-        self.k_proj = Linear(width, shared, bias=bias, rng=rng, like=like)
-        self.v_proj = Linear(width, shared, bias=bias, rng=rng, like=like)
+        self.k_proj = Linear(width, inner_kv, bias=bias, rng=rng, like=like)
+        self.v_proj = Linear(width, inner_kv, bias=bias, rng=rng, like=like)
         self.drop = Dropout(dropout)
         self.head_out = Tap()
         self.o_proj = Linear(inner, width, bias=out_bias, std=out_std, rng=rng, like=like)
@@ -92,23 +92,26 @@ class Attention(Module):
         self, x: Tensor, past: Any = None, mask: Array | None = None, cache: list | None = None,
         positions: Array | None = None,
     ) -> Tensor:  # fmt: skip
-        # project; go on after the past, and leave keys and values for the next call
+        # queries, keys and values for all heads at once
         q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)  # (B, T, H D) each
+        # with rotary positions, queries and keys turn by theirs
         if self.theta is not None:
             turn = {"width": q.shape[2] // self.heads, "theta": self.theta}
             q, k = (variants.rotary(t, positions, **turn) for t in (q, k))
+        # keys and values go behind the past's, and are left for the next call
         if past is not None:
             k, v = _after(past[0], k), _after(past[1], v)  # (B, P + T, H D)
         if cache is not None:
             cache.append((k, v))
-        # each head gathers values where its queries look; then the heads are mixed
+        # each head gathers values where its queries look
         B, T, S = x.shape[0], x.shape[1], k.shape[1]
         if mask is not None and mask.shape != (B, S):
             raise ValueError(f"mask must be (B, P + T) = {(B, S)}, got {mask.shape}")
-        keep = self.drop.factors((B, self.heads, T, S), q.data)
+        factors = self.drop.factors((B, self.heads, T, S), q.data)
         y = fused.attention(
-            q, k, v, heads=self.heads, causal=self.causal, mask=mask, keep=keep
+            q, k, v, heads=self.heads, causal=self.causal, mask=mask, factors=factors
         )  # (B, T, H D)
+        # the heads are mixed
         return self.o_proj(self.head_out(y))
 
 

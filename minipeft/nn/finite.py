@@ -34,7 +34,7 @@ def check_logits(model: Any, logits: np.ndarray, again: Callable[[], object]) ->
 
 
 def where_it_began(model: Any, again: Callable[[], object]) -> str:
-    """Run a forward pass again; which operation and which parameters went bad first."""
+    """Run a forward pass again: which operation went bad first, and which parameters are bad."""
     names = {id(p): path for path, p in model.named_parameters()}
     bad = [path for path, p in model.named_parameters() if not is_finite(p.data)]
     found: list[str] = []

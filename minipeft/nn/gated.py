@@ -43,8 +43,8 @@ class GatedBlock(Block):
     """The pre-norm block, made of other parts: it runs as any Block does.
 
     x = x + attn(ln_1(x)); x = x + mlp(ln_2(x)); its caller gives `positions` (B or 1, T)
-    kv_heads  of keys and values, each for as many of the queries' heads
-    theta     of the rotary positions
+    kv_heads  how many heads keys and values have, each for heads / kv_heads of the queries'
+    theta     base of the rotary positions' wavelengths
     """
 
     def __init__(

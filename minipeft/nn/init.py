@@ -23,8 +23,8 @@ def prototype(dtype: Any = np.float32, shape_only: bool = False) -> Array:
 def prototypes(dtype: Any, init: str) -> tuple[Array, Array]:
     """What a model's body and its head are to be `like`.
 
-    init  "normal" draws both, "shape" none. "head" is for who loads the body from a file: it
-          draws the head alone, with the values that "normal" gives it
+    init  "normal" draws both, "shape" none. "head" draws the head alone, with the values that
+          "normal" gives it, for a model whose body is read from a file
     """
     if init not in ("normal", "shape", "head"):
         raise ValueError(f"init must be 'normal' or 'shape', got {init!r}")

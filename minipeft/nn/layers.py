@@ -1,4 +1,4 @@
-"""The small parts: Linear, Embedding, LayerNorm, Dropout, and two places with names."""
+"""The small parts: Linear, Embedding, LayerNorm, Dropout, and Tap, a named identity."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Linear(Module):
 
 
 class Embedding(Module):
-    """Rows of a table by id. `virtual` counts ids past the table that a wrapper maps to rows.
+    """Rows of a table by id. `virtual`: how many ids past the table a wrapper has rows for.
 
     Shapes  ids (...) -> (..., width)
     """
@@ -83,7 +83,7 @@ class LayerNorm(Module):
 
 
 class Dropout(Module):
-    """Zero a share p of the elements and scale the rest by 1/(1-p), where `running(rng=…)` is on.
+    """Zero a share p of the elements and scale the rest by 1/(1-p), inside `running(rng=…)`.
 
     Without a generator it is the identity: there is no train/eval switch.
     """

@@ -23,28 +23,28 @@ from minipeft.nn.tree import Summary, tree
 class Parameter(Tensor):
     """A leaf Tensor that a Module owns. `version` counts the times its data was set."""
 
-    __slots__ = ("base", "held")
+    __slots__ = ("base", "frozen_by")
     owned = True
 
     def __init__(self, data: Any, requires_grad: bool = True) -> None:
         super().__init__(data, requires_grad)
         self.base: Parameter | None = None  # the frozen original, if this is a clone that trains
-        self.held: dict[int, bool] = {}  # number of a handle that froze it -> did it train before?
+        self.frozen_by: dict[int, bool] = {}  # number of a handle -> did it train before?
 
-    def hold(self, number: int) -> None:
+    def freeze(self, number: int) -> None:
         """Freeze it for a handle."""
-        self.held[number] = self.requires_grad
+        self.frozen_by[number] = self.requires_grad
         self.requires_grad = False
 
-    def let_go(self, number: int) -> None:
-        """It trains again if it did; where a later handle holds it too, at the end of that one."""
-        trained = self.held.pop(number, None)
+    def unfreeze(self, number: int) -> None:
+        """Let it train again if it did; where a later handle froze it too, when that one ends."""
+        trained = self.frozen_by.pop(number, None)
         if trained is not None:
-            later = min((n for n in self.held if n > number), default=None)
+            later = min((n for n in self.frozen_by if n > number), default=None)
             if later is None:
                 self.requires_grad = trained
             else:
-                self.held[later] = trained
+                self.frozen_by[later] = trained
 
     def clone(self) -> Parameter:
         """A trainable copy that remembers its original."""
@@ -54,7 +54,7 @@ class Parameter(Tensor):
 
 
 class Place(NamedTuple):
-    """One Parameter in the tree: `owner.name` is where it stands."""
+    """Where a Parameter is in the tree: it is the attribute `owner.name`."""
 
     path: str  # dotted, wrappers left out
     parameter: Parameter
@@ -100,7 +100,7 @@ class Module:
             yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
 
     def places(self) -> Iterator[Place]:
-        """Every place where a Parameter stands, ties at each of their places."""
+        """Every Place of the tree; a tied Parameter is yielded once per place."""
         yield from self._places("", False)
 
     def _places(self, prefix: str, added: bool) -> Iterator[Place]:
@@ -117,12 +117,12 @@ class Module:
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """(path, Parameter), a shared one once, under its first path."""
         seen: set[int] = set()
-        taken: dict[str, int] = {}
+        times: dict[str, int] = {}
         for place in self.places():
             if id(place.parameter) in seen:
                 continue
             seen.add(id(place.parameter))
-            n = taken[place.path] = taken.get(place.path, 0) + 1
+            n = times[place.path] = times.get(place.path, 0) + 1
             yield (place.path if n == 1 else f"{place.path}#{n}"), place.parameter
 
     def parameters(self) -> list[Parameter]:
@@ -141,7 +141,7 @@ class Module:
                 yield self, name, value
 
     def num_parameters(self) -> int:
-        """How many numbers, shared ones once."""
+        """How many parameters, shared ones once."""
         return sum(p.size for p in self.parameters())
 
     def get(self, path: str) -> Module:
@@ -156,7 +156,7 @@ class Module:
         return part
 
     def locate(self, path: str) -> tuple[Module, str]:
-        """The owner and the attribute where the part at a path stands, wrappers seen through."""
+        """(owner, name of its attribute) of the part at a path, under any wrapper of the owner."""
         if not path:
             raise ValueError("the whole model stands in no other part: a path is needed")
         parent, _, name = path.rpartition(".")
@@ -220,7 +220,7 @@ class Module:
         """Copy arrays into the Parameters of the same paths, all or none.
 
         Raises  ValueError with a table of missing, unexpected and misshapen names, and of those
-                that hold no real numbers; with strict=False missing and unexpected ones are none
+                that hold no real numbers; strict=False allows missing and unexpected ones
         """
         for name, p in self.fitting(state, strict).items():
             p.data = xp_of(p.data).array(state[name], dtype=p.dtype, order="C")
@@ -235,7 +235,7 @@ class Module:
             p.data = xp_of(p.data).asarray(state.pop(name), dtype=p.dtype, order="C")
 
     def fitting(self, state: Mapping[str, Any], strict: bool = True) -> dict[str, Parameter]:
-        """The Parameters that a state has arrays for, after a look at every one of them."""
+        """The Parameters that a state has arrays for, when all of these have been checked."""
         if self.attached():
             raise RuntimeError("load_state_dict on a model with a method attached: detach it first")
         own = dict(self.named_parameters())
@@ -290,9 +290,9 @@ def original(parameter: Parameter) -> Parameter:
 
 
 def standings(module: Module) -> dict[int, list[tuple[Module, str]]]:
-    """id of a part or a Parameter -> every (owner, name) at which it stands, in wrappers too."""
+    """id of a part or a Parameter -> every (owner, name) whose attribute it is, in wrappers too."""
     found: dict[int, list[tuple[Module, str]]] = {}
-    seen: set[int] = set()  # a part may stand at two places: what is in it does not stand twice
+    seen: set[int] = set()  # a part may be at two places: what is in it is not there twice
 
     def look(part: Module) -> None:
         seen.add(id(part))
@@ -307,7 +307,7 @@ def standings(module: Module) -> dict[int, list[tuple[Module, str]]]:
 
 
 def standing(module: Module, thing: Module | Parameter) -> list[tuple[Module, str]]:
-    """Every (owner, name) at which a part or a Parameter stands."""
+    """Every (owner, name) whose attribute a part or a Parameter is."""
     return standings(module).get(id(thing), [])
 
 
@@ -329,8 +329,9 @@ def _entered(module: Module, ctx: Any) -> bool:
 
 @contextmanager
 def _forward_scope(module: Module) -> Iterator[None]:
-    """The outermost call, or one of a model inside another Module, to which methods are attached:
-    they compute what stands for Parameters in this pass.
+    """A pass begins: the outermost call, or, inside one, that of a model with methods attached.
+
+    The methods compute what is used instead of Parameters in this pass.
     """
     first = next((p.parameter for p in module.places()), None)
     if first is not None and init.is_shape_only(first.data) and context().around is None:

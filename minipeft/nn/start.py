@@ -9,7 +9,7 @@ from minipeft.engine import Tensor, ops
 from minipeft.nn.attention import Past, seen_of
 from minipeft.nn.module import Module
 
-EMPTY = -1  # an id that stands for nothing, where another row of the batch has more
+EMPTY = -1  # the id of padding, where another row of the batch has more
 
 
 class Start(Module):
@@ -22,7 +22,7 @@ class Start(Module):
         return ids, mask, None
 
     def together(self, parts: list[Any], order: list[int]) -> tuple[Array, Array | None, Any]:
-        """Rows that began apart in one batch: the shorter are filled up on the left, unseen.
+        """Rows that began apart become one batch: shorter ones are padded on the left, and masked.
 
         parts  (ids, mask, past) of some rows each; order, the batch's row of each of theirs
         """
@@ -35,7 +35,7 @@ class Start(Module):
             full = [ops.pad(x, widths=w, value=fill) for x, w in zip(pieces, widths, strict=True)]
             return ops.concatenate(full)[back]
 
-        # ids, and which places are real: of the past, and of the ids
+        # ids, and which positions are real: of the past, and of the ids
         before, seen = [], []
         for ids, mask, past in parts:
             n, t = ids.shape

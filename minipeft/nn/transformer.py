@@ -92,9 +92,9 @@ def run_blocks(
     blocks: Any, embed: Callable[[], Tensor], past: Any, mask: Array | None,
     cache: list | None = None, **more: Any,
 ) -> Tensor:  # fmt: skip
-    """x = embed(), then block after block; stored hidden states stand for the lower ones.
+    """x = embed(), then block after block; stored hidden states replace the lower ones.
 
-    more    what else each block's attention is told: positions, where it turns with them
+    more    what else each block's attention needs: rotary positions
     Shapes  past per block (k, v) or None, mask (B, T), cache takes each block's (k, v) -> (B, T, C)
     """
 

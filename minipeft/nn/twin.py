@@ -23,7 +23,7 @@ def in_float64(part: Module) -> Any:
 
 
 def _twin(part: Module, make: Callable[[Array], Array], made: dict[int, Any]) -> Any:
-    """What stands at two places does so in the twin too.  made: id of a thing -> its twin"""
+    """What is at two places of the tree is so in the twin too.  made: id of a thing -> its twin"""
     if id(part) in made:
         return made[id(part)]
     twin = made[id(part)] = copy.copy(part)

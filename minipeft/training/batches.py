@@ -12,7 +12,7 @@ import numpy as np
 
 from minipeft.backend import Rng, is_whole
 from minipeft.models.inputs import asked, pad, text_ids, texts_of
-from minipeft.models.layout import places_put_in
+from minipeft.models.layout import added_positions
 
 IGNORE = -100  # a label that does not count
 
@@ -96,7 +96,7 @@ class TaskBatches:
         targets = tokenizer.encode_many([e.target for e in examples])
         words = sorted({option for e in examples for option in e.options})
         options = dict(zip(words, tokenizer.encode_many(words), strict=True))
-        context = config.context - places_put_in(model)
+        context = config.context - added_positions(model)
         self.pad, self.linear = tokenizer.pad_id, head == "linear"
         self.rows: list[tuple[list[int], list[int]]] = []
         self.firsts: list[int] = []  # how many ids of each row are of the first segment

@@ -20,7 +20,7 @@ from minipeft.checks import Plain, real, setting
 from minipeft.engine import Tensor, fused, ops, variants
 from minipeft.engine.array_ops import logsumexp
 from minipeft.models.inputs import asked, pad
-from minipeft.models.layout import places_put_in
+from minipeft.models.layout import added_positions
 from minipeft.training.batches import IGNORE, Batch, TaskBatches, in_turn, task_of
 from minipeft.training.step import upload
 
@@ -136,7 +136,7 @@ class OptionBatches:
             raise ValueError("OptionBatches needs a model that says words, this one has a linear "
                              "head: load it with head='lm' or 'mlm'")  # fmt: skip
         TaskBatches.of(model, examples)  # which looks at the examples
-        tokenizer, context = model.tokenizer, model.config.context - places_put_in(model)
+        tokenizer, context = model.tokenizer, model.config.context - added_positions(model)
         prompts = tokenizer.encode_many([e.prompt for e in examples])
         self.pad, self.labels = tokenizer.pad_id, [e.label for e in examples]
         self.rows: list[list[tuple[list[int], list[int]]]] = []

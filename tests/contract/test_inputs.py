@@ -11,7 +11,7 @@ from minipeft.generation.sampling import generate, generate_many
 from minipeft.generation.scoring import score
 from minipeft.methods import LoRA, Prefix, Prompt
 from minipeft.models import ViT, ViTConfig
-from minipeft.models.layout import places_put_in
+from minipeft.models.layout import added_positions
 from minipeft.tasks.base import Example
 from minipeft.training.batches import TaskBatches
 from tests.tiny import Rows, bert, gpt, llama, tokenizer
@@ -169,7 +169,7 @@ def test_generation_has_room_for_what_is_put_in(method, kind):
     """12 tokens hold 4 virtual ones, a prompt of p and 12 - 4 - p + 1 new ones."""
     model = kind(2, context=12)
     attach(model, method)
-    assert places_put_in(model) == 4
+    assert added_positions(model) == 4
     single = [generate(model, p, max_tokens=20) for p in PROMPTS[:3]]
     assert generate_many(model, PROMPTS[:3], max_tokens=20) == single
     tokens = tokenizer().encode(PROMPTS[0])

@@ -487,7 +487,7 @@ def test_codes_after_a_load_are_those_of_the_file(tmp_path):
     assert same(run(fresh, case.inputs()), wanted)
     mine, theirs = codes_of(again), codes_of(handle)
     assert all(same(mine[path].packed, w.packed) for path, w in theirs.items())
-    assert all(w.owner is again and w.base is not theirs[p].base for p, w in mine.items())
+    assert all(w.handle is again and w.base is not theirs[p].base for p, w in mine.items())
     with running(off=[again]):
         assert same(run(fresh, case.inputs()), run(case.model(), case.inputs()))
     again.save(tmp_path / "b")

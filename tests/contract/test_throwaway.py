@@ -75,7 +75,7 @@ def test_one_of_two_networks_may_merge_while_the_other_goes_on():
     upper = attach(model, case.other())
     randomize(upper, seed=8)
     y = run(model, case.inputs())
-    assert all(wrapper.base.owner is lower for wrapper in upper.wrappers.values())
+    assert all(wrapper.base.handle is lower for wrapper in upper.wrappers.values())
     for handle in (lower, upper):
         handle.merge()
         assert abs(run(model, case.inputs()) - y).max() <= CLOSE * abs(y).max()

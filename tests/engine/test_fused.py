@@ -106,15 +106,15 @@ CASES = [
     attention_case("mask of integers", mask=PADDED.astype(np.int64)),
     attention_case("unseen", mask=UNSEEN),
     attention_case("unseen, bidirectional", causal=False, mask=UNSEEN),
-    attention_case("dropout", keep=KEEP),
-    attention_case("dropout and padding", keep=KEEP, mask=PADDED, causal=False),
+    attention_case("dropout", factors=KEEP),
+    attention_case("dropout and padding", factors=KEEP, mask=PADDED, causal=False),
     attention_case("one head", heads=1),
     attention_case("as many heads as width", heads=4),
     attention_case("grouped", C=8, heads=4, width=4),
     attention_case("one key head for all", C=6, heads=3, width=2, causal=False),
     attention_case("grouped after a past, padded", T=2, S=3, C=8, heads=4, width=4, mask=PADDED),
     attention_case("grouped, one query", T=1, S=4, C=12, heads=6, width=6),
-    attention_case("grouped with dropout", C=4, width=2, keep=KEEP, mask=PADDED),
+    attention_case("grouped with dropout", C=4, width=2, factors=KEEP, mask=PADDED),
     Case("embedding", (normal("w", 5, 3), np.array([0, 4, 2]))),
     Case("embedding repeated", (normal("w", 5, 3), np.array([[1, 1, 4], [1, 0, 1]]))),
     Case("embedding one id", (normal("w", 5, 3), np.array(2))),
@@ -157,8 +157,8 @@ def with_settings(case, f):
 def test_agrees_with_its_twin(case, dtype, tolerance):
     fast, slow = tensors(case, dtype), tensors(case, dtype)
     settings = dict(case.settings)
-    if settings.get("keep") is not None:
-        settings["keep"] = settings["keep"].astype(dtype)
+    if settings.get("factors") is not None:
+        settings["factors"] = settings["factors"].astype(dtype)
     y, z = case.fast(*fast, **settings), case.slow(*slow, **settings)
     assert y.shape == z.shape and y.dtype == dtype and z.dtype == dtype
 
@@ -245,7 +245,7 @@ def test_runs_on_every_backend(backend):
             else x if x is None else backend.asarray(x)
             for x in case.inputs
         ]  # fmt: skip
-        settings = {k: backend.asarray(v) if k in ("mask", "keep") else v
+        settings = {k: backend.asarray(v) if k in ("mask", "factors") else v
                     for k, v in case.settings.items()}  # fmt: skip
         y = case.fast(*inputs, **settings)
         z = case.fast(*tensors(case), **case.settings)
@@ -338,7 +338,7 @@ def test_the_last_part_of_attention_may_be_short(kind, at_a_time, monkeypatch):
     if kind in ("padding", "all three"):
         chosen["mask"] = np.arange(4) >= np.array([[0], [1], [2], [3], [1]])
     if kind in ("dropout", "all three"):
-        chosen["keep"] = (normal("keep", 5, 2, 3, 4) > -0.3) / 0.6
+        chosen["factors"] = (normal("keep", 5, 2, 3, 4) > -0.3) / 0.6
     case = attention_case(kind, 5, 3, 4, **chosen)
 
     def run(f):
@@ -530,8 +530,8 @@ def in_half(case, f):
     """The value and gradients of a function of float16 inputs."""
     inputs = tensors(case, np.float16)
     settings = dict(case.settings)
-    if settings.get("keep") is not None:
-        settings["keep"] = settings["keep"].astype(np.float16)
+    if settings.get("factors") is not None:
+        settings["factors"] = settings["factors"].astype(np.float16)
     y = f(*inputs, **settings)
     y.backward(cotangent(y))
     found = [y.data, *[t.grad for t in inputs if isinstance(t, Tensor)]]

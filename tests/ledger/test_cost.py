@@ -66,7 +66,7 @@ CASES = {  # operation -> lists of (shapes of its inputs, or arrays, and setting
     "attention": [
         ([B, B, B], {"heads": 2, "causal": True}),
         ([B, (2, 5, 4), (2, 5, 4)], {"heads": 1, "causal": False, "mask": np.ones((2, 5), bool)}),
-        ([B, B, B], {"heads": 1, "causal": False, "keep": np.ones((2, 1, 3, 3))}),
+        ([B, B, B], {"heads": 1, "causal": False, "factors": np.ones((2, 1, 3, 3))}),
         ([(2, 3, 8), B, B], {"heads": 4, "causal": True}),
     ],
     "embedding": [([(7, 4), np.array([[1, 2, 3]])], {})],
@@ -156,9 +156,9 @@ LARGE = [  # operations that models spend their memory on
     ("attention", [HEADS] * 3, {"heads": 2, "causal": True}),
     ("attention", [HEADS] * 3, {"heads": 4, "causal": False, "mask": np.ones((8, 40), bool)}),
     ("attention", [HEADS] * 3, {"heads": 4, "causal": True, "mask": np.ones((8, 40), bool)}),
-    ("attention", [HEADS] * 3, {"heads": 4, "causal": True, "keep": np.ones((8, 4, 40, 40))}),
+    ("attention", [HEADS] * 3, {"heads": 4, "causal": True, "factors": np.ones((8, 4, 40, 40))}),
     ("attention", [LONG] * 3, {"heads": 8, "causal": True}),  # in parts of the batch
-    ("attention", [LONG] * 3, {"heads": 8, "causal": True, "keep": np.ones((64, 8, 40, 40))}),
+    ("attention", [LONG] * 3, {"heads": 8, "causal": True, "factors": np.ones((64, 8, 40, 40))}),
     ("attention", [(1, 300, 8)] * 3, {"heads": 1, "causal": True}),  # what is hidden counts
     ("attention", [(8, 40, 512), *[(8, 40, 64)] * 2], {"heads": 8, "causal": True}),  # grouped
     ("embedding", [(700, 64), np.zeros((30, 40), int)], {}),
