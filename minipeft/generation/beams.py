@@ -28,13 +28,13 @@ def beam_search(
     no_repeat: int = 0,
     stop: str | None = None,
 ) -> list[tuple[str, float]]:
-    """The best continuations that a search with `beams` open texts finds, the best first.
+    """The best continuations that a search with `beams` hypotheses finds, the best first.
 
     score = log p(text, end | prompt) / (number of tokens, the end counted) ** length_penalty
 
-    beams           texts that are kept at each step
+    beams           hypotheses that are kept at each step
     length_penalty  0 prefers short texts, 1 goes by the mean per token
-    no_repeat       no run of so many tokens may occur twice in a text; 0 lets it
+    no_repeat       no run of so many tokens may occur twice in a text; 0 sets no limit
     stop            a text that holds this is done; the text is cut before it
     Returns  at most `beams` (text, score), of texts that ended or reached max_tokens
     Raises   ValueError for an empty prompt, one that does not fit, or settings out of range
@@ -44,12 +44,12 @@ def beam_search(
         raise ValueError(f"beams must be at most {model.config.vocab}, as many as there are tokens "
                          f"to begin a text with; 4 to 10 are usual, got {beams}")  # fmt: skip
     tokenizer, end = model.tokenizer, model.tokenizer.end_id
-    head = prompt_ids(model, prompt, room=1 + added_positions(model))
+    asked = prompt_ids(model, prompt, room=1 + added_positions(model))
     xp = xp_of(model.parameters()[0].data)
-    texts: list[list[int]] = [[]]  # the open texts
+    texts: list[list[int]] = [[]]  # the hypotheses: texts that may go on
     sums = np.zeros(1)  # log p of each
     done: list[tuple[float, list[int]]] = []
-    ids, past = np.array([head]), None
+    ids, past = np.array([asked]), None
 
     def close(tokens: list[int], total: float, length: int) -> None:
         done.append((total / length**length_penalty, tokens))
@@ -74,7 +74,7 @@ def beam_search(
             best = np.argsort(-total, axis=None, kind="stable")[: 2 * beams]
             rows: list[int] = []
             tokens_of: list[list[int]] = []
-            at: list[float] = []
+            values: list[float] = []
             for row, token in zip(*np.unravel_index(best, total.shape), strict=True):
                 text, value = [*texts[row], int(token)], float(total[row, token])
                 if value < FORBIDDEN or len(rows) == beams:
@@ -86,10 +86,10 @@ def beam_search(
                 else:
                     rows.append(int(row))
                     tokens_of.append(text)
-                    at.append(value)
-            texts, sums = tokens_of, np.array(at)
+                    values.append(value)
+            texts, sums = tokens_of, np.array(values)
             full = past[0][0].shape[1] >= model.config.context
-            if not texts or full or _settled(done, sums, n, max_tokens, beams, length_penalty):
+            if not texts or full or _decided(done, sums, n, max_tokens, beams, length_penalty):
                 break
             order = xp.asarray(rows)
             past = past.rows(order)
@@ -113,11 +113,11 @@ def _repeats(tokens: list[int], n: int) -> list[int]:
     return [run[-1] for run in runs if run[:-1] == tail]
 
 
-def _settled(
+def _decided(
     done: list[tuple[float, list[int]]], sums: np.ndarray, n: int, most: int, beams: int,
     penalty: float,
 ) -> bool:  # fmt: skip
-    """Whether no open text can still come among the best: log p only falls."""
+    """Whether no hypothesis can still come among the best: log p only falls."""
     if len(done) < beams:
         return False
     worst = sorted((d[0] for d in done), reverse=True)[beams - 1]

@@ -62,7 +62,7 @@ def generate_many(
     stop: str | None = None,
     rows: Sequence[Any] | None = None,
 ) -> list[str]:
-    """`generate` for many prompts, those of like length together; row i draws from (seed, i).
+    """`generate` for many prompts, sorted by length; prompt i draws from (seed, i).
 
     The text of a prompt does not depend on the others, but for rounding.
     rows    per prompt the adapter that continues it: an attached handle, or None for the base
@@ -72,10 +72,10 @@ def generate_many(
         raise TypeError(f"generate_many takes a list of prompts, got one str: {prompts[:40]!r}")
     if rows is not None and len(rows) != len(prompts):
         raise ValueError(f"rows names {len(rows)} adapters, there are {len(prompts)} prompts")
-    put = added_positions(model, rows)
-    ids = [prompt_ids(model, p, room=1 + put) for p in prompts]
+    added = added_positions(model, rows)
+    ids = [prompt_ids(model, p, room=1 + added) for p in prompts]
     texts = [""] * len(ids)
-    for chosen in _groups([len(p) for p in ids], batch, model.config.context - max_tokens - put):
+    for chosen in _groups([len(p) for p in ids], batch, model.config.context - max_tokens - added):
         rngs = [Rng(seed, "generate", i) for i in chosen]
         mixed = running(rows=[rows[i] for i in chosen]) if rows is not None else nullcontext()
         with mixed, blas_threads(threads_for(model, len(chosen), length=1)):
@@ -89,15 +89,15 @@ def generate_many(
 
 
 def _groups(lengths: list[int], batch: int, free: int) -> Iterator[list[int]]:
-    """Numbers of the prompts that are decoded together, at most `batch`.
+    """Indices of the prompts that are decoded together, at most `batch`.
 
     Padding takes room in the context, so prompts that may fill it, which are longer than
     `free`, go only with those of their own length.
     """
     order = sorted(range(len(lengths)), key=lambda i: lengths[i])
     for _, group in groupby(order, key=lambda i: max(lengths[i], free)):
-        rows = list(group)
-        yield from (rows[i : i + batch] for i in range(0, len(rows), batch))
+        alike = list(group)
+        yield from (alike[i : i + batch] for i in range(0, len(alike), batch))
 
 
 def _decode(
@@ -141,7 +141,7 @@ def _decode(
 
 
 def _pick(logits: np.ndarray, temperature: float, top_k: Any, top_p: Any, rng: Rng) -> int:
-    """One token of the distribution that the settings leave.  logits (V,)"""
+    """One token, drawn from what top_k and top_p leave of the distribution.  logits (V,)"""
     if temperature == 0:
         return int(logits.argmax())
     order = np.argsort(-logits, kind="stable")[:top_k]

@@ -1,8 +1,8 @@
 """How likely a model finds a text after a prompt, in nats.
 
-`score` is how a language model classifies: the class whose label words it finds likeliest
-after the prompt (a verbalizer), or the likeliest answer of a multiple choice. A masked language
-model has masks after the prompt, one for each token of the longest continuation.
+`score` is how a language model classifies: it picks the class whose label words it finds
+likeliest after the prompt (a verbalizer), or the likeliest answer of a multiple choice. A masked
+language model has masks after the prompt, one for each token of the longest continuation.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from minipeft.backend import to_numpy, xp_of
 from minipeft.checks import takes, whole
 from minipeft.engine import no_grad
 from minipeft.engine.blas import blas_threads, threads_for
-from minipeft.models.inputs import asked, need_lm, pad, prompt_ids
+from minipeft.models.inputs import answer_rows, need_lm, pad, prompt_ids
 from minipeft.models.layout import added_positions
 from minipeft.nn.finite import check_logits
 
@@ -42,7 +42,7 @@ def score_many(
     """
     if model.config.head != "mlm":
         need_lm(model, "scoring")
-    put = added_positions(model)
+    added = added_positions(model)
     rows: list[Row] = []
     scores = [[0.0] * len(options) for _, options in questions]
     for q, (prompt, options) in enumerate(questions):
@@ -51,27 +51,27 @@ def score_many(
         if not options or any(not o for o in options):
             raise ValueError(f"score needs continuations that are not empty, got {list(options)!r}")
         encoded = model.tokenizer.encode_many(list(options))
-        head = prompt_ids(model, prompt, room=max(len(e) for e in encoded) + put)
-        for ids, first, said in asked(model, head, encoded):
+        asked = prompt_ids(model, prompt, room=max(len(e) for e in encoded) + added)
+        for ids, first, said in answer_rows(model, asked, encoded):
             reads = []
             for k in range(max(len(tokens) for tokens in said.values())):
                 live = [i for i in said if k < len(encoded[i]) or not normalize]
                 reads.append((first + k, [(q, i, said[i][k], len(encoded[i])) for i in live]))
             rows.append((ids, reads))
-    rows.sort(key=lambda row: len(row[0]))  # like lengths together: less padding
+    rows.sort(key=lambda row: len(row[0]))  # sorted by length: less padding
     for start in range(0, len(rows), batch):
         _score_rows(model, rows[start : start + batch], scores, normalize)
     return scores
 
 
-# ids, and what to read where: (place, [(question, option, token, tokens of the option)])
+# ids, and what to read: (position, [(question, option, token, tokens of the option)])
 Row = tuple[list[int], list[tuple[int, list[tuple[int, int, int, int]]]]]
 
 
 def _score_rows(model: Any, rows: list[Row], scores: list[list[float]], normalize: bool) -> None:
-    """Add what the rows tell to the scores."""
+    """Add the log-probabilities that the rows give to the scores."""
     xp = xp_of(model.parameters()[0].data)
-    where = [(r, place) for r, (_, reads) in enumerate(rows) for place, _ in reads]
+    where = [(r, position) for r, (_, reads) in enumerate(rows) for position, _ in reads]
     at = tuple(xp.asarray(np.array(column)) for column in zip(*where, strict=True))
     ids = pad([ids for ids, _ in rows], model.tokenizer.pad_id)
     mask = None if model.causal else xp.asarray(pad([[1] * len(t) for t, _ in rows], 0) > 0)

@@ -30,10 +30,10 @@ from minipeft.nn.init import prototypes
 class BERTConfig(Config):
     """Sizes of a BERT. Unknown and inconsistent fields are refused.
 
-    head      "mlm": logits over the vocabulary at every place, tied to the embedding;
-              "linear": `classes` logits from the pooled first place, or from what `pool` says
+    head      "mlm": logits over the vocabulary at every position, tied to the embedding;
+              "linear": `classes` logits from the pooled first position, or from what `pool` says
     pool      what a linear head reads: "first" through the pooler, or the "mean" of the last
-              hidden states over the real places of the text, and no pooler
+              hidden states over the real positions of the text, and no pooler
     segments  how many kinds of text a row may hold
     """
 
@@ -112,10 +112,10 @@ class BERT(Module):
         """Logits, and with return_past=True also the keys and values of every layer, as a Past.
 
         segments  (B, T) which kind of text an id belongs to, 0 by default
-        mask      (B, T) true where an id is real; padding may stand left or right
-        at        (rows, columns) of the places whose logits are wanted -> (N, V)
+        mask      (B, T) true where an id is real; padding may be on the left or the right
+        at        (rows, columns) of the positions whose logits are wanted -> (N, V)
         past      a Past, or a (k, v) pair per layer, in front of everything
-        Positions are counted over what is real, the past's included. Ids >= V are virtual
+        Positions are numbered over what is real, the past's included. Ids >= V are virtual
         tokens, whose outputs are left out unless keep_virtual=True.
         """
         check_ids(ids)
@@ -124,14 +124,14 @@ class BERT(Module):
         if segments is None:
             segments = xp.zeros_like(ids)
         self._check_segments(ids, segments)
-        # what stands where; what a method put in is of the first segment
+        # lay out the sequence, as GPT does; what a method adds is of the first segment
         ids, past, seen, positions, text = lay_out(self, ids, mask, past)
         if ids.shape != segments.shape:
             given, segments = segments, xp.zeros(ids.shape, segments.dtype)
             segments[positions_of(text)] = given
         cache: list | None = [] if return_past else None
         x = run_blocks(self.blocks, lambda: self.emb(ids, positions, segments), past, seen, cache)
-        # the places that the head reads
+        # keep what the head reads
         if self.config.head == "linear":
             if self.config.pool == "mean":
                 x = self.drop(mean_real(x, ids, seen, text))  # (B, C)
@@ -157,7 +157,7 @@ class BERT(Module):
 
 
 class Embeddings(Module):
-    """Token, place and segment, summed and normed.  ids (B, T) -> (B, T, C)"""
+    """Token, position and segment, summed and normed.  ids (B, T) -> (B, T, C)"""
 
     def __init__(self, c: BERTConfig, rng: Rng, like: Array) -> None:
         self.tok = Embedding(c.vocab, c.width, rng=rng, like=like)
@@ -171,7 +171,7 @@ class Embeddings(Module):
 
 
 class Transform(Module):
-    """What stands between the last block and the masked-word head.  (..., C) -> (..., C)"""
+    """The layer between the last block and the masked-word head.  (..., C) -> (..., C)"""
 
     def __init__(self, c: BERTConfig, rng: Rng, like: Array) -> None:
         self.fc = Linear(c.width, c.width, rng=rng, like=like)

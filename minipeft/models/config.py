@@ -11,7 +11,7 @@ import numpy as np
 from minipeft.backend import is_array
 from minipeft.checks import nearest
 
-LARGEST = 2**31  # that a size may not reach
+LARGEST = 2**31  # sizes are below it
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Config:
 
     @property
     def key_width(self) -> int:
-        """Of the keys and of the values that a past holds for each place of a block."""
+        """The width of the keys, and of the values, that a past holds for a position."""
         heads = self.value("heads")
         return (self.value("kv_heads") or heads) * (
             self.value("head_width") or self.value("width") // heads
@@ -92,10 +92,10 @@ class Config:
 
 
 def check_at(config: Any, at: Any) -> None:
-    """A linear head reads one place, so it cannot be asked for others."""
+    """A linear head reads one position, so it cannot be asked for others."""
     if at is not None and config.head == "linear":
-        raise ValueError("at= names places of a language model's logits; this model has a linear "
-                         "head, which gives one row of classes for each text")  # fmt: skip
+        raise ValueError("at= names positions of a language model's logits; this model has a "
+                         "linear head, which gives one row of classes for each text")  # fmt: skip
 
 
 def check_ids(ids: Any) -> None:

@@ -102,22 +102,22 @@ class GPT(Module):
         """Logits, and with return_past=True also the past that a next call can go on from.
 
         past       a Past, or a plain list: a (k, v) pair per layer, each (B or 1, P, C)
-        mask       (B, T) true where an id is real; padding may stand left or right. (B, P + T)
-                   says the same of the past's places too
-        at         (rows, columns) of the places whose logits are wanted -> (N, V)
-        Positions are counted over what is real, the past's included. Ids >= V are virtual
+        mask       (B, T) true where an id is real; padding may be on the left or the right. (B,
+                   P + T) says the same of the past's positions too
+        at         (rows, columns) of the positions whose logits are wanted -> (N, V)
+        Positions are numbered over what is real, the past's included. Ids >= V are virtual
         tokens: a prompt method maps them to trained rows. Their outputs are left out, and `at`
         does not count them, unless keep_virtual=True.
         """
         check_at(self.config, at)
-        # what stands where, methods' tokens and prefixes included
+        # lay out the sequence: a past or prefix, virtual tokens, the text, and their positions
         ids, past, seen, positions, text = lay_out(self, ids, mask, past)
-        # the blocks, which leave their keys and values behind
+        # run the blocks; each leaves its keys and values in the cache
         cache: list | None = [] if return_past else None
         x = run_blocks(
             self.blocks, lambda: self.emb(ids, positions), past, seen, cache
         )  # (B, T, C)
-        # the places that the head reads
+        # keep the positions that the head reads
         if self.config.head == "linear":
             x = x[last_real(ids, seen)]  # (B, C)
         else:
@@ -125,12 +125,13 @@ class GPT(Module):
                 x = text_only(x, text)
             if at is not None:
                 x = x[at]  # (N, C)
+        # the last norm and the head
         logits = self.head(self.ln_f(x))
         return (logits, Past(cache, seen)) if cache is not None else logits
 
 
 class Embeddings(Module):
-    """What a token is, plus where it stands.  Shapes  ids, positions (B, T) -> (B, T, C)"""
+    """What a token is, plus its position.  Shapes  ids, positions (B, T) -> (B, T, C)"""
 
     def __init__(self, c: GPTConfig, rng: Rng, like: Array) -> None:
         self.tok = Embedding(c.vocab, c.width, rng=rng, like=like)

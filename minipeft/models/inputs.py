@@ -1,9 +1,9 @@
 """The one door from text to ids: which special tokens stand where, for every kind of model.
 
-A causal model reads a prompt as it is, and says an answer and the end token after it. An encoder
-reads a text behind the begin token; where its tokenizer has a separator of its own (BERT's [SEP]),
-that closes the text, and parts two: [CLS] a [SEP] b [SEP]. What a masked language model is asked
-for is masks and the separator.
+A causal model reads a prompt as it is, and writes an answer and the end token after it. An
+encoder reads a text behind the begin token; where its tokenizer has a separator of its own (BERT's
+[SEP]), that ends each text: [CLS] a [SEP] b [SEP]. A masked language model has a mask for each
+token of an answer, and then the separator.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 
-class Asked(NamedTuple):
-    """A row of ids, the place whose logits give an answer's first token, and the answers' tokens.
+class AnswerRow(NamedTuple):
+    """A row of ids, the position whose logits give an answer's first token, and the answers.
 
     said  the number of an option -> its tokens, all as many; one row may ask for several options
     """
@@ -25,14 +25,14 @@ class Asked(NamedTuple):
     said: dict[int, list[int]]
 
 
-def asked(
+def answer_rows(
     model: Any, prompt: Sequence[int], options: Sequence[Sequence[int]], ends: bool = False
-) -> list[Asked]:
-    """The rows that ask for the options after a prompt.
+) -> list[AnswerRow]:
+    """The rows of ids in whose logits the options after a prompt are found.
 
-    ends    a causal model has to say the end token too
-    A masked model has a mask for each token of the longest option, so that nothing in the row
-    tells the right one; shorter options go on with end tokens.
+    ends  whether a causal model has to write the end token too
+    A masked model has a mask for each token of the longest option, so that the row's length does
+    not give the right one away; end tokens follow a shorter option.
     """
     tokenizer, longest = model.tokenizer, max(len(option) for option in options)
     end = tokenizer.end_id
@@ -40,11 +40,11 @@ def asked(
         said = {i: [*o, *[end] * (longest - len(o))] for i, o in enumerate(options)}
         masks = [mask_id(model)] * longest
         ids = [tokenizer.cls_id, *prompt, *masks, tokenizer.sep_id]
-        return [Asked(ids, 1 + len(prompt), said)]
+        return [AnswerRow(ids, 1 + len(prompt), said)]
     said = {i: [*o, end] if ends else [*o] for i, o in enumerate(options)}
     if longest + ends == 1:  # one row for all options
-        return [Asked([*prompt], len(prompt) - 1, said)]
-    return [Asked([*prompt, *s[:-1]], len(prompt) - 1, {i: s}) for i, s in said.items()]
+        return [AnswerRow([*prompt], len(prompt) - 1, said)]
+    return [AnswerRow([*prompt, *s[:-1]], len(prompt) - 1, {i: s}) for i, s in said.items()]
 
 
 def texts_of(model: Any, examples: Sequence[Any]) -> list[list[list[int]]]:

@@ -1,4 +1,4 @@
-"""Where everything of a forward pass stands: the past, what methods put in, and the text."""
+"""The layout of a sequence in a forward pass: the past, what methods add, and the text."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from minipeft.nn import Past, seen_of
 
 
 class Layout(NamedTuple):
-    """What a text model runs on, once methods have put in what they put.
+    """What a text model runs on, once methods have added to it.
 
     ids        (B, T) the given ones, with virtual tokens (ids >= V) before, in or behind them
     past       keys and values in front of all, or None
-    seen       (B, P + T) true where a place is real, or None where all are
-    positions  (B or 1, T), counted over the real places from the past's first on
-    text       (B, T) true where a given id stands that is no virtual token; None where all are
+    seen       (B, P + T) true where a position is real, or None where all are
+    positions  (B or 1, T) their numbers, counted over the real ones from the past's first on
+    text       (B, T) true at a given id that is no virtual token; None where all are such
     """
 
     ids: Array
@@ -29,9 +29,9 @@ class Layout(NamedTuple):
 
 
 def lay_out(model: Any, ids: Array, mask: Array | None, past: Any) -> Layout:
-    """Let methods open the sequence, unless a past goes on, and say where everything stands.
+    """Let methods begin the sequence, unless it goes on from a past, and number its positions.
 
-    mask  (B, T) true where an id is real, or (B, P + T) for the past's places too
+    mask  (B, T) true where an id is real, or (B, P + T) for the past's positions too
     """
     check_ids(ids)
     xp, config, given = xp_of(ids), model.config, ids.shape[1]
@@ -42,25 +42,25 @@ def lay_out(model: Any, ids: Array, mask: Array | None, past: Any) -> Layout:
     B, T = ids.shape
     before = past[0][0].shape[1] if past else 0
     if before + T > config.context:
-        put = before + T - given
-        extra = f" ({put} of them before or around the text)" if put else ""
+        added = before + T - given
+        extra = f" ({added} of them before or around the text)" if added else ""
         raise ValueError(f"{before + T} tokens do not fit into the context of "
                          f"{config.context}{extra}: shorten the text")  # fmt: skip
     seen = seen_of(mask, past, B, T)
     if seen is None:
         positions = xp.arange(before, before + T)[None]
     else:
-        column = xp.arange(before + T)  # of a hidden place, whose position nobody uses
+        column = xp.arange(before + T)  # for a masked position, whose number nobody uses
         positions = xp.where(seen, seen.cumsum(1) - 1, column)[:, before:]
     text = None
     if model.emb.tok.virtual or T > given:
         text = (ids >= 0) & (ids < config.vocab)
-        ids = xp.maximum(ids, 0)  # an empty place, which nothing sees
+        ids = xp.maximum(ids, 0)  # EMPTY, which is masked
     return Layout(ids, past, seen, positions, text)
 
 
 def text_only(x: Tensor, text: Array) -> Tensor:
-    """The places of the text, without those of virtual tokens.  (B, T, C) -> (B, T - n, C)"""
+    """The positions of the text, without those of virtual tokens.  (B, T, C) -> (B, T - n, C)"""
     counts = text.sum(1)
     if int(counts.min()) != int(counts.max()):
         raise ValueError("rows of a batch must hold the same number of virtual tokens; "
@@ -69,47 +69,47 @@ def text_only(x: Tensor, text: Array) -> Tensor:
 
 
 def positions_of(text: Array) -> tuple[Array, Array]:
-    """(rows, columns) of the text's places, each (B, T - n)."""
+    """(rows, columns) of the text's positions, each (B, T - n)."""
     rows, columns = text.nonzero()
     return rows.reshape(len(text), -1), columns.reshape(len(text), -1)
 
 
 def last_real(ids: Array, seen: Array | None) -> tuple[Array, Array]:
-    """(rows, columns) of the last real place of each row, of a virtual token too."""
+    """(rows, columns) of the last real position of each row, be it a virtual token's."""
     xp, (B, T) = xp_of(ids), ids.shape
     hidden = 0 if seen is None else seen[:, ::-1].argmax(1)  # behind it
     return xp.arange(B), xp.full(B, T - 1) - hidden
 
 
 def first_real(ids: Array, seen: Array | None, text: Array | None) -> tuple[Array, Array]:
-    """(rows, columns) of each row's first real place of the text."""
+    """(rows, columns) of each row's first real position of the text."""
     return xp_of(ids).arange(len(ids)), _real_text(ids, seen, text).argmax(1)
 
 
 def mean_real(x: Tensor, ids: Array, seen: Array | None, text: Array | None) -> Tensor:
-    """The mean over each row's real places of the text.  (B, T, C) -> (B, C)"""
+    """The mean over each row's real positions of the text.  (B, T, C) -> (B, C)"""
     real = _real_text(ids, seen, text)
     share = (real / real.sum(1, keepdims=True)).astype(x.dtype)
     return (x * share[:, :, None]).sum(axis=1)
 
 
 def _real_text(ids: Array, seen: Array | None, text: Array | None) -> Array:
-    """Where a real id of the text stands.  (B, T)"""
+    """True at the real ids of the text.  (B, T)"""
     xp, (B, T) = xp_of(ids), ids.shape
     real = xp.ones((B, T), dtype=bool) if seen is None else seen[:, seen.shape[1] - T :]
     return real if text is None else real & text
 
 
 def added_positions(model: Any, rows: Sequence[Any] | None = None) -> int:
-    """How many places attached methods put before, in or behind a text: they need room too.
+    """How many positions attached methods add before, in or behind a text: they need room too.
 
-    rows  the adapters of a batch's rows, of which the one that puts most counts
+    rows  the adapters of a batch's rows, of which the one that adds most counts
     """
-    part, put, off = model.start, [], context().off  # put: (handle, how many)
+    part, added, off = model.start, [], context().off  # added: (handle, how many)
     while part.wraps:
         if part not in off and part.handle not in off:
-            put.append((part.handle, part.puts))
+            added.append((part.handle, part.puts))
         part = part.base
     if rows is None:
-        return sum(n for _, n in put)
-    return max(sum(n for owner, n in put if owner is handle) for handle in rows)
+        return sum(n for _, n in added)
+    return max(sum(n for by, n in added if by is handle) for handle in rows)

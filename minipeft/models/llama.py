@@ -22,7 +22,8 @@ class LLaMAConfig(Config):
     """Sizes of a LLaMA. Unknown and inconsistent fields are refused.
 
     mlp         width inside the MLP, which has three matrices
-    kv_heads    heads of keys and values, each for as many of the `heads` of queries; all by default
+    kv_heads    how many heads keys and values have, each shared by several of the `heads` of
+                queries; as many by default
     head_width  of each head, even; width / heads by default
     theta       base of the rotary positions' wavelengths
     tied        whether the head is the embedding
@@ -67,7 +68,7 @@ class LLaMA(Module):
     """A decoder-only language model (Touvron et al. 2023).
 
     x = emb.tok[ids]; x = block(x) for each; logits = head(ln_f(x))
-    Places enter in attention alone, where queries and keys turn with them.
+    Positions enter in attention alone, where queries and keys turn with them.
     Shapes  ids (B, T) integers -> (B, T, V), or (B, classes) with head="linear"
     Init    N(0, 0.02²), norms 1; init="shape" has shapes and no values
     """
@@ -114,14 +115,14 @@ class LLaMA(Module):
         The arguments are GPT's. The keys of a past have turned with their own positions.
         """
         check_at(self.config, at)
-        # what stands where, methods' tokens and prefixes included
+        # lay out the sequence: a past or prefix, virtual tokens, the text, and their positions
         ids, past, seen, positions, text = lay_out(self, ids, mask, past)
-        # the blocks, which leave their keys and values behind
+        # run the blocks; each leaves its keys and values in the cache
         cache: list | None = [] if return_past else None
         x = run_blocks(
             self.blocks, lambda: self.emb(ids), past, seen, cache, positions=positions
         )  # (B, T, C)
-        # the places that the head reads
+        # keep the positions that the head reads
         if self.config.head == "linear":
             x = x[last_real(ids, seen)]  # (B, C)
         else:
@@ -129,6 +130,7 @@ class LLaMA(Module):
                 x = text_only(x, text)
             if at is not None:
                 x = x[at]  # (N, C)
+        # the last norm and the head
         logits = self.head(self.ln_f(x))
         return (logits, Past(cache, seen)) if cache is not None else logits
 

@@ -2,7 +2,7 @@
 
 The 13B row is printed with width 5140, which its 40 heads of 128 contradict; 5120 is used.
 The XL row is printed with 24 heads of 128 = 3072, which its width 2048 contradicts; 16 heads
-of 128 are used. RoBERTa's two first places are never a word's: of its context 512 are used.
+of 128 are used. RoBERTa's two first positions are never a word's: of its context 512 are used.
 """
 
 from __future__ import annotations

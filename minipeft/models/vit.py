@@ -101,7 +101,7 @@ class ViT(Module):
         self.head.new = True  # trained whole beside whatever a method trains
 
     def forward(self, images: Array, mask: Array | None = None) -> Tensor:
-        """Logits. mask (B, 1 + N) is true where a place is seen, the class token's first."""
+        """Logits. mask (B, 1 + N) is true where a position is real, the class token's first."""
         c = self.config
         if not is_array(images) or images.dtype.kind != "f":
             raise TypeError("images must be a float array (B, channels, image, image)")
@@ -119,7 +119,7 @@ class ViT(Module):
 
 
 class PatchEmbeddings(Module):
-    """Patches through one Linear, a class token in front, places added.
+    """Patches through one Linear, a class token in front, positions added.
 
     Shapes  images (B, K, image, image) -> (B, 1 + N, C); a patch is read as (channel, y, x)
     """

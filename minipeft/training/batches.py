@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from minipeft.backend import Rng, is_whole
-from minipeft.models.inputs import asked, pad, text_ids, texts_of
+from minipeft.models.inputs import answer_rows, pad, text_ids, texts_of
 from minipeft.models.layout import added_positions
 
 IGNORE = -100  # a label that does not count
@@ -109,7 +109,7 @@ class TaskBatches:
             else:
                 lm = head == "lm"
                 choices = [target] if lm else [options[o] for o in example.options]
-                ids, first, said = asked(model, texts[0], choices, ends=lm)[0]
+                ids, first, said = answer_rows(model, texts[0], choices, ends=lm)[0]
                 part, labels = len(ids), [IGNORE] * len(ids)
                 answer = said[0 if lm else example.label]
                 labels[first : first + len(answer)] = answer

@@ -19,7 +19,7 @@ from minipeft.backend import xp_of
 from minipeft.checks import Plain, real, setting
 from minipeft.engine import Tensor, fused, ops, variants
 from minipeft.engine.array_ops import logsumexp
-from minipeft.models.inputs import asked, pad
+from minipeft.models.inputs import answer_rows, pad
 from minipeft.models.layout import added_positions
 from minipeft.training.batches import IGNORE, Batch, TaskBatches, in_turn, task_of
 from minipeft.training.step import upload
@@ -146,7 +146,7 @@ class OptionBatches:
                                  "options, and there are none to choose from")  # fmt: skip
             options = tokenizer.encode_many(list(example.options))
             read: dict[int, tuple[list[int], list[int]]] = {}
-            for row in asked(model, prompt, options):
+            for row in answer_rows(model, prompt, options):
                 for k in row.said:
                     labels = [IGNORE] * len(row.ids)
                     labels[row.first : row.first + len(options[k])] = options[k]

@@ -11,7 +11,7 @@ from minipeft.engine import no_grad
 from minipeft.generation.sampling import generate
 from minipeft.generation.scoring import score, score_many
 from minipeft.methods import METHODS, LoRA
-from minipeft.models.inputs import asked
+from minipeft.models.inputs import answer_rows
 from minipeft.tasks.base import Example
 from minipeft.training.batches import IGNORE, TaskBatches
 from minipeft.training.evaluation import evaluate
@@ -42,17 +42,17 @@ def at_masks(model, prompt, n):
 
 
 def test_blanks_for_the_longest_option():
-    [(ids, first, said)] = asked(bert(), [7, 8], [[3], [4, 5, 6]])
+    [(ids, first, said)] = answer_rows(bert(), [7, 8], [[3], [4, 5, 6]])
     end, mask = T.end_id, T.mask_id
     assert ids == [end, 7, 8, mask, mask, mask, end] and first == 3
     assert said == {0: [3, end, end], 1: [4, 5, 6]}
 
 
 def test_a_causal_model_is_asked_in_as_few_rows_as_can_be():
-    assert asked(gpt(), [7, 8], [[3], [4]]) == [([7, 8], 1, {0: [3], 1: [4]})]
+    assert answer_rows(gpt(), [7, 8], [[3], [4]]) == [([7, 8], 1, {0: [3], 1: [4]})]
     rows = [([7, 8], 1, {0: [3]}), ([7, 8, 4, 5], 1, {1: [4, 5, 6]})]
-    assert asked(gpt(), [7, 8], [[3], [4, 5, 6]]) == rows
-    assert asked(gpt(), [7, 8], [[3]], ends=True) == [([7, 8, 3], 1, {0: [3, T.end_id]})]
+    assert answer_rows(gpt(), [7, 8], [[3], [4, 5, 6]]) == rows
+    assert answer_rows(gpt(), [7, 8], [[3]], ends=True) == [([7, 8, 3], 1, {0: [3, T.end_id]})]
 
 
 def test_a_mask_outside_the_vocabulary_is_refused():

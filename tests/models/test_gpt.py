@@ -677,5 +677,5 @@ def test_a_linear_head_is_not_asked_for_places(kind):
         "bert": lambda: BERT(BERTConfig(**sizes, **head)),
     }[kind]()
     assert model(TOKENS).shape == (3, 3)
-    with pytest.raises(ValueError, match="at= names places .* a linear head"):
+    with pytest.raises(ValueError, match="at= names positions .* a linear head"):
         model(TOKENS, at=(np.array([0]), np.array([1])))

@@ -12,7 +12,7 @@ from minipeft.contract.watching import outputs
 from minipeft.engine import no_grad
 from minipeft.generation.scoring import score
 from minipeft.methods import LoRA
-from minipeft.models.inputs import asked, text_ids, texts_of
+from minipeft.models.inputs import answer_rows, text_ids, texts_of
 from minipeft.storage.text import Tokenizer
 from minipeft.tasks import get_task
 from minipeft.tasks.base import Example
@@ -35,7 +35,7 @@ def test_a_pair_stands_between_separators():
 
 
 def test_masks_stand_before_the_separator():
-    [(ids, first, said)] = asked(encoder("mlm"), [7, 8], [[9], [10, 11]])
+    [(ids, first, said)] = answer_rows(encoder("mlm"), [7, 8], [[9], [10, 11]])
     assert ids == [CLS, 7, 8, W.mask_id, W.mask_id, SEP] and first == 3
     assert said == {0: [9, SEP], 1: [10, 11]}
     assert len(score(encoder("mlm"), "the cat", [" meows", " barks"])) == 2

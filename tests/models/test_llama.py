@@ -182,7 +182,7 @@ def test_a_linear_head_reads_the_last_real_token():
     close(padded[0], y.data[0])
     close(padded[1], model(TOKENS[1:2, :4]).data[0])
     close(padded[2], model(TOKENS[2:, 3:]).data[0])
-    with pytest.raises(ValueError, match="at= names places .* a linear head"):
+    with pytest.raises(ValueError, match="at= names positions .* a linear head"):
         model(TOKENS, at=(np.array([0]), np.array([1])))
 
 
