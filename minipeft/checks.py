@@ -1,4 +1,4 @@
-"""What a function's arguments must be, told beside it and checked before it runs.
+"""What a function's arguments must be, declared beside it and checked before it runs.
 
 Numbers of NumPy are taken wherever Python's are, and become Python's own: a file of settings can
 then hold them, and a float64 scalar changes no array's dtype. Booleans are no numbers.

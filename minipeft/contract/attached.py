@@ -19,8 +19,8 @@ def attach(model: Module, method: Method, freeze: bool = True) -> Attached:
     """Freeze a model and put a method on it; `with attach(…) as a:` detaches at the end.
 
     Everything that trained before is frozen, an earlier method's parameters too, until this one
-    is detached or merged. That the earlier ones stay is told by a warning, unless they train
-    nothing, as codes do.
+    is detached or merged. A warning tells that the earlier ones stay, unless they train nothing,
+    as quantized weights do.
     freeze  False: what earlier methods train goes on training, together with this one's
     Raises  TypeError for a path (load_adapter loads) or a class; ValueError if nothing matches,
             with the names that exist, or if the same method is attached already
@@ -88,7 +88,7 @@ class Attached(Handle):
         keep    hold the base, so that detach() can still put it back
         untie   allow a merge at one end of a tie, which parts the two ends
         quantized  where the weight is stored as codes: "refuse"; "dequantize" keeps the sum as
-                floats; "requantize" rounds it to the codes' values again, another function
+                floats; "requantize" rounds it to the codebook again: another function
         Returns per part, the error of W and of the output beside what rounding explains
         Raises  NotMergeable that says which part cannot and why; the model is as it was
         """

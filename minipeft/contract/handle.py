@@ -14,7 +14,7 @@ from minipeft.contract.method import Method, Shared, Where, Wrapper
 from minipeft.contract.targets import layer_of, match
 from minipeft.engine import Tensor, context, explain_grad
 from minipeft.nn import Module, Parameter, Place, init
-from minipeft.nn.module import original, standings
+from minipeft.nn.module import original, owners
 
 MISSING = object()
 KEPT = "merged, with its base kept"
@@ -77,19 +77,19 @@ class Handle:
     # -- building and undoing ---------------------------------------------------------------------
 
     def build(self) -> None:
-        """Freeze everything, then wrap and select; all or nothing."""
+        """Wrap, clone and compute what the method asks for; all or nothing."""
         self.wrappers: dict[str, Wrapper] = {}
         self.clones: dict[str, Parameter] = {}
         self.head: set[str] = set()
         self.computed: dict[str, Parameter] = {}
         self.shared: dict[str, Parameter] = {}  # name -> one Parameter for many places
-        self.root, self.slot = Shared(), ""  # where those stand that no wrapper holds
+        self.root, self.slot = Shared(), ""  # what holds the others, and its name in the model
         self.changes: list[Change] = []
         try:
             # wrap what the targets name; clone or compute what is selected, and a new head
             self._wrap()
             self._choose()
-            # what needs to have seen all of it, and a place for what many parts share
+            # let the method look at all of it; what many parts share gets a place in the tree
             self.method.prepare(self)
             self._place_shared()
         except BaseException:
@@ -98,7 +98,7 @@ class Handle:
         # every part knows the handle; the handle knows what trains
         self._spread()
         self.trained = dict(self._trained())
-        # where a clone began, its base remembers
+        # what trained values began as; a clone's base remembers that
         self.start = {n: init.copy(p.data) for n, p in self.trained.items() if p.base is None}
         self.gradients: dict[str, list[Any]] = {}  # path -> norms, as numbers or 0-d arrays
 
@@ -114,7 +114,7 @@ class Handle:
             change.put(change.old)
 
     def release(self) -> None:
-        """What trained before trains again."""
+        """Let train again what trained before."""
         for p in self.frozen:
             p.unfreeze(self.number)
 
@@ -139,7 +139,7 @@ class Handle:
     def _wrap(self) -> None:
         if not self.method.uses("wrap"):
             return
-        parts, places = dict(self.model.named_modules()), standings(self.model)
+        parts, found = dict(self.model.named_modules()), owners(self.model)
         seen: set[int] = set()
         for path in match(self.model, getattr(self.method, "targets", ())):
             part = parts[path]
@@ -150,7 +150,7 @@ class Handle:
             if wrapper is not None:
                 for layer in list(wrapper.stack()):
                     layer.handle = self
-                for owner, name in places[id(part)]:
+                for owner, name in found[id(part)]:
                     self.swap(owner, name, wrapper)
                 self.wrappers[path] = wrapper
 
@@ -184,7 +184,7 @@ class Handle:
         self._check_free()
 
     def _check_free(self) -> None:
-        """Refuse to change a Parameter that an earlier handle computes, or does without."""
+        """Refuse to change a Parameter that an earlier handle computes, or no longer reads."""
         others = [h for h in self.model.handles if h is not self]
         layers = [(h, layer) for h in others for w in h.wrappers.values() for layer in w.stack()]
         replaced = {id(getattr(x.base, name)): h for h, x in layers for name in x.replaces}
@@ -217,7 +217,7 @@ class Handle:
         return self.shared[name]
 
     def _place_shared(self) -> None:
-        """Shared parameters that stand in no wrapper get a place at the root."""
+        """Give shared parameters that no wrapper holds a place at the root."""
         placed = {id(own.parameter) for w in self.wrappers.values() for own in w.own_places()}
         self.shared = {name: p for name, p in self.shared.items() if id(p) not in placed}
         if self.shared:
@@ -244,9 +244,9 @@ class Handle:
     # -- the forward pass and the step ------------------------------------------------------------
 
     def open_forward(self, values: dict[Any, Any]) -> None:
-        """Say what stands for which Parameter in the pass that begins, by id(Parameter).
+        """Put into `values` what is used instead of Parameters in the pass that begins, by id.
 
-        Under `running(rng=…)` the handle's own key has a generator for its wrappers' dropout.
+        Under `running(rng=…)` the key `self` has a generator for the wrappers' dropout.
         """
         if context().rows is not None:
             self._check_rows(context().rows or ())
@@ -256,7 +256,7 @@ class Handle:
                 values[id(clone)] = clone.base
             return
         rng = context().rng
-        if rng is not None:  # in each pass other masks, and other ones than another handle's
+        if rng is not None:  # each pass and each handle has masks of its own
             values[self] = rng.spawn("adapter", int(rng.raw(1)[0]))
         made = self.method.compute(self)
         values |= {id(self.computed[path]): t for path, t in made.items()}
@@ -306,11 +306,11 @@ class Handle:
         yield from self.trained.items()
 
     def count(self) -> int:
-        """Trainable numbers, a freshly made head left out, as papers count."""
+        """How many parameters train, without a freshly made head, as papers count."""
         return sum(p.size for path, p in self.trainable() if path not in self.head)
 
     def count_head(self) -> int:
-        """Trainable numbers of what is trained whole: a freshly made head."""
+        """How many parameters a freshly made head has, all of which train."""
         return sum(self.clones[path].size for path in self.head)
 
     def over(self) -> list[Handle]:
@@ -318,7 +318,7 @@ class Handle:
         return [h for h in self.model.handles if h.number < self.number]
 
     def explain_grad(self, loss: Tensor, path: str) -> str:
-        """How the gradient of a loss comes down to a trained array, or where it ends.
+        """How the gradient of a loss reaches a trained array, or where it ends.
 
         loss   a forward pass's, before backward()
         path   as the report shows it

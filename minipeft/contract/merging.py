@@ -13,7 +13,7 @@ from minipeft.contract.method import NotMergeable, Wrapper
 from minipeft.display.table import Table
 from minipeft.engine import no_grad, running
 from minipeft.nn import Linear, Module, Parameter
-from minipeft.nn.module import original, standing
+from minipeft.nn.module import original, owners_of
 from minipeft.nn.twin import in_float64
 
 POLICIES = ("refuse", "dequantize", "requantize")  # where a weight is stored as codes
@@ -32,7 +32,7 @@ def merge(at: Handle, untie: bool, quantized: str) -> MergeReport:
     for path, fixed in computed.items():
         p = at.computed[path]
         pairs.append((fixed, p))
-        for owner, name in standing(at.model, p):
+        for owner, name in owners_of(at.model, p):
             at.swap(owner, name, fixed)
         _replace_below(at, p, fixed)
     if at.slot:
@@ -45,9 +45,9 @@ def merge(at: Handle, untie: bool, quantized: str) -> MergeReport:
 def plain_parts(
     at: Handle, untie: bool, quantized: str
 ) -> tuple[dict[str, Module], dict[str, Parameter], dict[str, Parameter], list[dict[str, Any]]]:
-    """By path, what is to stand for an adapter's wrappers, clones and computed parameters.
+    """By path, what will replace an adapter's wrappers, clones and computed parameters.
 
-    Nothing is put anywhere yet. Raises as `Attached.merge` says
+    The model is not changed yet. Raises as `Attached.merge` says
     Returns  the three, and the rows of a report
     """
     if quantized not in POLICIES:
@@ -98,7 +98,7 @@ def _check_order(at: Handle) -> None:
 
 def _replace(at: Handle, old: Any, new: Any) -> None:
     """Put `new` wherever `old` stands, and wherever a later handle would put it back."""
-    for owner, name in standing(at.model, old):
+    for owner, name in owners_of(at.model, old):
         setattr(owner, name, new)
     for h in [at, *at.later()]:
         for change in h.changes:

@@ -1,4 +1,4 @@
-"""What a method is: a small dataclass that wraps, selects or recomputes nodes of a model."""
+"""What a method is: a small dataclass that wraps parts of a model, or selects parameters."""
 
 from __future__ import annotations
 
@@ -67,22 +67,22 @@ class Method(Plain):
         return False
 
     def compute(self, at: Any) -> dict[str, Tensor]:
-        """What stands for the selected parameters, by path; called when a forward pass begins.
+        """The values of the selected parameters, by path, for the forward pass that begins.
 
         `at.computed` holds their frozen values. What wrappers need once in each pass is made here
         too: a wrapper holds a frozen Parameter, `prepare` puts it into `at.computed` under a path
-        of its own, and what is given here for that path stands for it, in merging too.
+        of its own, and what is returned for that path is used instead of it, in merging too.
         """
         return {}
 
     def settled(self) -> Method:
-        """The method that a file names: where a network makes wrappers' Parameters in training,
-        one without it, in whose wrappers these train. `compute` must give all of them.
+        """The method that a file names. Where a network makes the wrappers' Parameters in training,
+        it is the one without the network, which trains these; `compute` must return all of them.
         """
         return self
 
     def prepare(self, at: Any) -> None:
-        """Called by attach when every place was seen: what needs all of them, and refusals."""
+        """Called by attach when all is wrapped and selected: what needs all of it, and refusals."""
 
     def extra_loss(self, at: Any) -> Tensor | None:
         """A penalty that fit adds to the loss."""
@@ -157,9 +157,9 @@ class Wrapper(Module):
     wraps = True
     added = True
     saved: tuple[str, ...] = ()  # its arrays that are saved though they do not train
-    replaces: tuple[str, ...] = ()  # the base's Parameters that its forward pass goes without
+    replaces: tuple[str, ...] = ()  # Parameters of the base that it no longer reads
     handle: Any = None  # the one that put it there
-    puts = 0  # at the start of a sequence: how many places it puts before or into a text
+    puts = 0  # of a wrapper of Start: how many positions it adds before or in a text
     quantized = "refuse"  # what merging does to a weight that is stored as codes
     before_merge = ""  # what to know before something above it can be merged
 
@@ -245,6 +245,6 @@ class Wrapper(Module):
 
 
 class Shared(Module):
-    """Parameters that a method keeps for the whole model; they stand at its root."""
+    """Parameters that a method keeps for the whole model, at its root."""
 
     added = True

@@ -1,4 +1,4 @@
-"""Looking before training: what the parts of a model give out on given data."""
+"""Looking before training: the outputs of a model's parts on given data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from minipeft.nn import Module
 
 @dataclass(frozen=True)
 class Watch(Method):
-    """Nothing changes: what the parts give out is kept, to be looked at."""
+    """Changes nothing: it keeps the outputs of parts, to look at them."""
 
     name: ClassVar[str] = "watch"
     compose: ClassVar[str] = "function"
@@ -43,7 +43,7 @@ class Watched(Wrapper):
 def outputs(
     model: Any, batches: Iterable[Any], targets: Targets
 ) -> Iterator[tuple[Any, dict[str, np.ndarray]]]:
-    """Run a model on batches, and give each with what the parts put out: path -> array.
+    """Run a model on batches, and yield each with the outputs of the parts: path -> array.
 
     batches  Batch objects, as those of a task are
     targets  which parts, as a method's: a Tap such as "head_out", a Linear, a whole block

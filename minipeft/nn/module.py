@@ -289,7 +289,7 @@ def original(parameter: Parameter) -> Parameter:
     return parameter
 
 
-def standings(module: Module) -> dict[int, list[tuple[Module, str]]]:
+def owners(module: Module) -> dict[int, list[tuple[Module, str]]]:
     """id of a part or a Parameter -> every (owner, name) whose attribute it is, in wrappers too."""
     found: dict[int, list[tuple[Module, str]]] = {}
     seen: set[int] = set()  # a part may be at two places: what is in it is not there twice
@@ -306,9 +306,9 @@ def standings(module: Module) -> dict[int, list[tuple[Module, str]]]:
     return found
 
 
-def standing(module: Module, thing: Module | Parameter) -> list[tuple[Module, str]]:
+def owners_of(module: Module, thing: Module | Parameter) -> list[tuple[Module, str]]:
     """Every (owner, name) whose attribute a part or a Parameter is."""
-    return standings(module).get(id(thing), [])
+    return owners(module).get(id(thing), [])
 
 
 def _entered(module: Module, ctx: Any) -> bool:

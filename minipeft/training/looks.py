@@ -1,4 +1,4 @@
-"""What looks at a run from outside: evaluations, the best weights that they found, who watches."""
+"""What looks at a run from outside: evaluations, the best weights they found, and `watch`."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Evaluation(Checked):
 
 
 class Looks:
-    """What follows each step of a run: its evaluation, when one is due, and whoever watches."""
+    """What follows each step of a run: its evaluation, when one is due, and the call of `watch`."""
 
     def __init__(
         self, model: Any, steps: int, history: Any, params: list[tuple[str, Any]],
@@ -108,7 +108,7 @@ class Best:
     key: str
     params: list[tuple[str, Any]]
     value: float = -math.inf
-    since: int = 0  # evaluations since then
+    since: int = 0  # evaluations since the best one
     weights: dict[str, Array] | None = None
 
     def look(self, found: dict[str, float]) -> None:

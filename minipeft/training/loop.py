@@ -89,8 +89,8 @@ def fit(
                 Batch.more; training/tfew.py is an example
     smoothing   of the labels, for the cross-entropy
     recompute   keep no activations inside blocks; backward makes them again: less memory, more time
-    threads     parts of a batch that are worked on at once; results depend on it in their last bits
-    cached      keep what the frozen lower blocks make of each example, and run them only once
+    threads     how many parts of a batch run at once; the last bits of results depend on it
+    cached      run the frozen lower blocks once for each example, and keep their hidden states
     paged       keep the optimizer's state in a scratch file, with about so many bytes of it in
                 memory at a time; the bits are the same, and checkpoints hold all of it
     evaluation  a function of the model that is called at the end; the numbers of the dict that it
@@ -104,6 +104,7 @@ def fit(
     Raises  ValueError if nothing trains, or a setting is out of range; NonFiniteLoss that names
             the step, the batch, the first operation and the parameter that went bad
     """
+    # the arguments in one form
     schedule = schedule if isinstance(schedule, Schedule) else Schedule(schedule)
     if not isinstance(evaluation, Evaluation | None):
         evaluation = Evaluation(evaluation)
@@ -112,6 +113,7 @@ def fit(
     if watch is not None and not callable(watch):
         raise ValueError(f"watch= must be a function, got {watch!r:.60}")
     objective = _loss(loss, smoothing, cached)
+    # what trains, on which batches, with which optimizer
     tune_malloc()
     handles = list(model.handles)
     lr = _default_rate(handles) if lr is None else lr
@@ -122,6 +124,7 @@ def fit(
     opt = get_optimizer(optimizer)(params, lr, decay=decay)
     if paged is not None:
         opt.page(paged)
+    # the evaluations, and the state of an earlier run to go on from
     history = History()
     looks = Looks(model, steps, history, params, evaluation, watch)
     cores = 1 if threads > 1 else threads_for(model, batch)
@@ -157,14 +160,14 @@ def fit(
                 unreached &= {path for path, p in params if p.grad is None}
                 _check_reached(unreached, skips and step < min(first + WATCHED, steps) - 1)
             with guard.step():  # from here on the step is done as a whole
-                # the first norms are noted, for an adapter's report
+                # note the first gradients' norms, for an adapter's report
                 if step - first < WATCHED:
                     for handle in handles:
                         handle.observe()
-                # all gradients together are no longer than `clip`
+                # scale all gradients so that their joint norm is at most `clip`
                 if clip is not None:
                     clip_gradients(params, clip)
-                # the methods, the optimizer at this step's rate, the methods again
+                # run the methods' hooks, the optimizer at this step's rate, the hooks after it
                 for handle in handles:
                     handle.before_step(step, steps)
                 rate = lr * schedule.at(step, steps)
@@ -172,9 +175,9 @@ def fit(
                 for handle in handles:
                     handle.after_step(step, steps)
                 history.add(value, rate, time.perf_counter() - began)
-            # an evaluation, if one is due, and whoever watches
+            # evaluate, if that is due, and call `watch`
             looks.after(step + 1)
-            # the state, for a run that is stopped
+            # save the state, for a run that is stopped
             if saved:
                 saved.after(step + 1)
             show.update(step + 1, f"loss {value:.3f}")
@@ -199,7 +202,7 @@ def _loss(loss: Loss | None, smoothing: float, cached: bool) -> Loss:
 
 
 def _default_rate(handles: list[Any]) -> float:
-    """That of the method attached last."""
+    """The default learning rate of the method attached last."""
     if not handles:
         raise ValueError("fit needs lr=: no method is attached whose default could be taken")
     return float(handles[-1].method.lr)

@@ -1,4 +1,4 @@
-"""A run on disk, which it can go on from, and what holds however it ends.
+"""The state of a run in a file, from which it can go on, and what is true however it ends.
 
 Every state, on disk or in memory, is that of a whole step: what changes it runs `unbroken`.
 """

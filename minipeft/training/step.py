@@ -106,7 +106,7 @@ class Workers:
     ) -> tuple[float, dict[int, Array]]:
         """A part's weighted loss, and its gradients by id(Parameter)."""
         found: dict[int, Array] = {}
-        # what warns here is looked at by whoever gets the loss
+        # NumPy need not warn: the caller looks at the loss
         hidden = self.states.of(data) if self.states else None
         with (
             running(rng=rng, recompute=self.recompute, hidden=hidden),

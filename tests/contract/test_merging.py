@@ -16,7 +16,7 @@ from minipeft.methods.quant import codes_of
 from minipeft.models import GPT
 from minipeft.models.gpt import Embeddings
 from minipeft.nn import Linear, Module, Parameter, Tap
-from minipeft.nn.module import standing
+from minipeft.nn.module import owners_of
 from minipeft.storage.checkpoint import CheckpointError, load_arrays, load_model, save_model
 from tests.contract.throwaway import Masked, Subspace
 from tests.methods.contract import (
@@ -266,7 +266,7 @@ def test_the_merge_of_any_part_is_judged(model, targets, monkeypatch):
         part = right(self)
         if self is handle.wrappers[last]:
             p = part.parameters()[-1]  # a bias, where there is one
-            ((owner, name),) = standing(part, p)
+            ((owner, name),) = owners_of(part, p)
             setattr(owner, name, Parameter(p.data * 1.001))
         return part
 

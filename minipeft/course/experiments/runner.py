@@ -2,7 +2,7 @@
 
 An experiment is a list of settings and a function from one setting to its outcome. After every
 run the file data/results/NAME.json is written anew, whole; a run that is in it already, made
-with the same base model, is not made again. So an experiment can be stopped and taken up.
+with the same base model, is not made again. So an experiment can be stopped and resumed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Settings = dict[str, Any]  # plain values: they are written as JSON
 Outcome = dict[str, Any]
 BASE = "tiny-gpt"
 UNKNOWN = "unknown"  # the version of code in files that do not record one
-NO_OUTCOME = ("runner.py", "settings.py")  # files that have no say in an outcome
+NO_OUTCOME = ("runner.py", "settings.py")  # files that do not decide an outcome
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Experiment:
 
 @cache
 def base(name: str = BASE) -> Any:
-    """A base model of the experiments, loaded once: whoever attaches to it detaches."""
+    """A base model of the experiments, loaded once: detach what you attach to it."""
     return load_model(name)
 
 
@@ -149,7 +149,7 @@ def perform(
 
 
 def fingerprints(experiment: Experiment) -> dict[str, str]:
-    """Of the models that an experiment starts from."""
+    """Name -> fingerprint of the models that an experiment starts from."""
     return {name: fingerprint(base(name).state_dict()) for name in experiment.bases}
 
 

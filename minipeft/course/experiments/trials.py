@@ -56,7 +56,7 @@ def score_after(
 ) -> Outcome:  # fmt: skip
     """Train, and score on `test` examples of a split. how: as `fit` takes it.
 
-    Returns  accuracy, loss, train_loss (over the last 20 steps), trainable (numbers)
+    Returns  accuracy, loss, train_loss (over the last 20 steps), trainable (how many parameters)
     """
     with trial(model, method, task, seed, n, draw) as it:
         history = it.fit(**how)
