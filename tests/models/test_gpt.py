@@ -100,12 +100,12 @@ class Rows(Module):
 
 
 class Prompt(Module):
-    """Virtual tokens before the first."""
+    """Virtual tokens before the first, of no handle."""
 
-    wraps = True
+    wraps, handle = True, None
 
     def __init__(self, base, ids):
-        self.base, self.virtual = base, ids
+        self.base, self.virtual, self.puts = base, ids, len(ids)
 
     def forward(self, ids, mask):
         rows = np.repeat(self.virtual[None], len(ids), axis=0)
