@@ -56,6 +56,7 @@ FIELDS = {
     "ia3": "targets inputs seed",
     "prefix": "n mlp layers words std seed",
     "prompt": "n template seed init labels text deep",
+    "ptuning": "n template seed encoder h",
 }
 ARGUMENTS = {
     "attach": "model method freeze",

@@ -26,6 +26,7 @@ from minipeft.methods.parallel import Parallel
 from minipeft.methods.pissa import PiSSA
 from minipeft.methods.prefix import Prefix
 from minipeft.methods.prompt import Prompt
+from minipeft.methods.ptuning import PTuning
 from minipeft.methods.qlora import QLoRA
 from minipeft.methods.quant import Quantize
 from minipeft.methods.subspace import Subspace
@@ -56,6 +57,7 @@ METHODS: dict[str, type[Method]] = {
     "adapter": Adapter,
     "parallel": Parallel,
     "prompt": Prompt,
+    "ptuning": PTuning,
 }
 
 
@@ -124,6 +126,7 @@ __all__ = [
     "Quantize",
     "PiSSA",
     "Prefix",
+    "PTuning",
     "Prompt",
     "Subspace",
     "TopK",

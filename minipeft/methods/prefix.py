@@ -42,13 +42,13 @@ class Prefix(Method):
     compose: ClassVar[str] = "input"
     by_row: ClassVar[bool] = True
     identity: ClassVar[str] = "the prefix takes a share of every softmax"
-    lr: ClassVar[float] = 1e-2
+    lr: ClassVar[float] = 1e-1
 
     n: int = setting(5, whole(1))
     mlp: int = setting(0, whole(0))
     layers: tuple[int, ...] | None = None
     words: str = ""
-    std: float = setting(1.0, real(0))
+    std: float = setting(0.02, real(0))
     seed: int = 0
 
     @property

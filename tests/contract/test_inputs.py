@@ -9,7 +9,7 @@ from minipeft.engine import grad_check, no_grad, running
 from minipeft.generation.beams import beam_search
 from minipeft.generation.sampling import generate, generate_many
 from minipeft.generation.scoring import score
-from minipeft.methods import LoRA, Prefix, Prompt
+from minipeft.methods import LoRA, Prefix, Prompt, PTuning
 from minipeft.models import ViT, ViTConfig
 from minipeft.models.layout import added_positions
 from minipeft.tasks.base import Example
@@ -19,6 +19,7 @@ from tests.tiny import Rows, bert, gpt, llama, tokenizer
 VOCAB = tokenizer().vocab_size
 (HEN,) = tokenizer().encode(" hen")
 METHODS = [Prefix(n=4), Prefix(n=4, layers=(0,)), Prompt(n=4), Prompt(n=4, deep=True)]
+METHODS += [PTuning(n=4, h=3)]
 PROMPTS = ["the cat", "the dog barks. a dog", "a hen sleeps. the", "the"]
 
 
@@ -38,6 +39,7 @@ def many(model, vit=False):
         methods += [Prompt(n=3, seed=1), Prompt(n=1, seed=2), Prompt(4, "{}... hen{3}", seed=3)]
         methods += [Prompt(n=2, deep=True)]
     methods += [Prefix(n=3, layers=(1,))]
+    methods += [] if vit else [PTuning(n=2, h=3, encoder="lstm")]
     handles = [attach(model, m) for m in methods]
     for i, handle in enumerate(handles):
         for path, p in handle.trainable():
@@ -59,7 +61,7 @@ def assert_near(found, wanted):
 def test_each_row_of_a_mixed_batch_is_as_if_alone(kind):
     model = kind()
     handles = many(model, vit=kind is vit)
-    chosen = (0, -1, 1, 2) if kind is vit else (0, -1, 1, 2, 4, 3, 0, 2, 6, 5)
+    chosen = (0, -1, 1, 2) if kind is vit else (0, -1, 1, 2, 4, 3, 0, 2, 6, 5, 7)
     rows = [handles[i] if i >= 0 else None for i in chosen]
     if kind is vit:
         x = Rng(1).normal((len(rows), 2, 6, 6))
@@ -78,8 +80,8 @@ def test_rows_of_unequal_lengths_padded_on_the_left_are_as_if_alone(kind):
     model = kind()
     handles = many(model)
     rows = [handles[2], None, handles[0], handles[4], handles[1], handles[3], *handles[5:]]
-    lengths = [7, 3, 5, 6, 1, 7, 4, 2]
-    ids = Rng(0).integers(2, VOCAB, (8, 7))
+    lengths = [7, 3, 5, 6, 1, 7, 4, 2, 5]
+    ids = Rng(0).integers(2, VOCAB, (9, 7))
     ids[:, 4] = HEN
     mask = np.arange(7) >= 7 - np.array(lengths)[:, None]
     with no_grad(), running(rows=rows):
@@ -128,8 +130,8 @@ def test_a_head_reads_the_text_s_places_in_a_mixed_batch(kind, head):
 def test_gradients_of_a_mixed_batch_are_right(kind):
     model = kind()
     handles = many(model)
-    rows = [handles[0], None, handles[4], handles[5], handles[2]]
-    params = [p for i in (0, 2, 4, 5) for _, p in handles[i].trainable()]
+    rows = [handles[0], None, handles[4], handles[5], handles[7]]
+    params = [p for i in (0, 4, 5, 7) for _, p in handles[i].trainable()]
     for p in params:
         p.requires_grad = True
     ids = Rng(0).integers(2, VOCAB, (5, 5))

@@ -37,6 +37,7 @@ from minipeft.methods import (
     PiSSA,
     Prefix,
     Prompt,
+    PTuning,
     QLoRA,
     Quantize,
     Subspace,
@@ -61,7 +62,7 @@ CONFIGS = {
 }
 REFUSED = {  # kind -> methods that it refuses, and what it says
     "llama": {"bitfit": "changes nothing in this model.* are called weight$"},
-    "vit": {"prompt": "between the ids of a text, and this model reads pictures: take Prefix$"},
+    "vit": dict.fromkeys(("prompt", "ptuning"), "and this model reads pictures: take Prefix$"),
 }
 PRUNED = ("magnitude", "movement")
 ONE = "(L - drop) * (2 * d * r + r + d) per model"  # adapter in a block
@@ -232,11 +233,22 @@ SETTINGS = {  # what suits the tiny model; a method without an entry is checked 
         "mlp": put_in(
             2, Prefix(n=2, mlp=3), "n * d + (d + 1) * mlp + 2 * L * kv * (mlp + 1) per model"
         ),
-        "layer": put_in(2, Prefix(n=2, layers=(0,)), "2 * kv * n per model"),
+        "layer": put_in(2, Prefix(n=2, layers=(0,)), "2 * kv * n per model", lr=1.0),
     },
     "prompt": {
         "": put_in(2, Prompt(n=2), lr=1.0),
         "deep": put_in(2, Prompt(n=2, init="vocab", deep=True)),
+    },
+    "ptuning": {
+        "": put_in(2, PTuning(n=2, h=3)),
+        "lstm": put_in(
+            2,
+            PTuning(n=2, h=2, encoder="lstm", seed=4),
+            "n * d + 8 * h * (d + h + 2) + 8 * h * (3 * h + 2) + 4 * h * h + 2 * h * (d + 1) + d "
+            "per model",
+            lr=0.3,
+        ),
+        "embedding": put_in(2, PTuning(n=2, encoder="embedding"), "n * d per model", lr=1.0),
     },
     "adapter": {
         "": Case(Adapter(r=4), stuck=f"blocks.0.attn: {NONLINEAR}"),

@@ -29,6 +29,7 @@ from minipeft.methods import (
     PiSSA,
     Prefix,
     Prompt,
+    PTuning,
     QLoRA,
     Quantize,
     Subspace,
@@ -135,6 +136,12 @@ LEDGER = [
         G3=3_244_032),
     row("PrefixLayer, 8 and 8", Prompt(n=16, template="{}...{8} A:", deep=True), "L * d * n",
         G3=18_874_368),
+    row("MLP l=20 h=128", PTuning(n=20, h=128),
+        "n * d + (d * h + h) + (h * h + h) + (h * d + d)", S=229_376),
+    row("LSTM l=20 h=128", PTuning(n=20, h=128, encoder="lstm"),
+        "n * d + 2 * (4 * h * (d + h) + 8 * h) + 2 * (4 * h * (2 * h + h) + 8 * h)"
+        " + (2 * h * 2 * h + 2 * h) + (2 * h * d + d)", S=1_593_344),
+    row("embeddings alone", PTuning(n=20, encoder="embedding"), "n * d", S=15_360),
 ]  # fmt: skip
 MODELS = {
     "S": S, "M": M, "L": L, "G3": G3, "BB": "bert-base", "BL": "bert-large", "V": "vit-base",
