@@ -70,11 +70,17 @@ def get_method(name: str) -> type[Method]:
 
 
 def load_adapter(
-    model: Module, path: str | Path, methods: Mapping[str, type[Method]] = METHODS
+    model: Module,
+    path: str | Path,
+    methods: Mapping[str, type[Method]] = METHODS,
+    *,
+    beside: bool = False,
 ) -> Attached:
     """Attach what a file holds: its method with its fields, and its trained arrays.
 
     methods  where the file's method is looked up; give your own dict for your own methods
+    beside   it was trained without the adapters that are attached, of which each is to act in
+             rows of its own (`running(rows=…)`): only what all rows share must be as it was
     Raises   CheckpointError if the file is damaged, or was made for another base or method
     """
     arrays, metadata = adapter_file.read(path)
@@ -84,7 +90,9 @@ def load_adapter(
             f"{path} holds a {name[:40]!r} adapter; known are {', '.join(methods)}"
         )
     method = adapter_file.method_of(path, methods[name], metadata["fields"])
-    adapter_file.check_base(model, method, model.attached(), path, metadata)
+    apart = [h for h in model.attached() if beside and h.method.by_row and h.count()]
+    over = [h for h in model.attached() if h not in apart]
+    adapter_file.check_base(model, method, over, path, metadata)
     adapter_file.check_sizes(model, method, path, arrays)
     try:
         handle = Attached(model, method)

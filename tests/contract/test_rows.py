@@ -10,8 +10,9 @@ from minipeft.backend import Rng
 from minipeft.contract import Method, Wrapper, attach
 from minipeft.engine import no_grad, running
 from minipeft.generation.sampling import generate_many
-from minipeft.methods import IA3, Adapter, BitFit, LoRA, Parallel
+from minipeft.methods import IA3, Adapter, BitFit, LoRA, Parallel, Quantize, load_adapter
 from minipeft.nn import Parameter, init
+from minipeft.storage.checkpoint import CheckpointError
 from minipeft.training.step import Workers, loss_of
 from tests.contract.throwaway import FacT, Produced, Steering
 from tests.methods.contract import Case, randomize
@@ -224,3 +225,33 @@ def test_methods_of_every_kind_share_a_batch(kind):
                 base = model(x[i : i + 1]).data[0]
         np.testing.assert_allclose(mixed[i], alone, rtol=0, atol=1e-10 * np.abs(alone).max())
         assert (mine is None) == (np.abs(mixed[i] - base).max() < 1e-6)
+
+
+def test_adapters_that_were_trained_apart_share_a_batch(tmp_path):
+    """Each was saved over the base alone; `beside` loads them together, and only what rows share
+    is compared."""
+    for i, method in enumerate((LoRA(r=2), LoRA(r=3, targets="fc_in"))):
+        model = gpt()
+        handle = attach(model, method)
+        for path, p in handle.trainable():
+            p.data = p.data + 0.2 * Rng(i, path).normal(p.shape)
+        handle.save(tmp_path / f"{i}")
+    ids = Rows(VOCAB).batch(0, 3, 0).ids
+    wanted = []
+    for i in range(2):
+        model = gpt()
+        load_adapter(model, tmp_path / f"{i}")
+        wanted.append(model(ids).data)
+    model = gpt()
+    a = load_adapter(model, tmp_path / "0")
+    with pytest.raises(CheckpointError, match=r"methods \[\], here they are \['lora'\]"):
+        load_adapter(model, tmp_path / "1")
+    b = load_adapter(model, tmp_path / "1", beside=True)
+    with no_grad(), running(rows=[a, b, None]):
+        mixed = model(ids).data
+    for row, alone in ((0, wanted[0]), (1, wanted[1]), (2, gpt()(ids).data)):
+        np.testing.assert_allclose(mixed[row], alone[row], rtol=0, atol=1e-10)
+    other = gpt()
+    attach(other, Quantize())
+    with pytest.raises(CheckpointError, match="trained over the methods"):
+        load_adapter(other, tmp_path / "1", beside=True)  # all rows are quantized
