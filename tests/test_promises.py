@@ -61,7 +61,7 @@ FIELDS = {
 ARGUMENTS = {
     "attach": "model method freeze",
     "load_model": "name_or_path head classes dtype seed",
-    "load_adapter": "model path methods",
+    "load_adapter": "model path methods beside",
     "evaluate": "model task split n pattern batch seed normalize",
     "generate": "model prompt max_tokens temperature top_k top_p seed stop",
     "grad_check": "f inputs params seed eps tol directions",
