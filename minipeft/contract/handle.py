@@ -23,7 +23,7 @@ _NUMBERS = count()
 
 @dataclass
 class Change:
-    """What a handle put at `owner.name`, and what stood there before."""
+    """What a handle put at `owner.name`, and what was there before."""
 
     owner: Module
     name: str
@@ -45,7 +45,7 @@ class Change:
 class Handle:
     """A method on a model: what it changed, what trains, and the way back.
 
-    wrappers   path -> the Wrapper that stands there
+    wrappers   path -> the Wrapper there
     clones     path -> the trainable copy of a selected parameter
     head       those of their paths that belong to a freshly made head, which trains whole
     computed   path -> the frozen Parameter, of the base or of a wrapper, for which the method
@@ -103,7 +103,7 @@ class Handle:
         self.gradients: dict[str, list[Any]] = {}  # path -> norms, as numbers or 0-d arrays
 
     def swap(self, owner: Module, name: str, new: Any) -> None:
-        """Set an attribute and remember what stood there."""
+        """Set an attribute and remember what was there."""
         change = Change(owner, name, vars(owner).get(name, MISSING), new)
         self.changes.append(change)
         change.put(new)
@@ -143,7 +143,7 @@ class Handle:
         seen: set[int] = set()
         for path in match(self.model, getattr(self.method, "targets", ())):
             part = parts[path]
-            if id(part) in seen:  # it stands at two places, and is wrapped at both
+            if id(part) in seen:  # it is at two places, and is wrapped at both
                 continue
             seen.add(id(part))
             wrapper = self.method.wrap(path, part, self.where(path))

@@ -97,7 +97,7 @@ def _check_order(at: Handle) -> None:
 
 
 def _replace(at: Handle, old: Any, new: Any) -> None:
-    """Put `new` wherever `old` stands, and wherever a later handle would put it back."""
+    """Put `new` wherever `old` is, and wherever a later handle would put it back."""
     for owner, name in owners_of(at.model, old):
         setattr(owner, name, new)
     for h in [at, *at.later()]:
@@ -149,7 +149,7 @@ def _plain(at: Handle, path: str, wrapper: Wrapper, untie: bool) -> Module:
 def tied_with(model: Module, path: str, wrapper: Wrapper) -> str:
     """The path of another place of one of the wrapped part's Parameters, or "".
 
-    Where the part itself stands at two places, its wrapper stands at both: that is no tie.
+    Where the part itself is at two places, its wrapper is at both: that is no tie.
     """
     own = {id(p) for p in wrapper.base.parameters()}
     inside: set[int] = set()

@@ -216,7 +216,7 @@ class Wrapper(Module):
             part = part.base
 
     def own_places(self) -> Iterator[Place]:
-        """Where the wrapper's own Parameters stand, those of its base left out."""
+        """The Places of the wrapper's own Parameters, without those of its base."""
         for name, value in vars(self).items():
             if isinstance(value, Parameter):
                 yield Place(name, value, self, name, True)

@@ -39,7 +39,7 @@ class Progress:
         self.last, self.shown = now, True
 
     def stop(self) -> None:
-        """Leave the changing line as it stands: what is printed next begins a new one."""
+        """Leave the changing line as it is: what is printed next begins a new one."""
         if self.shown and self.out.isatty():
             self.out.write("\n")
             self.out.flush()

@@ -154,7 +154,7 @@ def prod(x, *, axis=None, keepdims=False):
         rows = moved.reshape(*moved.shape[: len(lead)], n)
         one = xp.ones((*rows.shape[:-1], 1), x.dtype)
 
-        def before(rows: Array) -> Array:  # the product of what stands before each factor
+        def before(rows: Array) -> Array:  # the product of the factors before each
             return xp.cumprod(xp.concatenate([one, rows], axis=-1), axis=-1)[..., :n]
 
         others = before(rows) * xp.flip(before(xp.flip(rows, -1)), -1)

@@ -41,7 +41,7 @@ def explain_grad(
         return (
             f"no recorded operation leads from {name} to the result. Either this forward pass did "
             "not use it, or its use was detached, or made under no_grad(), or something else "
-            "stands in its place (an attached method computes a value for it)"
+            "is used instead (an attached method computes a value for it)"
         )
     way: list[Any] = [y._node]
     while way[-1] is not parameter:

@@ -24,7 +24,7 @@ class Context(NamedTuple):
 
     It lies in a ContextVar. So each asyncio task has its own, and a new thread begins with these
     defaults unless it is handed a context (`contextvars.copy_context().run`). A generator shares
-    the context of whoever runs it, so it must not yield inside `running` or `no_grad`.
+    the context of the code that runs it, so it must not yield inside `running` or `no_grad`.
     """
 
     recording: bool = True  # build the graph?
@@ -216,7 +216,7 @@ class Tensor(Operators):
         if not is_array(array):
             raise TypeError(f"data must be an array, got {type(array).__name__}")
         if array.shape != self._data.shape:
-            raise ValueError(f"data of shape {array.shape} put where shape {self.shape} stands")
+            raise ValueError(f"data must keep its shape {self.shape}, got {array.shape}")
         if self.requires_grad and array.dtype.kind != "f":
             raise TypeError(f"only floats have gradients; got data of dtype {array.dtype}")
         self._data = array

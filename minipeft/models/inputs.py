@@ -1,4 +1,4 @@
-"""The one door from text to ids: which special tokens stand where, for every kind of model.
+"""The one door from text to ids: which special tokens go where, for every kind of model.
 
 A causal model reads a prompt as it is, and writes an answer and the end token after it. An
 encoder reads a text behind the begin token; where its tokenizer has a separator of its own (BERT's

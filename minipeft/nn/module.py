@@ -158,7 +158,7 @@ class Module:
     def locate(self, path: str) -> tuple[Module, str]:
         """(owner, name of its attribute) of the part at a path, under any wrapper of the owner."""
         if not path:
-            raise ValueError("the whole model stands in no other part: a path is needed")
+            raise ValueError("the whole model is not a part of another: a path is needed")
         parent, _, name = path.rpartition(".")
         self.get(path)
         owner: Any = self.get(parent)

@@ -25,7 +25,7 @@ class Batch:
     labels  (B, T): what should follow each id, or what stands behind a mask, IGNORE where
             nothing is learnt; (B,) classes for a linear head
     mask    (B, T) true where an id is real
-    rows    (B,) numbers of the examples, where the same number always is the same text
+    rows    (B,) indices of the examples, where the same index always is the same text
     more    what else a loss of its own asks for, by name: arrays with B rows, as all options of
             each example
     segments  (B, T) which of two texts an id is of, 0 or 1; None where all are of the first
@@ -68,7 +68,7 @@ def _order(n: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def in_turn(n: int, step: int, size: int, seed: int) -> list[int]:
-    """The numbers of a step's examples: epochs follow one another without a gap."""
+    """The indices of a step's examples; a batch may span two epochs."""
     chosen: list[int] = []
     while len(chosen) < size:
         epoch, start = divmod(step * size + len(chosen), n)
@@ -138,7 +138,7 @@ class TaskBatches:
         return self.collate(in_turn(len(self.rows), step, size, seed))
 
     def collate(self, chosen: Sequence[int]) -> Batch:
-        """The batch of the examples with these numbers."""
+        """The batch of the examples with these indices."""
         ids = pad([self.rows[i][0] for i in chosen], self.pad)
         mask = pad([[1] * len(self.rows[i][0]) for i in chosen], 0) > 0
         if self.linear:
@@ -203,7 +203,7 @@ class ImageBatches:
         return self.collate(in_turn(len(self), step, size, seed))
 
     def collate(self, chosen: Sequence[int]) -> Batch:
-        """The batch of the pictures with these numbers."""
+        """The batch of the pictures with these indices."""
         at = np.asarray(chosen)
         return Batch(self.pixels[at], self.labels[at], np.ones((len(at), 1), bool), at)
 

@@ -25,7 +25,7 @@ def loss_of(model: Any, batch: Batch, smoothing: float = 0.0) -> Tensor:
     counts, labels, given = batch.labels != IGNORE, batch.labels, batch.given()
     if labels.ndim > 1:
         if model.causal:
-            given.pop("mask", None)  # padding stands on the right, where nothing looks
+            given.pop("mask", None)  # padding is on the right, where no position looks
         if not counts.all():
             given["at"], labels = counts.nonzero(), labels[counts]
     ids, labels, *there = upload(xp, batch.ids, labels, *given.values())

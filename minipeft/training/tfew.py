@@ -164,7 +164,7 @@ class OptionBatches:
         return self.collate(in_turn(len(self.rows), step, size, seed))
 
     def collate(self, chosen: Any) -> Batch:
-        """The batch of the examples with these numbers."""
+        """The batch of the examples with these indices."""
         chosen = list(chosen)
         K = max(len(self.rows[i]) for i in chosen)
         nothing: tuple[list[int], list[int]] = ([], [])

@@ -136,7 +136,7 @@ def test_data_may_be_replaced_by_one_of_the_same_shape():
     x = leaf(1.0, 2.0)
     x.data = np.array([5.0, 6.0])
     assert (x.data == [5, 6]).all()
-    with pytest.raises(ValueError, match=r"shape \(3,\) put where shape \(2,\)"):
+    with pytest.raises(ValueError, match=r"data must keep its shape \(2,\), got \(3,\)"):
         x.data = np.zeros(3)
 
 

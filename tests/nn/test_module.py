@@ -202,7 +202,7 @@ def test_a_parameter_counts_its_changes_and_keeps_its_shape():
     p = Parameter(np.zeros((2, 3)))
     p.data = np.ones((2, 3))
     assert p.version == 1
-    with pytest.raises(ValueError, match=r"shape \(3, 2\) put where shape \(2, 3\) stands"):
+    with pytest.raises(ValueError, match=r"data must keep its shape \(2, 3\), got \(3, 2\)"):
         p.data = np.ones((3, 2))
 
 

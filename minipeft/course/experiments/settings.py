@@ -48,7 +48,7 @@ def grid(outer: str = "", **axes: Any) -> Grid:
 
     axes   each a value, or several, of which a fast run takes the first; an Axis; or a function
            that makes any of these from the settings chosen so far. Several settings that go
-           together are one dict, whose keys stand in the place of the axis
+           together are one dict, whose keys take the place of the axis
     outer  names of axes that change slowest, the slowest first; the others follow in their order
     """
     return Grid(((axes, tuple(outer.split())),))
