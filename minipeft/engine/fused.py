@@ -329,16 +329,19 @@ def attention(q, k, v, *, heads, causal, mask=None, factors=None):
     y = xp.empty((B, T, C), q.dtype)
     for part in parts:
         w = p[part]  # (n, K, H / K, T, S)
+        # scores of queries and keys, hidden ones far below the others
         xp.matmul(qh[part], kh[part].swapaxes(3, 4), out=w)
         w *= scale
         if bias is not None:
             w += bias[part][:, :, None]
+        # softmax over the keys
         w -= w.max(axis=-1, keepdims=True)
         xp.exp(w, out=w)
         w /= w.sum(axis=-1, keepdims=True)
         if bias is not None and mask is not None:
             # a query that sees nothing gets 0, not a mean of what is hidden
             w *= bias[part][:, :, None] == 0
+        # the mean of the values by these weights
         xp.matmul(w if factors is None else w * factors[part], vh[part], out=split(y)[part])
 
     def vjp(g: Array, needs: tuple[bool, ...]) -> tuple[Array | None, ...]:

@@ -156,6 +156,7 @@ def fit(
             began = time.perf_counter()
             # forward and backward passes on the step's batches: gradients, and nothing else changes
             value = _gradients(workers, source, step, accumulate, batch, seed)
+            # every parameter that trains must have got one
             if unreached and step - first < WATCHED:
                 unreached &= {path for path, p in params if p.grad is None}
                 _check_reached(unreached, skips and step < min(first + WATCHED, steps) - 1)
