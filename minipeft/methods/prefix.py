@@ -1,6 +1,6 @@
 """Prefix tuning: trained keys and values before the text, in every layer.
 
-Paper    Li and Liang 2021, eq. 3: h_i = P[i] where a place i is in the prefix, P = MLP(Q)
+Paper    Li and Liang 2021, eq. 3: h_i = P[i] where a position i is in the prefix, P = MLP(Q)
 Kind     input composition
 Touches  the start of the sequence, by a past; the attention of layers that `layers` leaves out
 Adds     2 * L * d * n per model; N(0, std^2), so it takes a share of every softmax at once
@@ -30,7 +30,7 @@ NET = ("Q", "W1", "b1", "W2", "b2")
 class Prefix(Method):
     """Keys and values that stand before every text.
 
-    n        how many places
+    n        how many positions
     mlp      hidden width of the network that makes them while they train, and is dropped in the
              file; 0 trains them as they are
     layers   which layers have a prefix; all by default
@@ -88,7 +88,7 @@ class Prefix(Method):
         return xp.concatenate([y.data[0, -self.n :] for pair in chosen for y in pair], axis=1)
 
     def _network(self, where: Where, P: Array) -> dict[str, Array]:
-        """What makes P: a row for each place, and an MLP.  Q (n, d), W1 (h, d), W2 (2 L d, h)"""
+        """What makes P: a row for each position, and an MLP.  Q (n, d), W1 (h, d), W2 (2 L d, h)"""
         like, rng, d, h, xp = where.like, where.rng, where.config.width, self.mlp, xp_of(P)
         Q = init.normal((self.n, d), like, rng, 1.0)
         W1, b1 = (init.uniform(s, like, rng, 1 / math.sqrt(d)) for s in ((h, d), (h,)))
@@ -134,7 +134,7 @@ class PrefixStart(Wrapper):
 
 
 class Unseen(Wrapper):
-    """Attention that does not see the first n real places of its past, which are the prefix.
+    """Attention that does not see the first n real positions of its past, which are the prefix.
 
     Shapes  x (B, T, C), past (k, v) of (B or 1, P, d), mask (B, P + T) -> (B, T, C)
     """

@@ -149,7 +149,7 @@ class PutIn(Wrapper):
         return ids, mask, past
 
     def _column(self, ids: Array, seen: Array, anchor: str, words: list[int]) -> Array:
-        """Where the text begins, or the last place where it has the words.  -> (B,)"""
+        """Where the text begins, or the last of the columns where it has the words.  -> (B,)"""
         if not words:
             return seen.argmax(1)
         end = ids.shape[1] - len(words) + 1
