@@ -116,29 +116,7 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
-    "METHODS",
-    "AdaLoRA",
-    "Adapter",
-    "BitFit",
-    "DoRA",
-    "Full",
-    "IA3",
-    "LNTuning",
-    "LinearProbe",
-    "LoRA",
-    "LoftQ",
-    "Magnitude",
-    "Movement",
-    "Parallel",
-    "QLoRA",
-    "Quantize",
-    "PiSSA",
-    "Prefix",
-    "PTuning",
-    "Prompt",
-    "Subspace",
-    "TopK",
-    "VeRA",
-    "get_method",
-    "load_adapter",
-]
+    "METHODS", "AdaLoRA", "Adapter", "BitFit", "DoRA", "Full", "IA3", "LNTuning", "LinearProbe",
+    "LoRA", "LoftQ", "Magnitude", "Movement", "Parallel", "QLoRA", "Quantize", "PiSSA",
+    "Prefix", "PTuning", "Prompt", "Subspace", "TopK", "VeRA", "get_method", "load_adapter",
+]  # fmt: skip
