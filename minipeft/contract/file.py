@@ -19,7 +19,7 @@ from minipeft.contract.handle import Handle
 from minipeft.contract.method import Method
 from minipeft.engine import no_grad
 from minipeft.nn import Module, Parameter
-from minipeft.nn.twin import hollow
+from minipeft.nn.copies import hollow
 from minipeft.storage.checkpoint import (
     CheckpointError,
     fingerprint,

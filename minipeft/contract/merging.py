@@ -13,8 +13,8 @@ from minipeft.contract.method import NotMergeable, Wrapper
 from minipeft.display.table import Table
 from minipeft.engine import no_grad, running
 from minipeft.nn import Linear, Module, Parameter
+from minipeft.nn.copies import in_float64
 from minipeft.nn.module import original, owners_of
-from minipeft.nn.twin import in_float64
 
 POLICIES = ("refuse", "dequantize", "requantize")  # where a weight is stored as codes
 BEYOND = 100  # times what rounding explains: an output that is off by more is wrong

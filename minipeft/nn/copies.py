@@ -1,4 +1,4 @@
-"""A twin of a part: the same tree on other arrays, to see what would become of it."""
+"""Copies of a part: the same tree on other arrays, to see what would become of it."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from minipeft.nn.module import Module, Parameter
 
 def hollow(part: Module) -> Any:
     """A copy with shapes and no values."""
-    return _twin(part, lambda a: np.broadcast_to(np.zeros((), a.dtype), a.shape), {})
+    return _copy(part, lambda a: np.broadcast_to(np.zeros((), a.dtype), a.shape), {})
 
 
 def in_float64(part: Module) -> Any:
     """A copy whose floats are float64; it shares none with the original."""
-    return _twin(part, lambda a: a.astype(np.float64) if a.dtype.kind == "f" else a, {})
+    return _copy(part, lambda a: a.astype(np.float64) if a.dtype.kind == "f" else a, {})
 
 
-def _twin(part: Module, make: Callable[[Array], Array], made: dict[int, Any]) -> Any:
-    """What is at two places of the tree is so in the twin too.  made: id of a thing -> its twin"""
+def _copy(part: Module, make: Callable[[Array], Array], made: dict[int, Any]) -> Any:
+    """What is at two places of the tree is so in the copy too.  made: id of a thing -> its copy"""
     if id(part) in made:
         return made[id(part)]
-    twin = made[id(part)] = copy.copy(part)
-    vars(twin).pop("handles", None)
+    new = made[id(part)] = copy.copy(part)
+    vars(new).pop("handles", None)
     for name, value in vars(part).items():
         if isinstance(value, Module):
-            setattr(twin, name, _twin(value, make, made))
+            setattr(new, name, _copy(value, make, made))
         elif isinstance(value, Parameter) or is_array(value):
             if id(value) not in made:
                 of = make if is_array(value) else lambda p: Parameter(make(p.data), p.requires_grad)
                 made[id(value)] = of(value)
-            setattr(twin, name, made[id(value)])
-    return twin
+            setattr(new, name, made[id(value)])
+    return new
