@@ -95,6 +95,6 @@ class Attached(Handle):
         self.need_live("merge")
         report = merge(self, untie, quantized)
         if not keep:
-            self.changes = []
+            self.swaps = []
         self.end(KEPT if keep else "merged")
         return report

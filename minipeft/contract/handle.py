@@ -22,7 +22,7 @@ _NUMBERS = count()
 
 
 @dataclass
-class Change:
+class Swap:
     """What a handle put at `owner.name`, and what was there before."""
 
     owner: Module
@@ -84,7 +84,7 @@ class Handle:
         self.computed: dict[str, Parameter] = {}
         self.shared: dict[str, Parameter] = {}  # name -> one Parameter for many places
         self.root, self.slot = Shared(), ""  # what holds the others, and its name in the model
-        self.changes: list[Change] = []
+        self.swaps: list[Swap] = []
         try:
             # wrap what the targets name; clone or compute what is selected, and a new head
             self._wrap()
@@ -104,14 +104,14 @@ class Handle:
 
     def swap(self, owner: Module, name: str, new: Any) -> None:
         """Set an attribute and remember what was there."""
-        change = Change(owner, name, vars(owner).get(name, MISSING), new)
-        self.changes.append(change)
-        change.put(new)
+        swap = Swap(owner, name, vars(owner).get(name, MISSING), new)
+        self.swaps.append(swap)
+        swap.put(new)
 
     def undo(self) -> None:
         """Put back whatever was swapped, last first: the very objects, no arithmetic."""
-        for change in reversed(self.changes):
-            change.put(change.old)
+        for swap in reversed(self.swaps):
+            swap.put(swap.old)
 
     def release(self) -> None:
         """Let train again what trained before."""
@@ -120,8 +120,8 @@ class Handle:
 
     def redo(self) -> None:
         """Take an undo back."""
-        for change in self.changes:
-            change.put(change.new)
+        for swap in self.swaps:
+            swap.put(swap.new)
 
     def later(self) -> list[Handle]:
         """The handles that were attached after this one."""
@@ -364,9 +364,9 @@ class Handle:
             raise RuntimeError(f"{self.method.name!r} was attached before "
                                f"{later[-1].method.name!r}: what was attached last is detached "
                                "first")  # fmt: skip
-        for change in self.changes:
-            if change.stands() is not change.new:
-                raise RuntimeError(f"cannot detach {self.method.name!r}: {change.name!r} was set "
+        for swap in self.swaps:
+            if swap.stands() is not swap.new:
+                raise RuntimeError(f"cannot detach {self.method.name!r}: {swap.name!r} was set "
                                    "to something else since; a merge of a later adapter is "
                                    "undone first")  # fmt: skip
         self.undo()

@@ -36,7 +36,7 @@ def merge(at: Handle, untie: bool, quantized: str) -> MergeReport:
             at.swap(owner, name, fixed)
         _replace_below(at, p, fixed)
     if at.slot:
-        at.changes = [c for c in at.changes if c.new is not at.root]
+        at.swaps = [s for s in at.swaps if s.new is not at.root]
         delattr(at.model, at.slot)
     _pass_on(at, pairs)
     return MergeReport(rows)
@@ -101,9 +101,9 @@ def _replace(at: Handle, old: Any, new: Any) -> None:
     for owner, name in owners_of(at.model, old):
         setattr(owner, name, new)
     for h in [at, *at.later()]:
-        for change in h.changes:
-            change.old = new if change.old is old else change.old
-            change.new = new if change.new is old else change.new
+        for swap in h.swaps:
+            swap.old = new if swap.old is old else swap.old
+            swap.new = new if swap.new is old else swap.new
     if isinstance(old, Parameter):
         _replace_below(at, old, new)
 

@@ -331,7 +331,7 @@ def test_a_later_merge_is_undone_before_an_earlier_one(model):
 def test_the_base_of_a_merge_for_good_is_gone(model):
     (handle,) = attached(model, LoRA(r=2))
     handle.merge()
-    assert not handle.changes
+    assert not handle.swaps
     for p in model.parameters():
         p.requires_grad = False
     with pytest.raises(RuntimeError, match=r"cannot detach: this adapter was merged before; "
