@@ -60,12 +60,15 @@ class Handle:
         self.ended = ""  # why the handle can do no more
         base = [original(place.parameter) for place in model.places() if not place.added]
         self.total = sum({id(p): p.size for p in base}.values())  # of the base, ties once
+        # one list of handles for the model and its parts
         before = model.handles
         model.handles = handles = _one_list(model)
+        # freeze everything, or all but what earlier methods train
         go_on = set() if freeze else {id(p) for h in self.over() for p in h.trained.values()}
         self.frozen = [p for p in model.parameters() if id(p) not in go_on]  # what it froze
         for p in self.frozen:
             p.freeze(self.number)
+        # put the method on; where that fails, the model is as it was
         try:
             self.build()
         except BaseException:
