@@ -70,12 +70,9 @@ def get_method(name: str) -> type[Method]:
 
 
 def load_adapter(
-    model: Module,
-    path: str | Path,
-    methods: Mapping[str, type[Method]] = METHODS,
-    *,
+    model: Module, path: str | Path, methods: Mapping[str, type[Method]] = METHODS, *,
     beside: bool = False,
-) -> Attached:
+) -> Attached:  # fmt: skip
     """Attach what a file holds: its method with its fields, and its trained arrays.
 
     methods  where the file's method is looked up; give your own dict for your own methods
