@@ -63,7 +63,7 @@ def test_a_step_uploads_its_batch_once_and_reads_the_loss(device, method, task):
     assert len(history.loss) == 12
     assert len(transfers.up) == 12 and max(transfers.up) < 2000
     reads = (
-        3 if method.name in ("prompt", "ptuning") else 1
+        3 if method.name in ("prompt", "ptuning", "infix") else 1
     )  # how many virtual tokens rows have, least and most
     assert transfers.down == [8] * 12 * reads  # and the loss, a float64
 

@@ -57,6 +57,7 @@ FIELDS = {
     "prefix": "n mlp layers words std seed",
     "prompt": "n template seed init labels text deep",
     "ptuning": "n template seed encoder h",
+    "infix": "n template seed std",
 }
 ARGUMENTS = {
     "attach": "model method freeze",

@@ -23,7 +23,7 @@ METHOD_COLOURS = {  # dark enough to write names in; kin have kindred colours
     "subspace": "#D55E00", "magnitude": "#009E73", "movement": "#4D7C0F",
     "prefix": "#C1272D",
     "adapter": "#A63A00", "parallel": "#C0504D",
-    "prompt": "#8B1A1A", "ptuning": "#D6455D",
+    "prompt": "#8B1A1A", "ptuning": "#D6455D", "infix": "#E05A2B",
 }  # fmt: skip
 STYLE: dict[str, Any] = {  # lectures/style.mplstyle says the same
     "figure.figsize": (6.4, 3.8),

@@ -16,6 +16,7 @@ from minipeft.methods.bitfit import BitFit
 from minipeft.methods.dora import DoRA
 from minipeft.methods.full import Full
 from minipeft.methods.ia3 import IA3
+from minipeft.methods.infix import Infix
 from minipeft.methods.linear_probe import LinearProbe
 from minipeft.methods.ln_tuning import LNTuning
 from minipeft.methods.loftq import LoftQ
@@ -58,6 +59,7 @@ METHODS: dict[str, type[Method]] = {
     "parallel": Parallel,
     "prompt": Prompt,
     "ptuning": PTuning,
+    "infix": Infix,
 }
 
 
@@ -113,7 +115,8 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
-    "METHODS", "AdaLoRA", "Adapter", "BitFit", "DoRA", "Full", "IA3", "LNTuning", "LinearProbe",
-    "LoRA", "LoftQ", "Magnitude", "Movement", "Parallel", "QLoRA", "Quantize", "PiSSA",
-    "Prefix", "PTuning", "Prompt", "Subspace", "TopK", "VeRA", "get_method", "load_adapter",
+    "METHODS", "AdaLoRA", "Adapter", "BitFit", "DoRA", "Full", "IA3", "Infix", "LNTuning",
+    "LinearProbe", "LoRA", "LoftQ", "Magnitude", "Movement", "Parallel", "QLoRA", "Quantize",
+    "PiSSA", "Prefix", "PTuning", "Prompt", "Subspace", "TopK", "VeRA", "get_method",
+    "load_adapter",
 ]  # fmt: skip

@@ -28,6 +28,7 @@ from minipeft.methods import (
     Adapter,
     BitFit,
     DoRA,
+    Infix,
     LinearProbe,
     LoftQ,
     LoRA,
@@ -62,7 +63,9 @@ CONFIGS = {
 }
 REFUSED = {  # kind -> methods that it refuses, and what it says
     "llama": {"bitfit": "changes nothing in this model.* are called weight$"},
-    "vit": dict.fromkeys(("prompt", "ptuning"), "and this model reads pictures: take Prefix$"),
+    "vit": dict.fromkeys(
+        ("prompt", "ptuning", "infix"), "and this model reads pictures: take Prefix$"
+    ),
 }
 PRUNED = ("magnitude", "movement")
 ONE = "(L - drop) * (2 * d * r + r + d) per model"  # adapter in a block
@@ -239,6 +242,7 @@ SETTINGS = {  # what suits the tiny model; a method without an entry is checked 
         "": put_in(2, Prompt(n=2), lr=1.0),
         "deep": put_in(2, Prompt(n=2, init="vocab", deep=True)),
     },
+    "infix": {"": put_in(2, Infix(n=2), lr=1.0)},
     "ptuning": {
         "": put_in(2, PTuning(n=2, h=3)),
         "lstm": put_in(
@@ -727,6 +731,7 @@ ADDS = {  # where a docstring counts a GPT: m = 1 with a head for masked words, 
         "ln_tuning": "(2 * L + 1) * d per model",
         "ia3": "(2 * kv + F) * L per model",
         "prefix": "2 * L * kv * n per model",
+        "infix": "2 * L * kv * n per model",
         "adapter": f"{TWO} + norms * (2 * L + 1) * d per model",
         "throwaway_produced": "L * k + k * h + h + F * (h + 1) per model",
     },
