@@ -9,7 +9,7 @@ from minipeft.engine import grad_check, no_grad, running
 from minipeft.generation.beams import beam_search
 from minipeft.generation.sampling import generate, generate_many
 from minipeft.generation.scoring import score
-from minipeft.methods import LoRA, Prefix, Prompt, PTuning
+from minipeft.methods import IA3, Infix, LoRA, Prefix, Prompt, PTuning
 from minipeft.models import ViT, ViTConfig
 from minipeft.models.layout import added_positions
 from minipeft.tasks.base import Example
@@ -33,13 +33,15 @@ def vit():
 
 
 def many(model, vit=False):
-    """Handles of prefixes, of prompts of all kinds and of a LoRA, moved, each for some rows."""
+    """Handles of all kinds of inputs, of a LoRA and of IA3, moved, each for some rows."""
     methods = [Prefix(n=2), LoRA(r=2)]
     if not vit:
         methods += [Prompt(n=3, seed=1), Prompt(n=1, seed=2), Prompt(4, "{}... hen{3}", seed=3)]
         methods += [Prompt(n=2, deep=True)]
     methods += [Prefix(n=3, layers=(1,))]
-    methods += [] if vit else [PTuning(n=2, h=3, encoder="lstm")]
+    if not vit:
+        methods += [PTuning(n=2, h=3, encoder="lstm"), Infix(2, "{1}... hen{}")]
+    methods += [IA3()]
     handles = [attach(model, m) for m in methods]
     for i, handle in enumerate(handles):
         for path, p in handle.trainable():
@@ -61,7 +63,7 @@ def assert_near(found, wanted):
 def test_each_row_of_a_mixed_batch_is_as_if_alone(kind):
     model = kind()
     handles = many(model, vit=kind is vit)
-    chosen = (0, -1, 1, 2) if kind is vit else (0, -1, 1, 2, 4, 3, 0, 2, 6, 5, 7)
+    chosen = (0, -1, 1, 2, 3) if kind is vit else (0, -1, 1, 2, 4, 3, 0, 2, 6, 5, 7, 9, 8)
     rows = [handles[i] if i >= 0 else None for i in chosen]
     if kind is vit:
         x = Rng(1).normal((len(rows), 2, 6, 6))
@@ -80,8 +82,8 @@ def test_rows_of_unequal_lengths_padded_on_the_left_are_as_if_alone(kind):
     model = kind()
     handles = many(model)
     rows = [handles[2], None, handles[0], handles[4], handles[1], handles[3], *handles[5:]]
-    lengths = [7, 3, 5, 6, 1, 7, 4, 2, 5]
-    ids = Rng(0).integers(2, VOCAB, (9, 7))
+    lengths = [7, 3, 5, 6, 1, 7, 4, 2, 5, 3, 6]
+    ids = Rng(0).integers(2, VOCAB, (11, 7))
     ids[:, 4] = HEN
     mask = np.arange(7) >= 7 - np.array(lengths)[:, None]
     with no_grad(), running(rows=rows):
@@ -94,8 +96,8 @@ def test_rows_of_unequal_lengths_padded_on_the_left_are_as_if_alone(kind):
 def test_rows_go_on_from_a_cache_whose_hidden_places_stay_hidden(kind):
     model = kind()
     handles = many(model)
-    rows = [handles[2], None, handles[0], handles[4], handles[6], handles[5]]
-    ids = Rng(0).integers(2, VOCAB, (6, 8))
+    rows = [handles[2], None, handles[0], handles[4], handles[6], handles[5], handles[8]]
+    ids = Rng(0).integers(2, VOCAB, (7, 8))
     ids[:, 2] = HEN
     with no_grad(), running(rows=rows):
         whole = model(ids).data
