@@ -29,8 +29,9 @@ class Infix(VirtualTokens):
     """Keys and values at virtual tokens, which a decoder sees from there on.
 
     n         how many virtual tokens
-    template  where they stand: "{}" is before the text, where they are a prefix; "... Answer:{}"
-              are all behind the words " Answer:"
+    template  where they stand: "{}" is before the text, where they are a prefix; "...{} Answer:"
+              are all before the words " Answer:". Words should follow: behind the last of a prompt
+              it is an untrained token that would say the answer
     std       of the random start
     """
 
@@ -44,7 +45,7 @@ class Infix(VirtualTokens):
         return r"|blocks\.\d+\.attn\.[kv]_proj"
 
     def rows(self, module: Any, where: Where) -> Array:
-        """What stands in the embedding: nobody reads what is made of it."""
+        """What stands in the embedding: no other position reads what is made of it."""
         return init.zeros((self.n, where.config.width), where.like)
 
     def wrap(self, path: str, module: Any, where: Where) -> Wrapper | None:

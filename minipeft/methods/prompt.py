@@ -8,8 +8,8 @@ Merges   nothing: it changes the input
 Saves    P (n, d)
 Differs  PEFT's random start is N(0, 1), the paper's U(-0.5, 0.5) is `init="uniform"`. The most
          frequent tokens are the first of a byte-pair vocabulary. With an infix this is PrefixEmbed
-         of Hu et al. 2021, and with `deep` their PrefixLayer: of what follows the last block, which
-         nobody reads, there is no row
+         of Hu et al. 2021, and with `deep` their PrefixLayer, but that no row stands for what the
+         last block gives
 Lecture  07_prompt                      Homework none yet
 """
 

@@ -106,8 +106,8 @@ class GPT(Module):
                    P + T) says the same of the past's positions too
         at         (rows, columns) of the positions whose logits are wanted -> (N, V)
         Positions are numbered over what is real, the past's included. Ids >= V are virtual
-        tokens: a prompt method maps them to trained rows. Their outputs are left out, and `at`
-        does not count them, unless keep_virtual=True.
+        tokens: a prompt method maps them to trained rows. Unless keep_virtual=True, they are left
+        out and `at` does not count them: the last one behind a token says what follows it.
         """
         check_at(self.config, at)
         # lay out the sequence: a past or prefix, virtual tokens, the text, and their positions
@@ -122,7 +122,7 @@ class GPT(Module):
             x = x[last_real(ids, seen)]  # (B, C)
         else:
             if text is not None and not keep_virtual:
-                x = text_only(x, text)
+                x = text_only(x, text, causal=True)
             if at is not None:
                 x = x[at]  # (N, C)
         # the last norm and the head

@@ -59,13 +59,21 @@ def lay_out(model: Any, ids: Array, mask: Array | None, past: Any) -> Layout:
     return Layout(ids, past, seen, positions, text)
 
 
-def text_only(x: Tensor, text: Array) -> Tensor:
-    """The positions of the text, without those of virtual tokens.  (B, T, C) -> (B, T - n, C)"""
+def text_only(x: Tensor, text: Array, causal: bool = False) -> Tensor:
+    """The positions of the text, without those of virtual tokens.  (B, T, C) -> (B, T - n, C)
+
+    causal  what follows a token is said by the last position before the next one, which is that
+            of a virtual token where some stand between the two
+    """
     counts = text.sum(1)
     if int(counts.min()) != int(counts.max()):
         raise ValueError("rows of a batch must hold the same number of virtual tokens; "
                          f"got {(~text).sum(1).tolist()}")  # fmt: skip
-    return x[positions_of(text)]
+    rows, columns = positions_of(text)
+    if causal:
+        last = 0 * columns[:, :1] + text.shape[1] - 1
+        columns = xp_of(text).concatenate([columns[:, 1:] - 1, last], axis=1)
+    return x[rows, columns]
 
 
 def positions_of(text: Array) -> tuple[Array, Array]:

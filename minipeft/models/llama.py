@@ -127,7 +127,7 @@ class LLaMA(Module):
             x = x[last_real(ids, seen)]  # (B, C)
         else:
             if text is not None and not keep_virtual:
-                x = text_only(x, text)
+                x = text_only(x, text, causal=True)
             if at is not None:
                 x = x[at]  # (N, C)
         # the last norm and the head
