@@ -247,10 +247,10 @@ SETTINGS = {  # what suits the tiny model; a method without an entry is checked 
         "": put_in(2, PTuning(n=2, h=3)),
         "lstm": put_in(
             2,
-            PTuning(n=2, h=2, encoder="lstm", seed=4),
+            PTuning(n=2, h=5, encoder="lstm", seed=7),
             "n * d + 8 * h * (d + h + 2) + 8 * h * (3 * h + 2) + 4 * h * h + 2 * h * (d + 1) + d "
             "per model",
-            lr=0.3,
+            lr=1.0,
         ),
         "embedding": put_in(2, PTuning(n=2, encoder="embedding"), "n * d per model", lr=1.0),
     },
