@@ -8,6 +8,7 @@ do differently: erf, scatter-add, and random numbers that are the same on every 
 from __future__ import annotations
 
 import hashlib
+import math
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -310,7 +311,14 @@ class Rng:
 
 
 def _count(shape: Any) -> int:
-    return 1 if shape is None else int(np.prod(shape, dtype=np.int64))
+    """How many numbers a shape asks for.
+
+    Raises  ValueError where no memory could hold them, as for a setting of a hostile file
+    """
+    n = 1 if shape is None else math.prod(shape if isinstance(shape, Sequence) else (shape,))
+    if n >= 1 << 33:
+        raise ValueError(f"{n} random numbers of shape {shape} are more than memory holds")
+    return int(n)
 
 
 def _shaped(flat: np.ndarray, shape: Any) -> Any:

@@ -181,3 +181,10 @@ def test_a_share_near_zero_or_one_keeps_finite_factors(backend):
     f = to_numpy(dropout_factors(Rng(0), (1000, 1000), 1 - 1e-9, backend.zeros(1)))
     assert set(np.unique(f)) == {0.0, 65536.0}
     assert 0 < (f != 0).sum() < 60
+
+
+@pytest.mark.parametrize("shape", [(1 << 63, 16), (1 << 17, 1 << 16), 1 << 33])
+def test_more_numbers_than_memory_holds_are_refused(shape):
+    for draw in (Rng(0).normal, Rng(0).uniform, Rng(0).sign):
+        with pytest.raises(ValueError, match="are more than memory holds"):
+            draw(shape)
