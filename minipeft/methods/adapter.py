@@ -47,7 +47,7 @@ class Adapter(Method):
            standard deviations; "normal": both N(0, 0.02²), as Lin's and the library of adapters'
     norms  train the base's norms too; rows of a batch cannot carry different ones
     drop   the first `drop` blocks have no adapter (AdapterDrop, Rücklé et al. 2021)
-    drop_most  each pass of training goes without the adapters of the first n blocks, with n drawn
+    drop_most  each pass of training leaves out the adapters of the first n blocks, with n drawn
            from 0 … drop_most
     """
 
@@ -150,7 +150,7 @@ class Behind(AdapterWrapper):
         self.adapter, self.layer, self.most = adapter, layer, most
 
     def dropped(self) -> bool:
-        """Whether this pass goes without: one n for all wrappers, from the pass's generator."""
+        """Whether this pass leaves it out: one n for all wrappers, from the pass's generator."""
         rng = (context().values or {}).get(self.handle)  # None unless something is drawn
         return rng is not None and self.layer < rng.spawn("n").integers(0, self.most + 1)
 

@@ -210,7 +210,7 @@ def test_mixed_prompts_generate_what_each_does_alone(kind):
     for prompt, handle, text in zip(prompts, rows, together, strict=True):
         with running(off=[h for h in handles if h is not handle]):
             assert generate(model, prompt, max_tokens=9) == text
-    assert len(set(together)) > 2
+    assert len(set(together)) == len(together)
 
 
 @pytest.mark.parametrize("kind", [gpt, llama])
