@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from minipeft.course.exercises import SOLVED
 from minipeft.display.progress import Progress
 from minipeft.engine.blas import one_thread
 
@@ -21,12 +22,14 @@ INSTALL = (
     "  pip install -e '.[lectures]'"
 )
 
+NAMED = "[0-9][0-9]*_*.ipynb"  # 07_prompt.ipynb, 07b_ptuning.ipynb
+
 
 def folder() -> Path:
     """The folder with the notebooks: the checkout's, or lectures/ here."""
     places = [Path(__file__).resolve().parents[2] / "lectures", Path("lectures").resolve()]
     for place in places:
-        if any(place.glob("[0-9][0-9]_*.ipynb")):
+        if any(place.glob(NAMED)):
             return place
     raise FileNotFoundError(
         f"no lectures found. Looked in: {', '.join(map(str, dict.fromkeys(places)))}. They are "
@@ -36,16 +39,17 @@ def folder() -> Path:
 
 def listed() -> list[dict[str, Any]]:
     """Number, title and file of every lecture, in order."""
-    files = sorted(folder().glob("[0-9][0-9]_*.ipynb"))
-    return [{"number": f.name[:2], "title": _title(f), "file": str(f)} for f in files]
+    files = sorted(folder().glob(NAMED))
+    return [{"number": f.name.partition("_")[0], "title": _title(f), "file": str(f)} for f in files]
 
 
 def find(number: str) -> Path:
-    """The notebook of a number such as "08" or "8"."""
+    """The notebook of a number such as "08", "8" or "7b"."""
     there = {one["number"]: one["file"] for one in listed()}
-    if number.zfill(2) not in there:
+    wanted = number.lower().zfill(3 if number[-1:].isalpha() else 2)
+    if wanted not in there:
         raise ValueError(f"no lecture {number!r}; there are {', '.join(there)}")
-    return Path(there[number.zfill(2)])
+    return Path(there[wanted])
 
 
 def open_one(number: str) -> str:
@@ -56,7 +60,10 @@ def open_one(number: str) -> str:
 
 
 def run_all() -> list[dict[str, Any]]:
-    """Run every lecture from top to bottom in a copy; returns the seconds that each took."""
+    """Run every lecture from top to bottom in a copy, its exercises solved.
+
+    Returns  the seconds that each took
+    """
     done = []
     files = [Path(one["file"]) for one in listed()]
     show = Progress("lectures", len(files))
@@ -64,8 +71,9 @@ def run_all() -> list[dict[str, Any]]:
         for i, file in enumerate(files):
             began = time.perf_counter()
             _jupyter(
-                "nbconvert", "--to", "notebook", "--execute", "--output-dir", scratch, str(file)
-            )
+                "nbconvert", "--to", "notebook", "--execute", "--output-dir", scratch, str(file),
+                solved=True,
+            )  # fmt: skip
             done.append({"lecture": file.stem, "seconds": time.perf_counter() - began})
             show.update(i + 1, file.stem)
     show.done()
@@ -89,12 +97,16 @@ def _title(file: Path) -> str:
     return file.stem
 
 
-def _jupyter(tool: str, *arguments: str) -> None:
-    """Run a tool of Jupyter, its kernels on one BLAS thread; what it prints goes to stderr."""
+def _jupyter(tool: str, *arguments: str, solved: bool = False) -> None:
+    """Run a tool of Jupyter, its kernels on one BLAS thread; what it prints goes to stderr.
+
+    solved  the course's solutions stand in the exercises
+    """
     needed = {"lab": "jupyterlab", "nbconvert": "nbconvert"}[tool]
     if importlib.util.find_spec(needed) is None:
         raise ModuleNotFoundError(INSTALL)
     command = [sys.executable, "-m", "jupyter", tool, *arguments]
-    done = subprocess.run(command, stdout=sys.stderr, env=one_thread(os.environ))
+    env = one_thread(os.environ) | ({SOLVED: "1"} if solved else {})
+    done = subprocess.run(command, stdout=sys.stderr, env=env)
     if done.returncode:
         raise RuntimeError(f"jupyter {tool} failed with code {done.returncode}; see above")

@@ -25,6 +25,11 @@ METHOD_COLOURS = {  # dark enough to write names in; kin have kindred colours
     "adapter": "#A63A00", "parallel": "#C0504D",
     "prompt": "#8B1A1A", "ptuning": "#D6455D", "infix": "#E05A2B",
 }  # fmt: skip
+KINDS = {  # of a schematic's boxes: fill, edge, what the legend says
+    "frozen": ("#E3E7EC", "#8A94A0", "frozen"),
+    "trains": ("#FBE0C8", "#D55E00", "trains"),
+    "data": ("white", "white", ""),
+}
 STYLE: dict[str, Any] = {  # lectures/style.mplstyle says the same
     "figure.figsize": (6.4, 3.8),
     "figure.dpi": 100,
@@ -260,3 +265,67 @@ def bars(groups: Mapping[str, Mapping[str, Sequence[float]]], ax: Any = None, **
         ax.legend()
     ax.set(**labels)
     return ax
+
+
+@style()
+def schematic(
+    boxes: Mapping[str, tuple[float, float, str, str]],
+    arrows: Sequence[tuple[str, ...]],
+    ax: Any = None,
+    **labels: str,
+) -> Any:
+    """A method as boxes and arrows: what is frozen, what trains, and what flows between them.
+
+    boxes   name -> (x, y, text, kind): the middle of a box, x to the right and y up, in steps of
+            about one box; a kind is "frozen", "trains", or "data", which has no frame
+    arrows  (from, to) or (from, to, what is written beside it), by the names of boxes
+    Raises  ValueError for a kind or a name that is none
+    """
+    for name, (*_, kind) in boxes.items():
+        if kind not in KINDS:
+            raise ValueError(f"box {name!r} is {kind!r}; a kind is one of {', '.join(KINDS)}")
+    ends = {end for arrow in arrows for end in arrow[:2]}
+    if unknown := sorted(ends - set(boxes)):
+        raise ValueError(f"an arrow names {unknown[0]!r}; the boxes are {', '.join(boxes)}")
+    drawn, places = {}, np.array([box[:2] for box in boxes.values()], dtype=np.float64)
+    low, high = places.min(0) - 0.3, places.max(0) + 0.3
+    if ax is None:
+        ax = axes()
+        ax.figure.set_size_inches(7.2, 1.2 + 0.9 * (high[1] - low[1]))
+    ax.set_axis_off()
+    ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), **labels)
+    for name, (x, y, text, kind) in boxes.items():
+        fill, edge, _ = KINDS[kind]
+        pad = 0.15 if kind == "data" else 0.45
+        look = {"boxstyle": f"round,pad={pad}", "facecolor": fill, "edgecolor": edge, "lw": 1.4}
+        drawn[name] = ax.text(x, y, text, ha="center", va="center", fontsize=9, bbox=look, zorder=3)
+    for start, end, *beside in arrows:
+        (x0, y0), (x1, y1) = (boxes[name][:2] for name in (start, end))
+        ax.annotate(
+            "", (x1, y1), (x0, y0), zorder=2,
+            arrowprops={"arrowstyle": "-|>", "color": "#444444", "lw": 1.2, "shrinkA": 0,
+                        "shrinkB": 2, "patchA": drawn[start].get_bbox_patch(),
+                        "patchB": drawn[end].get_bbox_patch()},
+        )  # fmt: skip
+        for text in beside:
+            ax.annotate(text, ((x0 + x1) / 2, (y0 + y1) / 2), (4, 4), fontsize=8,
+                        textcoords="offset points", color="#444444")  # fmt: skip
+    _widen(ax, [text.get_bbox_patch() for text in drawn.values()])
+    used = [KINDS[k] for k in KINDS if k != "data" and any(box[3] == k for box in boxes.values())]
+    marks = [ax.scatter([], [], marker="s", s=90, color=fill, edgecolor=edge, label=told)
+             for fill, edge, told in used]  # fmt: skip
+    if marks:
+        ax.legend(handles=marks, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=2)
+    return ax
+
+
+def _widen(ax: Any, patches: Sequence[Any]) -> None:
+    """Set the limits of an Axes so that the boxes of texts lie in it, whatever their length."""
+    for _ in range(3):  # the boxes keep their size in points, so that wider limits move them
+        ax.figure.draw_without_rendering()
+        back = ax.transData.inverted()
+        corners = [back.transform(patch.get_window_extent().padded(4)) for patch in patches]
+        (x0, y0), (x1, y1) = np.min(corners, axis=(0, 1)), np.max(corners, axis=(0, 1))
+        (a, b), (c, d) = ax.get_xlim(), ax.get_ylim()
+        ax.set(xlim=(min(a, x0), max(b, x1)), ylim=(min(c, y0), max(d, y1)))
+    ax.figure.draw_without_rendering()  # the arrows find the boxes where they are now

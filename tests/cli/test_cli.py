@@ -338,7 +338,7 @@ def test_lectures_call_jupyter(capsys, two_lectures, monkeypatch):
     from minipeft.course import notebooks as lectures
 
     calls = []
-    monkeypatch.setattr(lectures, "_jupyter", lambda *words: calls.append(words))
+    monkeypatch.setattr(lectures, "_jupyter", lambda *words, **_: calls.append(words))
     tell(capsys, "lectures", "--open", "8")
     assert calls.pop() == ("lab", str(two_lectures / "08_x.ipynb"))
     assert len(value(capsys, "lectures", "--html", str(two_lectures / "web"))) == 2
@@ -349,12 +349,14 @@ def test_lectures_call_jupyter(capsys, two_lectures, monkeypatch):
 def test_jupyter_is_heard_on_stderr_and_its_failure_is_ours(two_lectures, monkeypatch):
     from minipeft.course import notebooks as lectures
 
-    seen = []
+    seen, solved = [], []
+    monkeypatch.delenv("MINIPEFT_SOLVED", raising=False)
 
     def jupyter(code):
         def run(command, **settings):
             seen.append(command[2:])
             assert settings["stdout"] is sys.stderr  # stdout is for the result
+            solved.append(settings["env"].get("MINIPEFT_SOLVED"))
             return subprocess.CompletedProcess(command, code)
 
         return run
@@ -366,14 +368,25 @@ def test_jupyter_is_heard_on_stderr_and_its_failure_is_ours(two_lectures, monkey
     lectures.run_all()
     where = {command[command.index("--output-dir") + 1] for command in seen}
     assert len(seen) == 2 and all(str(two_lectures) not in folder for folder in where)
-    assert sorted(two_lectures.iterdir()) == before
+    assert sorted(two_lectures.iterdir()) == before and solved == ["1", "1"]
     web = two_lectures / "far" / "web"
     assert lectures.to_html(str(web)) == [str(web / f"{n}_x.html") for n in ("01", "08")]
     assert web.is_dir() and set(looked) == {"nbconvert"}
     monkeypatch.setattr(subprocess, "run", jupyter(3))
     with pytest.raises(RuntimeError, match="jupyter lab failed with code 3; see above"):
         lectures.open_one("08")
-    assert looked[-1] == "jupyterlab"
+    assert looked[-1] == "jupyterlab" and solved[-1] is None  # who opens a lecture types
+
+
+def test_a_lecture_may_have_a_letter(two_lectures):
+    from minipeft.course import notebooks as lectures
+
+    (two_lectures / "07b_x.ipynb").write_text(json.dumps({"cells": []}))
+    assert [one["number"] for one in lectures.listed()] == ["01", "07b", "08"]
+    for number in ("07b", "7b", "7B"):
+        assert lectures.find(number) == two_lectures / "07b_x.ipynb"
+    with pytest.raises(ValueError, match="no lecture '7c'; there are 01, 07b, 08"):
+        lectures.find("7c")
 
 
 def test_a_lecture_is_called_by_its_first_heading(two_lectures):

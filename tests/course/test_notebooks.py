@@ -3,16 +3,25 @@
 import ast
 import base64
 import hashlib
+import importlib
 import json
 import re
 from pathlib import Path
 
 import pytest
 
+from minipeft.course import notebooks
+from minipeft.course.exercises import folded
+
 CHECKOUT = Path(__file__).parents[2]
-LECTURES = sorted((CHECKOUT / "lectures").glob("[0-9][0-9]_*.ipynb"))
+LECTURES = sorted((CHECKOUT / "lectures").glob(notebooks.NAMED))
 CELLS, LINES = 35, 25  # code cells of a lecture, and lines of one beside its imports
 NOTEBOOK, FIGURE = 1_000_000, 60_000  # bytes
+WORDS, TYPED = 4000, 2  # of a lecture, solutions not counted; and cells that the student fills
+OLDER = (  # written before lectures had exercises and this bound
+    "01_autograd", "02_transformer", "04_topk", "08_lora", "10_quantization",
+    "11_intrinsic_dimension", "12_pruning",
+)  # fmt: skip
 FOUNDATIONS = {  # lectures on what the methods stand on, or of another name than their file
     "01_autograd": "engine/__init__.py",
     "02_transformer": "models/gpt.py",
@@ -148,4 +157,30 @@ def test_pairs_with_its_file(lecture):
 
 def test_readme_lists_every_lecture():
     readme = (CHECKOUT / "lectures" / "README.md").read_text(encoding="utf-8")
-    assert re.findall(r"\]\((\d\d_\w+\.ipynb)\)", readme) == [file.name for file in LECTURES]
+    assert re.findall(r"\]\((\d\d\w+\.ipynb)\)", readme) == [file.name for file in LECTURES]
+
+
+def test_a_lecture_is_forty_minutes(lecture, notebook):
+    texts = [source(c) for c in notebook["cells"] if c["cell_type"] == "markdown"]
+    words = len(" ".join(t for t in texts if not t.startswith("<details>")).split())
+    assert words <= WORDS or lecture.stem in OLDER, f"{words} words"
+
+
+def test_the_student_types_and_finds_the_solution_folded_below(lecture, notebook):
+    cells, typed = notebook["cells"], 0
+    for i, cell in enumerate(cells):
+        for name in re.findall(r"^@exercise\(solutions\.(\w+)\)$", source(cell), re.MULTILINE):
+            typed += 1
+            hole = source(cell)
+            assert "# YOUR CODE" in hole and f"def {name}(" in hole and "assert" in hole, name
+            topic = solutions_of(notebook)
+            assert source(cells[i + 1]) == folded(getattr(topic, name)), f"{name} is not folded"
+    assert typed >= TYPED or lecture.stem in OLDER
+
+
+def solutions_of(notebook):
+    """The module that a lecture imports its solutions from."""
+    found = re.search(r"^from minipeft.course.solutions import (\w+) as solutions$",
+                      "\n".join(map(source, code(notebook))), re.MULTILINE)  # fmt: skip
+    assert found, "no solutions are imported"
+    return importlib.import_module(f"minipeft.course.solutions.{found[1]}")

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from minipeft import METHODS
 from minipeft.course import viz
@@ -113,3 +114,30 @@ def test_a_tape_has_a_bar_for_each_operation_and_marks_what_was_pruned():
     assert ax.get_xlabel() == "kept for backward (kB)" and list(ax.lines[0].get_ydata()) == [0]
     assert [t.get_text() for t in ax.get_legend().get_texts()] == [
         "something frozen", "linear", "gelu"]  # fmt: skip
+
+
+BOXES = {
+    "x": (0, 0, "x  (T, d)", "data"),
+    "W": (1, 0, "a frozen layer with a long name\nW (d, d)", "frozen"),
+    "A": (1, -1, "A (r, d)", "trains"),
+}
+
+
+def test_a_schematic_shows_all_boxes_inside_and_says_what_trains():
+    ax = viz.schematic(BOXES, [("x", "W"), ("x", "A", "x")], title="t")
+    ax.figure.draw_without_rendering()
+    frame = ax.get_window_extent()
+    framed = {t.get_text(): t.get_bbox_patch().get_window_extent() for t in ax.texts
+              if t.get_bbox_patch()}  # fmt: skip
+    assert set(framed) == {text for _, _, text, _ in BOXES.values()}
+    assert all(frame.contains(b.x0, b.y0) and frame.contains(b.x1, b.y1) for b in framed.values())
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["frozen", "trains"]
+    assert sum(t.arrow_patch is not None for t in ax.texts if hasattr(t, "arrow_patch")) == 2
+    assert ax.get_title() == "t" and "x" in {t.get_text() for t in ax.texts}
+
+
+def test_a_schematic_refuses_kinds_and_names_that_are_none():
+    with pytest.raises(ValueError, match="'A' is 'hot'.*frozen, trains, data"):
+        viz.schematic({"A": (0, 0, "A", "hot")}, [])
+    with pytest.raises(ValueError, match="'B'.*x, W, A"):
+        viz.schematic(BOXES, [("x", "B")])
