@@ -118,7 +118,7 @@ def test_a_tape_has_a_bar_for_each_operation_and_marks_what_was_pruned():
 
 BOXES = {
     "x": (0, 0, "x  (T, d)", "data"),
-    "W": (1, 0, "a frozen layer with a long name\nW (d, d)", "frozen"),
+    "W": (1, 0, "a frozen layer with a name that is longer than its place\nW (d, d)", "frozen"),
     "A": (1, -1, "A (r, d)", "trains"),
 }
 
