@@ -40,8 +40,9 @@ from minipeft.training.loop import fit
 from minipeft.training.step import loss_of
 from minipeft.world.town import World
 
-DEFAULT = (
-    "full", "topk", "bitfit", "lora", "dora", "vera", "pissa", "adalora", "qlora", "subspace",
+DEFAULT = (  # parameters, functions, inputs: each way to compose has its methods
+    "full", "topk", "bitfit", "lora", "dora", "vera", "pissa", "qlora", "subspace",
+    "adapter", "ia3", "ptuning",
 )  # fmt: skip
 HEADS_ALONE = ("quant", "linear_probe")  # they train a new head, and models of text have none here
 BASE = "base"  # the row of the frozen base model

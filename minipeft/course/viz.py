@@ -25,6 +25,7 @@ METHOD_COLOURS = {  # dark enough to write names in; kin have kindred colours
     "adapter": "#A63A00", "parallel": "#C0504D",
     "prompt": "#8B1A1A", "ptuning": "#D6455D", "infix": "#E05A2B",
 }  # fmt: skip
+COMPOSED = {"parameter": "o", "function": "s", "input": "^"}  # markers of the ways to compose
 KINDS = {  # of a schematic's boxes: fill, edge, what the legend says
     "frozen": ("#E3E7EC", "#8A94A0", "frozen"),
     "trains": ("#FBE0C8", "#D55E00", "trains"),
@@ -169,8 +170,12 @@ def tradeoff(rows: Sequence[Mapping[str, Any]], ax: Any = None, metric: str = "s
     The height is the score, with one standard deviation, and the frozen base is a dashed line.
     Where every method gets to 95 % in most seeds, scores hardly differ; then the height is the
     steps that this takes, least on top, with a bar from the fastest seed to the slowest.
+    The shape of a point says what the method composes: parameters, functions or inputs.
     """
+    from minipeft.methods import METHODS
+
     ax = axes(ax)
+    kinds = {name: method.compose for name, method in METHODS.items()}
     trained = [r for r in rows if r["trainable"]]
     fast = all(r.get("steps_to_95") is not None for r in trained)
     for row in trained:
@@ -178,8 +183,8 @@ def tradeoff(rows: Sequence[Mapping[str, Any]], ax: Any = None, metric: str = "s
         seeds = [n for n in row["each"]["steps_to_95"] if n is not None] if fast else []
         spread = [[height - min(seeds)], [max(seeds) - height]] if fast else row["score_std"]
         ax.errorbar(
-            row["trainable"], height, yerr=spread, fmt="o", capsize=3, label=row["method"],
-            color=colour_of(row["method"]),
+            row["trainable"], height, yerr=spread, capsize=3, label=row["method"],
+            color=colour_of(row["method"]), fmt=COMPOSED[kinds.get(row["method"], "parameter")],
         )  # fmt: skip
     if fast:
         ax.invert_yaxis()
@@ -194,6 +199,11 @@ def tradeoff(rows: Sequence[Mapping[str, Any]], ax: Any = None, metric: str = "s
     width = max(float(np.ptp(sizes)), 1.0)
     ax.set_xlim(np.exp(sizes.min() - 0.1 * width), np.exp(sizes.max() + 0.2 * width))
     ax.margins(y=0.12)
+    drawn = {kinds.get(row["method"], "parameter") for row in trained}
+    marks = [ax.plot([], [], shape, color="#555555", label=f"{kind} composition")[0]
+             for kind, shape in COMPOSED.items() if kind in drawn]  # fmt: skip
+    if len(marks) > 1:
+        ax.legend(handles=marks, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
     name_points(ax)
     return ax
 

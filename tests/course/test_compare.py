@@ -294,4 +294,6 @@ def test_the_headline_tells_what_the_rows_say():
 
 
 def test_the_default_set_is_about_ten_methods():
-    assert set(DEFAULT) <= set(METHODS) and 4 <= len(DEFAULT) <= 10
+    assert set(DEFAULT) <= set(METHODS) and 10 <= len(DEFAULT) <= 12
+    ways = {method.compose for method in METHODS.values()}
+    assert {METHODS[name].compose for name in DEFAULT} == ways == {"parameter", "function", "input"}

@@ -46,6 +46,17 @@ def test_tradeoff_shows_every_method_on_a_log_axis(tmp_path):
     assert viz.save(ax, tmp_path / "a.png").stat().st_size < 60_000
 
 
+def test_the_shape_of_a_point_says_what_is_composed():
+    of = {"lora": "o", "ia3": "s", "prompt": "^"}
+    rows = [ROWS[1] | {"method": name, "trainable": 10 ** (3 + i)} for i, name in enumerate(of)]
+    ax = viz.tradeoff(rows)
+    assert {c.get_label(): c.lines[0].get_marker() for c in ax.containers} == of
+    marks = ax.get_legend().legend_handles
+    told = [(mark.get_label(), mark.get_marker()) for mark in marks]
+    assert told == [(f"{METHODS[name].compose} composition", shape) for name, shape in of.items()]
+    assert viz.tradeoff(rows[:1]).get_legend() is None  # one kind needs no key
+
+
 def test_where_all_are_right_tradeoff_shows_how_soon():
     steps = {"full": [40, 50, 90], "lora": [20, 30, 35], "bitfit": [60, 70, None]}
     rows = [r | {"steps_to_95": None, "each": {}} for r in ROWS[:1]]
