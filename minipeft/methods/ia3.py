@@ -11,7 +11,7 @@ Differs  the paper's places are the default; PEFT has others. On a GPT-2 it scal
          targets=("q_proj", "k_proj", "v_proj", "fc_out"); on a BERT what the o_proj reads,
          targets=("k_proj", "v_proj", "o_proj", "fc_out"), inputs=("o_proj", "fc_out").
          T-Few's code scales fc_in behind the gate of a gated MLP: the same product
-Lecture  none yet                       Homework none yet
+Lecture  09_ia3                         Homework none yet
 """
 
 from __future__ import annotations

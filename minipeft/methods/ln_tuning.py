@@ -7,7 +7,7 @@ Adds     (2 * L + 1) * 2 * d per model; none is new
 Merges   the trained values are the weights
 Saves    the norms' weights and biases: whole values, no differences
 Differs  nothing; an RMS norm, as LLaMA's, has a weight alone
-Lecture  none yet                       Homework none yet
+Lecture  09_ia3                         Homework none yet
 """
 
 from __future__ import annotations

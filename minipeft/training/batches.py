@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -259,6 +259,32 @@ class TokenBatches:
         rows = self.rows[np.asarray(chosen)].astype(np.int64)
         labels = np.where(rows[:, 1:] == self.fill, IGNORE, rows[:, 1:])
         return Batch(rows[:, :-1], labels, rows[:, :-1] != self.fill, np.asarray(chosen))
+
+
+class Mixture:
+    """Batches of several sources by turns, for training on many tasks at once.
+
+    Every source gives one batch in each round, in an order that the seed draws anew; so tasks
+    weigh the same however many examples they have. All must be of one kind, as `TaskBatches`.
+    Raises  ValueError where there is no source
+    """
+
+    def __init__(self, sources: Sequence[Any]) -> None:
+        if not sources:
+            raise ValueError("a mixture needs at least one source, got none")
+        self.sources = list(sources)
+        sizes = [len(source) for source in self.sources]
+        self.firsts = [sum(sizes[:i]) for i in range(len(sizes))]  # index of each one's first
+
+    def __len__(self) -> int:
+        return sum(len(source) for source in self.sources)
+
+    def batch(self, step: int, size: int, seed: int) -> Batch:
+        turn, place = divmod(step, len(self.sources))
+        which = int(Rng(seed, "round", turn).permutation(len(self.sources))[place])
+        made = self.sources[which].batch(turn, size, seed)
+        assert made.rows is not None
+        return replace(made, rows=made.rows + self.firsts[which])
 
 
 def task_batches(

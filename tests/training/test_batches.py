@@ -5,7 +5,14 @@ import pytest
 
 from minipeft.models.inputs import pad
 from minipeft.tasks.base import Example
-from minipeft.training.batches import IGNORE, ImageBatches, TaskBatches, TokenBatches, in_turn
+from minipeft.training.batches import (
+    IGNORE,
+    ImageBatches,
+    Mixture,
+    TaskBatches,
+    TokenBatches,
+    in_turn,
+)
 from tests.tiny import Sounds, bert, gpt, tokenizer
 
 
@@ -204,3 +211,38 @@ def test_texts_apart_have_a_row_each():
     assert rows.tolist() == [[5, 6, 9, 0], [1, 2, 3, 4]]
     with pytest.raises(ValueError, match="no text"):
         TokenBatches.apart([], 3, end=9, fill=0)
+
+
+def counting(first, n):
+    """Pictures whose first pixel says which they are."""
+    pixels = np.zeros((n, 1, 2, 2)) + np.arange(first, first + n)[:, None, None, None]
+    return ImageBatches(pixels, np.zeros(n, int))
+
+
+def test_a_mixture_takes_a_batch_of_every_source_in_each_round():
+    mixed = Mixture([counting(0, 40), counting(100, 3), counting(200, 10)])
+    rounds = [[int(mixed.batch(3 * r + i, 2, seed=5).ids.max()) // 100 for i in range(3)]
+              for r in range(8)]  # fmt: skip
+    assert all(sorted(r) == [0, 1, 2] for r in rounds)
+    assert len(set(map(tuple, rounds))) > 1, "the order is drawn anew"
+
+
+def test_a_mixture_gives_what_its_sources_give_with_rows_of_its_own():
+    sources = [counting(0, 6), counting(100, 3)]
+    mixed, seen = Mixture(sources), {}
+    assert len(mixed) == 9
+    for step in range(12):
+        data = mixed.batch(step, 2, seed=1)
+        again = mixed.batch(step, 2, seed=1)
+        assert np.array_equal(data.ids, again.ids) and np.array_equal(data.rows, again.rows)
+        first = data.ids[:, 0, 0, 0].astype(int).tolist()
+        source = sources[first[0] // 100].batch(step // 2, 2, seed=1)
+        assert np.array_equal(data.ids, source.ids)
+        for row, picture in zip(data.rows.tolist(), first, strict=True):
+            assert seen.setdefault(row, picture) == picture
+    assert sorted(seen) == list(range(9)), "an index is of one example, and all have their turn"
+
+
+def test_a_mixture_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="at least one source, got none"):
+        Mixture([])
