@@ -55,7 +55,8 @@ class Row:
             raise ValueError(f"{self.name}: {self.printed!r} is no printed number")
         sign, number, decimals, unit = found.groups()
         exact = self.compute()
-        digits = len(decimals or "") if number and sign not in ("<", ">") else 1
+        rounded = number and sign not in ("<", ">")
+        digits = len(decimals or "") if rounded else int(unit != "")
         value = round(exact / UNITS[unit], digits)
         agrees = None
         if number:

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 
 from minipeft.checks import nearest
 from minipeft.contract import Method, attach
 from minipeft.ledger.papers import FORMULA, Paper, Row, count, shapes
 from minipeft.ledger.step import predict
 from minipeft.ledger.table import HALF, TRAINED
-from minipeft.methods import IA3, Adapter, BitFit, Full, LNTuning, LoRA, QLoRA, Quantize, TopK
+from minipeft.methods import (
+    IA3,
+    Adapter,
+    BitFit,
+    Full,
+    LNTuning,
+    LoRA,
+    Prefix,
+    Prompt,
+    PTuning,
+    QLoRA,
+    Quantize,
+    TopK,
+)
 from minipeft.methods.quant import codes_of
 
 QKVO = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj"}
@@ -71,9 +85,9 @@ GPT3 = Paper(
         counted("BitFit", "14.2M", G3, BitFit(), "all biases",
                 "a block has 11 d of biases, and the final norm d; 12 d for each block would give "
                 "the printed number", "71.3 91.0 51.3/27.4/43.5"),
-        formula("PreEmbed", "3.2M", G3, "d (256 + 8)", lambda d, L: d * (256 + 8),
+        counted("PreEmbed", "3.2M", G3, Prompt(n=256 + 8), "d (256 + 8)",
                 scores="63.1 88.6 48.3/24.2/40.5"),
-        formula("PreLayer", "20.2M", G3, "L d (8 + 8)", lambda d, L: L * d * (8 + 8),
+        counted("PreLayer", "20.2M", G3, Prompt(n=8 + 8, deep=True), "L d (8 + 8)",
                 "the paper's own formula for its lengths (8, 8) does not give the printed number",
                 "70.1 89.5 50.8/27.3/43.5"),
         counted("Adapter^H", "7.1M", G3, houlsby(1), "2 L (2 d r + r + d), r = 1",
@@ -177,7 +191,7 @@ E2E = Paper(
                 "67.3 8.50 46.0 70.7 2.44"),
         counted("M  FT-Top2*", "25.19M", M, TopK(k=2), "the last two blocks",
                 scores="68.1 8.59 46.0 70.8 2.41"),
-        formula("M  PreLayer*", "0.35M", M, "2 L d l, l = 7", lambda d, L: 2 * L * d * 7,
+        counted("M  PreLayer*", "0.35M", M, Prefix(n=7), "2 L d l, l = 7",
                 f"no length l gives the printed number: {TENTH}", "69.7 8.81 46.1 71.4 2.49"),
         counted("M  LoRA", "0.35M", M, lora("qv", 4), "q, v, r = 4", TENTH,
                 "70.4 8.85 46.8 71.8 2.53"),
@@ -187,12 +201,67 @@ E2E = Paper(
                 scores="69.1 8.68 46.3 71.4 2.49"),
         counted("L  Adapter^L", "23.00M", L, lin(248), "the same, r = 248",
                 scores="68.9 8.70 46.1 71.3 2.45"),
-        formula("L  PreLayer*", "0.77M", L, "2 L d l, l = 8", lambda d, L: 2 * L * d * 8,
+        counted("L  PreLayer*", "0.77M", L, Prefix(n=8), "2 L d l, l = 8",
                 f"no length l gives the printed number: {TENTH}", "70.3 8.85 46.2 71.7 2.47"),
         counted("L  LoRA", "0.77M", L, lora("qv", 4), "q, v, r = 4", TENTH,
                 "70.4 8.89 46.8 72.0 2.47"),
     ),
     "BLEU NIST MET ROUGE-L CIDEr",
+)  # fmt: skip
+
+SHARE = "the paper prints a share of the model alone; the rank is inferred"
+PREFIX = Paper(
+    "prefix",
+    "Prefix tuning: what each method trains in GPT-2 medium and large",
+    "Li and Liang 2021, table 1",
+    (
+        counted("M  Fine-tune", "M", M, Full(), "all parameters",
+                scores="68.2 8.62 46.2 71.0 2.47 64.2 27.7 46.5 46.2"),
+        counted("M  FT-Top2", "M", M, TopK(k=2), "the last two blocks",
+                scores="68.1 8.59 46.0 70.8 2.41 53.6 18.9 36.0 41.0"),
+        counted("M  Adapter (3 %)", "M", M, lin(224), "L (2 d r + r + 3 d), r = 224", SHARE,
+                "68.9 8.71 46.1 71.3 2.47 60.4 48.3 54.9 45.2"),
+        counted("M  Adapter (0.1 %)", "M", M, lin(6), "the same, r = 6", SHARE,
+                "66.3 8.41 45.0 69.8 2.40 54.5 45.1 50.2 42.4"),
+        counted("M  Prefix (0.1 %)", "0.25M", M, Prefix(n=5), "2 L d l, l = 5",
+                "while it trains, an MLP of 512 units makes it: 25.7M parameters",
+                "69.7 8.81 46.1 71.4 2.49 62.9 45.6 55.1 46.4"),
+        counted("L  Fine-tune", "M", L, Full(), "all parameters",
+                scores="68.5 8.78 46.0 69.9 2.45 65.3 43.1 55.5 47.0"),
+        counted("L  Prefix", "M", L, Prefix(n=5), "2 L d l, l = 5",
+                scores="70.3 8.85 46.2 71.7 2.47 63.4 47.7 56.3 46.7"),
+    ),
+    "BLEU NIST MET ROUGE-L CIDEr WebNLG-seen -unseen -all DART",
+)  # fmt: skip
+
+WIDTHS = {"Small": 512, "Base": 768, "Large": 1024, "XL": 2048}  # of T5
+PROMPT = Paper(
+    "prompt",
+    "Prompt tuning: a row of the embedding for each virtual token",
+    "Lester et al. 2021, sec. 2 and 3; GPT-2 as counted by PEFT",
+    (
+        *(Row(f"T5 {size}, 100 tokens", "", "l d, l = 100", partial(operator.mul, 100, d),
+              by=FORMULA) for size, d in WIDTHS.items()),
+        formula("T5 XXL, 100 tokens", "409,600", "t0-11b", "l d, l = 100", lambda d, L: 100 * d,
+                "T0 is a T5 XXL that was trained on"),
+        *(counted(f"{name}, 20 tokens", "15,360" if name == "gpt2" else "", name, Prompt(n=20),
+                  "l d, l = 20") for name in ("gpt2", M, L)),
+    ),
+)  # fmt: skip
+
+PEFT_PRINTS = {("gpt2", "mlp"): "229,376", ("gpt2", "lstm"): "1,593,344"}
+PTUNING = Paper(
+    "ptuning",
+    "P-tuning: 20 pseudo-tokens and the encoder that makes them, 128 wide",
+    "Liu et al. 2021, GPT Understands, Too; counted by PEFT for GPT-2 small",
+    tuple(
+        counted(f"{model}, {encoder}", PEFT_PRINTS.get((model, encoder), ""), model,
+                PTuning(n=20, encoder=encoder), told)
+        for model in ("gpt2", M, L)
+        for encoder, told in (("mlp", "l d + (d h + h) + (h h + h) + (h d + d)"),
+                              ("lstm", "l d, two layers in two directions, then 2 h, 2 h, d"),
+                              ("embedding", "l d; no encoder"))
+    ),
 )  # fmt: skip
 
 # -- RoBERTa and DeBERTa --------------------------------------------------------------------------
@@ -353,7 +422,10 @@ TFEW = Paper(
     ),
 )  # fmt: skip
 
-PAPERS = {paper.name: paper for paper in (GPT3, GPT3_RANKS, VRAM, E2E, GLUE, QLORA, TFEW)}
+PAPERS = {
+    paper.name: paper
+    for paper in (GPT3, GPT3_RANKS, VRAM, E2E, GLUE, QLORA, TFEW, PREFIX, PROMPT, PTUNING)
+}
 
 
 def get_paper(name: str) -> Paper:

@@ -3,6 +3,8 @@
 python -m minipeft.experiments lora_matrices --fast
 """
 
+from minipeft.course.experiments.adapters import claims as adapter_claims
+from minipeft.course.experiments.adapters import runs as adapters
 from minipeft.course.experiments.bases import ladder, probes
 from minipeft.course.experiments.claims import Claim
 from minipeft.course.experiments.ia3 import claims as ia3_claims
@@ -39,12 +41,12 @@ from minipeft.course.experiments.world import runs as world
 
 PARTS = (
     probes, world, ladder, learning_rates, lora, lora_family, subsets, quantization, subspaces,
-    pruning, ia3,
+    pruning, adapters, ia3,
 )  # fmt: skip
 EXPERIMENTS: dict[str, Experiment] = {e.name: e for part in PARTS for e in part.EXPERIMENTS}
 CLAIMED = (
     lora_claims, lora_family_claims, subset_claims, quantization_claims, subspace_claims,
-    pruning_claims, ia3_claims,
+    pruning_claims, ia3_claims, adapter_claims,
 )  # fmt: skip
 CLAIMS: tuple[Claim, ...] = tuple(claim for part in CLAIMED for claim in part.CLAIMS)
 

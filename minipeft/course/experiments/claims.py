@@ -41,8 +41,9 @@ difference over at least five seeds (Student's t).
 - **Control**: the row was meant to fail, and did not hold.
 - **Cannot be shown**: a model, a machine or a fair case is missing, and the row says which.
 
-± is the standard error of a mean over seeds. A row without seeds was counted or timed. The lectures
-still print verdicts by two standard errors; there "did not appear" is opposite or undecided.
+± is the standard error of a mean over seeds. A row without seeds was counted or timed. Lectures 04,
+08 and 10 to 12 still print verdicts by two standard errors; there "did not appear" is opposite or
+undecided.
 """
 CODE = """## Results and their code
 
@@ -160,8 +161,9 @@ def as_markdown(claims: Sequence[Claim], experiments: Sequence[Experiment] = ())
         for e in experiments:
             data = results(e.name)
             seeds = len(data.about["seeds"])
-            rows.append((e.name, len(data.runs), seeds, data.code(version_of(e))))
-        made = Table(("results", "runs", "seeds", "code that made them"), rows)
+            minutes = f"{60 * data.about['hours']:.0f}"
+            rows.append((e.name, len(data.runs), seeds, minutes, data.code(version_of(e))))
+        made = Table(("results", "runs", "seeds", "core-minutes", "code that made them"), rows)
         blocks += [CODE, made.markdown()]
     return "\n\n".join(block.rstrip() for block in blocks) + "\n"
 

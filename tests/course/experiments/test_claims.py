@@ -183,6 +183,9 @@ def nothing(value):
     return value if value is None else 0 * value
 
 
+COUNTED = ("counted", "the rank is", "the paper gives no rank", "one machine's clock")
+
+
 def test_a_base_that_learns_nothing_shows_nothing(monkeypatch):
     where = Results.where
     monkeypatch.setattr(Results, "where", lambda *a, **k: nothing(where(*a, **k)))
@@ -190,8 +193,10 @@ def test_a_base_that_learns_nothing_shows_nothing(monkeypatch):
     other = ("as good as", "10 000 times", "latency", "W - B A", "With alpha", "25 %", "25.19M",
              "0.1M", "ten times fewer", "4.127", "less than a tenth")  # fmt: skip
     left = [c for c in CLAIMS if not any(word in c.text for word in other)]
-    held = [c.text for c in left if c.measure().verdict == HELD]
-    assert len(left) > 15 and not held
+    found = [(c.text, c.measure()) for c in left]
+    found = [(t, f) for t, f in found if not f.margin and not f.why.startswith(COUNTED)]
+    held = [text for text, finding in found if finding.verdict == HELD]
+    assert len(found) > 15 and not held
 
 
 def test_the_scaling_of_adam_and_of_gradient_descent_differ():
