@@ -180,10 +180,12 @@ def nothing(value):
     """Zeros in the place of numbers."""
     if isinstance(value, list):
         return [nothing(v) for v in value]
+    if isinstance(value, dict):
+        return {k: nothing(v) for k, v in value.items()}
     return value if value is None else 0 * value
 
 
-COUNTED = ("counted", "the rank is", "the paper gives no rank", "one machine's clock")
+COUNTED = ("counted", "one machine's clock")
 
 
 def test_a_base_that_learns_nothing_shows_nothing(monkeypatch):
@@ -191,7 +193,8 @@ def test_a_base_that_learns_nothing_shows_nothing(monkeypatch):
     monkeypatch.setattr(Results, "where", lambda *a, **k: nothing(where(*a, **k)))
     # those that are counted, are no differences, or allow a margin
     other = ("as good as", "10 000 times", "latency", "W - B A", "With alpha", "25 %", "25.19M",
-             "0.1M", "ten times fewer", "4.127", "less than a tenth")  # fmt: skip
+             "0.1M", "ten times fewer", "4.127", "less than a tenth", " trains ",
+             "adds 1.3M")  # fmt: skip
     left = [c for c in CLAIMS if not any(word in c.text for word in other)]
     found = [(c.text, c.measure()) for c in left]
     found = [(t, f) for t, f in found if not f.margin and not f.why.startswith(COUNTED)]
