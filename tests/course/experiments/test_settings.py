@@ -118,6 +118,12 @@ SETTINGS = {  # of the fast list and of the whole one: how many, and a digest
     "ia3_vectors": (1, "4b46fc7dd1f0", 5, "8545a6a06552"),
     "ia3_kin_rates": (1, "9f8e96ac5bf0", 36, "288eeeee0bcc"),
     "ia3_kin": (4, "bc6f6b8ce90d", 8, "18c08aa0e9f1"),
+    "prefix_start": (4, "d6687c769e25", 60, "f4f03a2629f7"),
+    "prefix_length": (1, "b86b94ff8e17", 60, "d729ceec0d01"),
+    "prefix_special": (1, "623ca673ad6a", 30, "d383a312722a"),
+    "prefix_layers": (1, "feea280f5838", 36, "79f545fef16f"),
+    "prefix_few_rates": (3, "1dbf9b38c513", 24, "ff3c2555c459"),
+    "prefix_few": (3, "cc94aa26da58", 30, "7ae4cd1f451e"),
 }
 
 
