@@ -19,6 +19,9 @@ from minipeft.course.experiments.lora_family import (
 )
 from minipeft.course.experiments.prefix import claims as prefix_claims
 from minipeft.course.experiments.prefix import runs as prefix
+from minipeft.course.experiments.prompt import claims as prompt_claims
+from minipeft.course.experiments.prompt import ensembling
+from minipeft.course.experiments.prompt import runs as prompt
 from minipeft.course.experiments.pruning import claims as pruning_claims
 from minipeft.course.experiments.pruning import runs as pruning
 from minipeft.course.experiments.quantization import (
@@ -43,12 +46,12 @@ from minipeft.course.experiments.world import runs as world
 
 PARTS = (
     probes, world, ladder, learning_rates, lora, lora_family, subsets, quantization, subspaces,
-    pruning, adapters, ia3, prefix,
+    pruning, adapters, ia3, prefix, prompt, ensembling,
 )  # fmt: skip
 EXPERIMENTS: dict[str, Experiment] = {e.name: e for part in PARTS for e in part.EXPERIMENTS}
 CLAIMED = (
     lora_claims, lora_family_claims, subset_claims, quantization_claims, subspace_claims,
-    pruning_claims, ia3_claims, adapter_claims, prefix_claims,
+    pruning_claims, ia3_claims, adapter_claims, prefix_claims, prompt_claims,
 )  # fmt: skip
 CLAIMS: tuple[Claim, ...] = tuple(claim for part in CLAIMED for claim in part.CLAIMS)
 

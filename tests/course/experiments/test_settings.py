@@ -124,6 +124,14 @@ SETTINGS = {  # of the fast list and of the whole one: how many, and a digest
     "prefix_layers": (1, "feea280f5838", 36, "79f545fef16f"),
     "prefix_few_rates": (3, "1dbf9b38c513", 24, "ff3c2555c459"),
     "prefix_few": (3, "cc94aa26da58", 30, "7ae4cd1f451e"),
+    "prompt_length": (1, "b86b94ff8e17", 45, "3568dc2c7fb8"),
+    "prompt_start": (3, "db8322c67513", 30, "2dae23a3af47"),
+    "prompt_scale": (1, "55f6eacb93b3", 75, "c9ec663dc082"),
+    "prompt_shots": (1, "7153dda0fc41", 45, "528a697f035a"),
+    "prompt_search": (1, "490947edcd5e", 5, "6e185cfbc7ae"),
+    "prompt_wordings": (1, "bac1c47f0031", 2, "d02775e454c9"),
+    "prompt_shift": (3, "32ceb33c65ec", 15, "d7ee56be0723"),
+    "prompt_ensemble": (1, "e190e635c946", 5, "5d76a2c54b69"),
 }
 
 
