@@ -24,6 +24,9 @@ from minipeft.course.experiments.prompt import ensembling
 from minipeft.course.experiments.prompt import runs as prompt
 from minipeft.course.experiments.pruning import claims as pruning_claims
 from minipeft.course.experiments.pruning import runs as pruning
+from minipeft.course.experiments.ptuning import claims as ptuning_claims
+from minipeft.course.experiments.ptuning import runs as ptuning
+from minipeft.course.experiments.ptuning import starts as ptuning_starts
 from minipeft.course.experiments.quantization import (
     claims as quantization_claims,
 )
@@ -46,12 +49,12 @@ from minipeft.course.experiments.world import runs as world
 
 PARTS = (
     probes, world, ladder, learning_rates, lora, lora_family, subsets, quantization, subspaces,
-    pruning, adapters, ia3, prefix, prompt, ensembling,
+    pruning, adapters, ia3, prefix, prompt, ensembling, ptuning, ptuning_starts,
 )  # fmt: skip
 EXPERIMENTS: dict[str, Experiment] = {e.name: e for part in PARTS for e in part.EXPERIMENTS}
 CLAIMED = (
     lora_claims, lora_family_claims, subset_claims, quantization_claims, subspace_claims,
-    pruning_claims, ia3_claims, adapter_claims, prefix_claims, prompt_claims,
+    pruning_claims, ia3_claims, adapter_claims, prefix_claims, prompt_claims, ptuning_claims,
 )  # fmt: skip
 CLAIMS: tuple[Claim, ...] = tuple(claim for part in CLAIMED for claim in part.CLAIMS)
 

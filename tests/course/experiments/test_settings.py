@@ -132,6 +132,10 @@ SETTINGS = {  # of the fast list and of the whole one: how many, and a digest
     "prompt_wordings": (1, "bac1c47f0031", 2, "d02775e454c9"),
     "prompt_shift": (3, "32ceb33c65ec", 15, "d7ee56be0723"),
     "prompt_ensemble": (1, "e190e635c946", 5, "5d76a2c54b69"),
+    "ptuning_encoders": (3, "5e68e839e9bb", 80, "90bcd5ac9a5e"),
+    "ptuning_places": (1, "7355608543ca", 10, "51043d135bb8"),
+    "ptuning_ways": (3, "496dd8decd6a", 60, "e26b03727ada"),
+    "ptuning_starts": (3, "cbde33c3ddaf", 35, "2c12e0bf2717"),
 }
 
 

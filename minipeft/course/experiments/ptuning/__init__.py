@@ -1,0 +1,1 @@
+"""P-tuning's experiments."""
