@@ -96,8 +96,18 @@ def _cannot(why: str) -> Finding:
     return Finding("", CANNOT, why)
 
 
+def _quoted() -> Iterator[Claim]:
+    """A row of the paper's table for each of its rows."""
+    paper = get_paper("prefix")
+    for row in paper.rows:
+        text = f"{' '.join(row.name.split())} has {row.scores} ({paper.scores})"
+        yield _claim(text, f"{LI}, table 1", "section 2",
+                     partial(_cannot, "GPT-2 and these sets are not here; quoted"))  # fmt: skip
+
+
 CLAIMS = (
     *_counted(),
+    *_quoted(),
     _claim("A prefix that starts from words beats one that starts at random",
            f"{LI}, figure 5", "figure 2", lambda: _pair(starting("words"), starting("random"))),
     _claim("An MLP beats training the keys and values as they are (random start)",
