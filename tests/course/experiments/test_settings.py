@@ -122,6 +122,8 @@ SETTINGS = {  # of the fast list and of the whole one: how many, and a digest
     "prefix_length": (1, "b86b94ff8e17", 60, "d729ceec0d01"),
     "prefix_special": (1, "623ca673ad6a", 30, "d383a312722a"),
     "prefix_layers": (1, "feea280f5838", 36, "79f545fef16f"),
+    "prefix_infix": (2, "19df345c4552", 30, "b9e455081131"),
+    "prefix_encoder": (2, "14a5b4ac06ca", 20, "b118811b1146"),
     "prefix_few_rates": (3, "1dbf9b38c513", 24, "ff3c2555c459"),
     "prefix_few": (3, "cc94aa26da58", 30, "7ae4cd1f451e"),
     "prompt_length": (1, "b86b94ff8e17", 45, "3568dc2c7fb8"),

@@ -51,6 +51,18 @@ def in_layers(name: str) -> list[float]:
     return scores("prefix_layers", LENGTH_RATES, layers=name)
 
 
+def inside(kind: str) -> list[float]:
+    """An infix alone, or with a prefix; both start at random."""
+    return scores("prefix_infix", LENGTH_RATES, kind=kind)
+
+
+def encoded(start: str, key: str = "test") -> list[float]:
+    """BERT with a prefix, at the start's best rate; or "frozen", as it is."""
+    found = results("prefix_encoder")
+    lr = best(found, (0.03, 0.1), start=start)
+    return found.where(key, start=start, lr=lr)
+
+
 def usable(name: str) -> list[int]:
     """How many of the three rates of a start end above 90 % on the test split, seed by seed."""
     found = results("prefix_start")
@@ -132,6 +144,14 @@ CLAIMS = (
            "figure 3", lambda: _pair(special("layer", 16), special("layer", 128))),
     _claim("PrefixLayer is above PrefixEmbed (16 tokens)", f"{HU}, table 4", "figure 3",
            lambda: _pair(special("layer", 16), special("embed", 16))),
+    _claim("A prefix is better than an infix (random starts)", f"{LI}, section 7.2", "section 7",
+           lambda: _pair(starting("random"), inside("infix"))),
+    _claim("Both together are better than a prefix alone (random starts)", OWN, "section 7",
+           lambda: _pair(inside("both"), starting("random"))),
+    _claim("A prefix teaches an encoder: above the frozen BERT (sentiment, from words)",
+           "CMU 10-423", "section 8", lambda: _pair(encoded("words"), encoded("words", "frozen"))),
+    _claim("There, too, a start from words beats a random one", OWN, "section 8",
+           lambda: _pair(encoded("words"), encoded("random"))),
     _claim("The lower half of the layers is enough (2 points)", OWN, "section 7",
            lambda: _pair(in_layers("0-2"), long(5)[:3], margin=AS_GOOD)),
     _claim("The upper half of the layers is enough (2 points)", OWN, "section 7",

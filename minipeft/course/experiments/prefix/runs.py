@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from minipeft.contract import Method
+from minipeft.contract import Method, attach
 from minipeft.course.compare import judge, learnt
 from minipeft.course.experiments.runner import Experiment, Outcome, Results, Settings, base
 from minipeft.course.experiments.settings import Axis, always, grid
-from minipeft.course.experiments.trials import trial
-from minipeft.methods import Full, Prefix, Prompt
+from minipeft.course.experiments.trials import Trial, trial
+from minipeft.methods import Full, Infix, Prefix, Prompt
 from minipeft.tasks import get_task
+from minipeft.training.batches import task_batches
 from minipeft.training.evaluation import evaluate
 
 SEEDS = (0, 1, 2, 3, 4)
@@ -31,10 +32,15 @@ NEAR = 1.0  # points: rates so close to the best are as good
 MLP = 64
 
 
-def learn(s: Settings, method: Method) -> Outcome:
-    """Train on the route task; scores on validation data, on which rates are chosen, and test."""
+def learn(s: Settings, method: Method, freeze: bool = True) -> Outcome:
+    """Train on the route task; scores on validation data, on which rates are chosen, and test.
+
+    freeze  what is attached already does not train
+    """
     task = get_task(TASK)
-    with trial(base(), method, task, s["seed"], EXAMPLES) as it:
+    source = task_batches(base(), task, "train", EXAMPLES, 0, s["seed"])
+    with attach(base(), method, freeze=freeze) as at:
+        it = Trial(base(), task, source, at, s["seed"])
         history = it.fit(steps=s["steps"], lr=s["lr"], evaluation=judge(task))
         return {
             "validation": it.score("validation", VALIDATION)["accuracy"],
@@ -109,6 +115,45 @@ def layers(s: Settings) -> Outcome:
     return learn(s, Prefix(n=5, words=WORDS, layers=LAYERS[s["layers"]], seed=s["seed"]))
 
 
+# -- before the text, and in it --------------------------------------------------------------------
+
+ARROW = "...{} ->"  # an infix stands before the arrow that asks for the answer
+_infix = grid(
+    outer="seed", kind=always(("infix", "both")), lr=Axis((0.03, 0.1, 0.3), fast=0.1), seed=SEEDS,
+    steps=Axis(STEPS, fast=4),
+)  # fmt: skip
+
+
+def infix(s: Settings) -> Outcome:
+    """[x; INFIX; y], or [PREFIX; x; PREFIX'; y]; five positions each, random starts."""
+    inner = Infix(n=5, template=ARROW, seed=s["seed"])
+    if s["kind"] == "infix":
+        return learn(s, inner)
+    with attach(base(), inner) as within:
+        found = learn(s, Prefix(n=5, seed=s["seed"]), freeze=False)
+        return found | {"trainable": found["trainable"] + within.count()}
+
+
+# -- on an encoder ---------------------------------------------------------------------------------
+
+BERT, ENCODED = "tiny-bert", "sentiment"
+_encoder = grid(
+    outer="seed", start=always(("random", "words")), lr=Axis((0.03, 0.1), fast=0.1), seed=SEEDS,
+    steps=Axis(100, fast=2),
+)  # fmt: skip
+
+
+def encoder(s: Settings) -> Outcome:
+    """Five positions in BERT, which every position of the text sees; and the frozen base."""
+    task, model = get_task(ENCODED), base(BERT)
+    words = " the review is very good" if s["start"] == "words" else ""
+    frozen = evaluate(model, task, "test", n=TEST)["accuracy"]
+    with trial(model, Prefix(n=5, words=words, seed=s["seed"]), task, s["seed"]) as it:
+        it.fit(steps=s["steps"], lr=s["lr"])
+        found = {split: it.score(split, TEST)["accuracy"] for split in ("validation", "test")}
+    return found | {"frozen": frozen}
+
+
 # -- few records -----------------------------------------------------------------------------------
 
 SIZES, FEW, FEW_STEPS = (50, 500), "table-to-text", 200
@@ -152,6 +197,8 @@ EXPERIMENTS = (
     Experiment("prefix_special", "Are more special tokens better? PrefixEmbed and PrefixLayer.",
                _special, special),
     Experiment("prefix_layers", "In which layers does a prefix do its work?", _layers, layers),
+    Experiment("prefix_infix", "Before the text, in it, or both?", _infix, infix),
+    Experiment("prefix_encoder", "Does a prefix teach an encoder?", _encoder, encoder, (BERT,)),
     Experiment("prefix_few_rates", "Which rate do prefix and full want with 50 records?",
                _few_rates, few),
     Experiment("prefix_few", "Does a prefix win where records are few?", _few, few),
