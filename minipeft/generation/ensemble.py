@@ -39,9 +39,7 @@ def ensemble(
     if not handles:
         raise ValueError("ensemble needs one attached adapter at least")
     n = len(handles)
-    asked = [
-        question for question in questions for _ in range(n)
-    ]  # the adapters' rows side by side
+    asked = [question for question in questions for _ in range(n)]  # once for each adapter
     scores = score_many(model, asked, normalize, batch, adapters=[*handles] * len(questions))
     found = []
     for start in range(0, len(asked), n):

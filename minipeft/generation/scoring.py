@@ -38,10 +38,10 @@ def score_many(
 ) -> list[list[float]]:
     """`score` for many (prompt, continuations). One-token continuations share one forward pass.
 
-    adapters  of each question the attached handle that answers it, or None for the base; with
-              none named, all that are attached answer together
     A masked model scores the tokens at its masks, the end tokens after a shorter continuation
     among them; with normalize=True without those.
+    adapters  of each question the attached handle that answers it, or None for the base; with
+              none named, all that are attached answer together
     """
     if model.config.head != "mlm":
         need_lm(model, "scoring")

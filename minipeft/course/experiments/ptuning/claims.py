@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -14,14 +13,11 @@ from minipeft.course.experiments.ptuning.runs import (
     ASKED,
     CLOZE,
     ENCODERS,
-    EXPERIMENTS,
-    SEEDS,
     WAYS,
     best,
 )
-from minipeft.course.experiments.ptuning.starts import EXPERIMENTS as MORE
 from minipeft.course.experiments.ptuning.starts import STARTS
-from minipeft.course.experiments.runner import Results, difference, results, t_quantile
+from minipeft.course.experiments.runner import difference, results, t_quantile
 from minipeft.ledger import get_paper
 
 LECTURE = "07b_ptuning"
@@ -75,23 +71,9 @@ def above(model: str, way: str, other: str) -> int:
 # -- what was measured -----------------------------------------------------------------------------
 
 
-def whole(name: str) -> Results:
-    """Results of the seeds that are complete: an experiment may have been stopped.
-
-    Raises  KeyError where there are fewer than two of them
-    """
-    (experiment,) = (e for e in (*EXPERIMENTS, *MORE) if e.name == name)
-    found, runs = results(name), len(experiment.settings(False)) // len(SEEDS)
-    done = Counter(run["settings"]["seed"] for run in found.runs)
-    found.runs = [run for run in found.runs if done[run["settings"]["seed"]] == runs]
-    if len(found.runs) < 2 * runs:
-        raise KeyError(f"{name} has fewer than two whole seeds")
-    return found
-
-
 def encoded(task: str, encoder: str) -> list[float]:
     """Test scores of an encoder on a task, at the rate that is best on validation data."""
-    found = whole("ptuning_encoders")
+    found = results("ptuning_encoders")
     lr = best(found, ENCODERS[encoder], task=task, encoder=encoder)
     return found.where("test", task=task, encoder=encoder, lr=lr)
 
@@ -99,28 +81,25 @@ def encoded(task: str, encoder: str) -> list[float]:
 def placed(template: str) -> list[float]:
     """Test scores of `truth` with the pseudo-tokens in one of the places, at the shipped rate."""
     if template == "before":
-        return whole("ptuning_encoders").where("test", task="truth", encoder="mlp", lr=3e-3)
-    return whole("ptuning_places").where("test", template=template)
+        return results("ptuning_encoders").where("test", task="truth", encoder="mlp", lr=3e-3)
+    return results("ptuning_places").where("test", template=template)
 
 
 def done(way: str, task: str, base: str) -> list[float]:
     """Test scores of CLS-FT, PET-FT or P-tuning, at the better rate on validation data."""
-    found, which = whole("ptuning_ways"), {"way": way, "task": task, "base": base}
+    found, which = results("ptuning_ways"), {"way": way, "task": task, "base": base}
     return found.where("test", lr=best(found, WAYS[way], **which), **which)
 
 
 def seen(name: str, rates: Sequence[float], **which: Any) -> list[float]:
-    """For figures: test scores of all runs that are there, at the rate that is best so far."""
-    try:
-        found = results(name)
-        return found.where("test", lr=best(found, rates, **which), **which)
-    except (FileNotFoundError, KeyError):
-        return []
+    """For tables: test scores of the seeds, at the rate that is best on validation data."""
+    found = results(name)
+    return found.where("test", lr=best(found, rates, **which), **which)
 
 
 def started(start: str) -> list[float]:
     """Test scores of plain embeddings from a start, or of the MLP, on `remap-route`."""
-    found = whole("ptuning_starts")
+    found = results("ptuning_starts")
     lr = best(found, STARTS[start], start=start)
     return found.where("test", start=start, lr=lr)
 
@@ -133,7 +112,7 @@ def deviations(encoder: str) -> list[float]:
 
 def at_edge(task: str, *encoders: str) -> str:
     """Says of which encoders the chosen rate is the first or the last that was tried."""
-    found, edge = whole("ptuning_encoders"), []
+    found, edge = results("ptuning_encoders"), []
     for encoder in encoders:
         rates = ENCODERS[encoder]
         lr = best(found, rates, task=task, encoder=encoder)
@@ -161,9 +140,7 @@ def _beaten() -> Finding:
 
 
 def _places(a: str, b: str) -> Finding:
-    pairs = list(zip(placed(a), placed(b), strict=False))  # seeds of which both are there
-    first, second = zip(*pairs, strict=True)
-    return compared(first, second, " %", "`truth`, at the shipped rate")
+    return compared(placed(a), placed(b), " %", "`truth`, at the shipped rate")
 
 
 def _ways(a: str, b: str, which: dict[str, str], margin: float = 0.0) -> Finding:
@@ -198,14 +175,7 @@ def _cannot(why: str) -> Finding:
 
 
 def _claim(text: str, source: str, figure: str, measure: Callable[[], Finding]) -> Claim:
-    return Claim(text, source, figure, partial(_if_run, measure), LECTURE)
-
-
-def _if_run(measure: Callable[[], Finding]) -> Finding:
-    try:
-        return measure()
-    except (FileNotFoundError, KeyError):
-        return _cannot("its runs are not made yet: it takes two whole seeds to compare")
+    return Claim(text, source, figure, measure, LECTURE)
 
 
 def _counted() -> Iterator[Claim]:
