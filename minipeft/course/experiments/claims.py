@@ -123,6 +123,16 @@ def compared(
     return Finding(value, HELD if held else ABSENT, why, d.interval, d.n, margin)
 
 
+def cannot(why: str) -> Callable[[], Finding]:
+    """The measure of a claim that needs what is not here."""
+    return lambda: Finding("", CANNOT, why)
+
+
+def counted(value: str, agrees: bool, why: str = "counted") -> Finding:
+    """What was counted, and whether it agrees with the claim."""
+    return Finding(value, HELD if agrees else ABSENT, why)
+
+
 def concordance(a: Sequence[float], b: Sequence[float]) -> float:
     """Kendall's tau: of all pairs of places, how many have the same order in both less how many
     have the other; a tie counts for neither."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from minipeft.contract import attach
 from minipeft.course.experiments.adapters.runs import SEEDS, STEPS, WIDE
-from minipeft.course.experiments.claims import ABSENT, CANNOT, HELD, Claim, Finding, compared
+from minipeft.course.experiments.claims import ABSENT, HELD, Claim, Finding, cannot, compared
 from minipeft.course.experiments.runner import results
 from minipeft.ledger import get_paper
 from minipeft.methods import Parallel, Prefix
@@ -144,10 +144,6 @@ def _share() -> Finding:
     return Finding(f"r / 6 d = {told}", HELD if told == "3.6 %" else ABSENT, "counted")
 
 
-def _cannot(why: str) -> Finding:
-    return Finding("", CANNOT, why)
-
-
 CLAIMS = (
     *_counted(),
     _claim("Adapters are as good as full fine-tuning (re-routing, r = 16, 2 points)",
@@ -207,14 +203,14 @@ CLAIMS = (
            lambda: _sooner("parallel", "parallel-attn")),
     _claim("Adapters' scores on E2E and GLUE, and GPT-3's on WikiSQL, MNLI and SAMSum",
            "Hu et al. 2021, tables 2 to 4", "section 2",
-           lambda: _cannot("models and data are not here; the tables are quoted")),
+           cannot("models and data are not here; the tables are quoted")),
     _claim("Adapter^L of GPT-2 medium, r = 224, adds 3.6 % to the FLOPs", OWN, "section 10",
            _share),
     _claim("Mix-and-Match (prefix of 30, parallel adapters) trains 22.5M of BERT-base",
            f"{HE}, table 6; counted by the library of adapters", "section 11", _mixed),
     _claim("AdapterDrop: 39 % faster for 8 tasks, training up to 60 % faster, sharing one adapter "
            "saves 66 %", DROP, "section 7",
-           lambda: _cannot("serving eight tasks at once is not built; sharing is not either")),
+           cannot("serving eight tasks at once is not built; sharing is not either")),
     _claim("BERT-large with adapters is within 0.4 points of full fine-tuning on GLUE, with 3.6 %",
-           HOULSBY, "section 5", lambda: _cannot("BERT-large and GLUE are not here")),
+           HOULSBY, "section 5", cannot("BERT-large and GLUE are not here")),
 )  # fmt: skip

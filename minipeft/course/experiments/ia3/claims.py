@@ -9,15 +9,7 @@ from typing import Any
 import numpy as np
 
 from minipeft.contract import attach
-from minipeft.course.experiments.claims import (
-    ABSENT,
-    CANNOT,
-    HELD,
-    Claim,
-    Finding,
-    compared,
-    shown,
-)
+from minipeft.course.experiments.claims import ABSENT, CANNOT, HELD, Claim, Finding, compared, shown
 from minipeft.course.experiments.ia3.runs import SHARES
 from minipeft.course.experiments.ia3.settings import (
     ARMS,

@@ -10,15 +10,7 @@ from typing import Any
 import numpy as np
 
 from minipeft.backend import Rng
-from minipeft.course.experiments.claims import (
-    ABSENT,
-    CANNOT,
-    HELD,
-    Claim,
-    Finding,
-    compared,
-    shown,
-)
+from minipeft.course.experiments.claims import ABSENT, CANNOT, HELD, Claim, Finding, compared, shown
 from minipeft.course.experiments.lora.runs import RANKS, energy_rank
 from minipeft.course.experiments.runner import difference, results
 from minipeft.ledger import get_paper

@@ -6,13 +6,8 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from minipeft.course.experiments.claims import ABSENT, CANNOT, HELD, Claim, Finding, compared
-from minipeft.course.experiments.prefix.runs import (
-    EMBED_RATES,
-    LENGTH_RATES,
-    STARTS,
-    best,
-)
+from minipeft.course.experiments.claims import ABSENT, HELD, Claim, Finding, cannot, compared
+from minipeft.course.experiments.prefix.runs import EMBED_RATES, LENGTH_RATES, STARTS, best
 from minipeft.course.experiments.runner import results
 from minipeft.ledger import get_paper
 
@@ -104,17 +99,13 @@ def _counted() -> Iterator[Claim]:
                              partial(_row, table, i))  # fmt: skip
 
 
-def _cannot(why: str) -> Finding:
-    return Finding("", CANNOT, why)
-
-
 def _quoted() -> Iterator[Claim]:
     """A row of the paper's table for each of its rows."""
     paper = get_paper("prefix")
     for row in paper.rows:
         text = f"{' '.join(row.name.split())} has {row.scores} ({paper.scores})"
         yield _claim(text, f"{LI}, table 1", "section 2",
-                     partial(_cannot, "GPT-2 and these sets are not here; quoted"))  # fmt: skip
+                     cannot("GPT-2 and these sets are not here; quoted"))  # fmt: skip
 
 
 CLAIMS = (
@@ -174,12 +165,12 @@ CLAIMS = (
            "section 6", lambda: _few("bleu_seen", "prefix", "random", 50)),
     _claim("E2E, WebNLG and DART: prefix, adapters, top-2 and full in GPT-2 M and L (21 scores)",
            f"{LI}, table 1", "section 6",
-           lambda: _cannot("GPT-2 and these sets are not here; the table is quoted")),
+           cannot("GPT-2 and these sets are not here; the table is quoted")),
     _claim("WikiSQL, MNLI and SAMSum with PrefixEmbed and PrefixLayer in GPT-3",
-           f"{HU}, table 4", "section 5", lambda: _cannot("GPT-3 is not here")),
+           f"{HU}, table 4", "section 5", cannot("GPT-3 is not here")),
     _claim("MNLI-n: with 100 to 10 000 examples both are far below full fine-tuning in GPT-3",
-           f"{HU}, table 16", "section 5", lambda: _cannot("GPT-3 is not here")),
+           f"{HU}, table 16", "section 5", cannot("GPT-3 is not here")),
     _claim("Summarization: a prefix of 200 positions is a little below full fine-tuning (XSum)",
            f"{LI}, table 2", "section 6",
-           lambda: _cannot("the course's `summary` is solved before any training (99 %)")),
+           cannot("the course's `summary` is solved before any training (99 %)")),
 )  # fmt: skip

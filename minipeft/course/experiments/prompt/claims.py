@@ -8,7 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from minipeft.course.experiments.claims import ABSENT, CANNOT, HELD, Claim, Finding, compared
+from minipeft.course.experiments.claims import (
+    ABSENT,
+    CANNOT,
+    HELD,
+    Claim,
+    Finding,
+    cannot,
+    compared,
+)
 from minipeft.course.experiments.prefix.runs import best
 from minipeft.course.experiments.prompt.ensembling import MEMBERS, TOKENS
 from minipeft.course.experiments.prompt.runs import LADDER, RATES, SEEDS, SHOTS
@@ -113,10 +121,6 @@ def _stored() -> Finding:
     return Finding(f"{MEMBERS} prompts are {MEMBERS * one:,} parameters", HELD, "counted")
 
 
-def _cannot(why: str) -> Finding:
-    return Finding("", CANNOT, why)
-
-
 def _counted() -> Iterator[Claim]:
     for i, row in enumerate(get_paper("prompt").rows):
         if row.printed:
@@ -130,7 +134,7 @@ def _quoted() -> Iterator[Claim]:
         more, less = ("prompt", "model") if prompt > model else ("model", "prompt")
         text = f"{name}: {more} tuning is above {less} tuning ({model} and {prompt} F1)"
         yield _claim(text, f"{LESTER}, table 1; {DECK}", "section 9",
-                     lambda: _cannot("T5 XXL and these sets are not here; quoted"))  # fmt: skip
+                     cannot("T5 XXL and these sets are not here; quoted"))  # fmt: skip
 
 
 CLAIMS = (
@@ -140,7 +144,7 @@ CLAIMS = (
     _claim("Longer is better: 20 tokens above 5", f"{LESTER}, figure 3a", "figure 2",
            lambda: _pair(tokens(20), tokens(5))),
     _claim("Beyond 20 tokens there is little to gain (T5 up to XL)", f"{LESTER}, figure 3a",
-           "figure 2", lambda: _cannot("not run here: 16 and 128 are in 06_prefix")),
+           "figure 2", cannot("not run here: 16 and 128 are in 06_prefix")),
     _claim("A start from the vocabulary is above a random one", f"{LESTER}, figure 3b; {DECK}",
            "section 4", lambda: _pair(starting("vocabulary"), starting("random"))),
     _claim("A start from labels is above a random one", f"{LESTER}, figure 3b; {DECK}",
@@ -150,7 +154,7 @@ CLAIMS = (
     _claim("A start from a text that describes the task is above a random one", OWN, "section 4",
            lambda: _pair(starting("text"), starting("random"))),
     _claim("The start no longer matters in the largest model (T5 XXL)", f"{LESTER}, figure 3b",
-           "section 4", lambda: _cannot("a model of 11 billion parameters is not here")),
+           "section 4", cannot("a model of 11 billion parameters is not here")),
     _claim("The gap to full fine-tuning shrinks with the model: larger at 0.2M than at 3.1M",
            f"{LESTER}, figure 1; {DECK}", "section 5",
            lambda: _pair(gap(LADDER[0]), gap(LADDER[2]))),
@@ -161,10 +165,10 @@ CLAIMS = (
            lambda: _pair(tokens(1, LADDER[2]), tokens(20, LADDER[2]), margin=AS_GOOD)),
     _claim("On SuperGLUE prompt tuning reaches model tuning at XXL (T5, 11 billion)",
            f"{LESTER}, figure 1; {DECK}", "section 5",
-           lambda: _cannot("T5 and SuperGLUE are not here")),
+           cannot("T5 and SuperGLUE are not here")),
     _claim("A T5 needs 100 000 more steps of language modelling before prompts work",
            f"{LESTER}, figure 3c", "section 5",
-           lambda: _cannot("the bases here are language models from the start")),
+           cannot("the bases here are language models from the start")),
     *(_claim(f"A trained prompt is above {k} solved examples before the question",
              f"{LESTER}, figure 1", "figure 3",
              lambda k=k: _pair(tokens(20), examples(k))) for k in SHOTS[1:]),

@@ -8,14 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from minipeft.course.experiments.claims import ABSENT, CANNOT, HELD, Claim, Finding, compared
-from minipeft.course.experiments.ptuning.runs import (
-    ASKED,
-    CLOZE,
-    ENCODERS,
-    WAYS,
-    best,
-)
+from minipeft.course.experiments.claims import ABSENT, HELD, Claim, Finding, cannot, compared
+from minipeft.course.experiments.ptuning.runs import ASKED, CLOZE, ENCODERS, WAYS, best
 from minipeft.course.experiments.ptuning.starts import STARTS
 from minipeft.course.experiments.runner import difference, results, t_quantile
 from minipeft.ledger import get_paper
@@ -167,10 +161,6 @@ def _columns(other: str) -> Finding:
     return Finding(f"above in so many of 9 columns: {told}", held, "counted from the printed rows")
 
 
-def _cannot(why: str) -> Finding:
-    return Finding("", CANNOT, why)
-
-
 # -- the claims ------------------------------------------------------------------------------------
 
 
@@ -189,13 +179,13 @@ def _quoted() -> Iterator[Claim]:
     for encoder, row in ENCODER_TABLE.items():
         told = ", ".join(f"{c} {x:g}" for c, x in zip(ENCODER_COLUMNS, row, strict=True))
         yield _claim(f"Encoder {encoder}: {told}", f"{LIU}, table of encoders", "section 5",
-                     lambda: _cannot("SuperGLUE and a pretrained BERT are not here"))  # fmt: skip
+                     cannot("SuperGLUE and a pretrained BERT are not here"))  # fmt: skip
     for model, ways in SUPERGLUE.items():
         for way, printed in ways.items():
             named = zip((*COLUMNS, "mean"), printed, strict=True)
             told = ", ".join(f"{c} {x:g}" for c, x in named)
             yield _claim(f"{model}, {way}: {told}", f"{LIU}, SuperGLUE", "section 7",
-                         lambda: _cannot("SuperGLUE and these models are not here"))  # fmt: skip
+                         cannot("SuperGLUE and these models are not here"))  # fmt: skip
 
 
 def _measured() -> Iterator[Claim]:

@@ -6,15 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from minipeft.course.experiments.claims import (
-    ABSENT,
-    CANNOT,
-    HELD,
-    Claim,
-    Finding,
-    compared,
-    shown,
-)
+from minipeft.course.experiments.claims import ABSENT, CANNOT, HELD, Claim, Finding, compared, shown
 from minipeft.course.experiments.runner import BASE, results
 from minipeft.course.experiments.subspaces.digit_net import DigitNet
 from minipeft.course.experiments.subspaces.runs import (
