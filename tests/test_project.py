@@ -26,7 +26,7 @@ LAYERS = {  # a part -> the parts of minipeft that it may import, besides itself
     "storage": "backend checks display engine nn models",
     "contract": "backend checks display engine nn storage",
     "methods": "backend checks display engine nn storage contract",
-    "generation": "backend checks engine nn models",
+    "generation": "backend checks engine nn models tasks",
     "training": "backend checks display engine nn models storage contract generation tasks",
     # the world's wing
     "world": "backend checks",
