@@ -92,6 +92,7 @@ OPTIONS = {  # besides --help and --json, which all have
     "memory": "--model --method --set --head --classes --batch --length --optimizer --recompute "
     "--measure",
     "lectures": "--list --open --run --html",
+    "methods": "--markdown",
 }
 BYTES = "activations, gradients, optimizer, peak, temporary, weights"
 INSPECTED = "arrays (bytes, count, path, shape), bytes, dtypes, kind, path"
@@ -102,6 +103,8 @@ JSON = {  # command line -> the fields of its value, those of a part behind it
     "doctor": "advice, blas (core, name, threads), cores, cpu, data, free_memory, gpu, malloc, "
     "minipeft, models, packages, platform, problems, python, threads",
     "lectures": "file, number, title",
+    "methods": "by_row, compose, composition, file, form, insertion, lecture, merges, method, "
+    "parameters, representation",
     "data": "kind, metric, patterns, splits, task",
     "data nli --n 1": "kind, label, options, prompt, references, target",
     "data textures --n 1": "class, label, pixels",

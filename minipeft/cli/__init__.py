@@ -27,7 +27,8 @@ EXPECTED = (ValueError, OSError, RuntimeError, KeyError, ImportError)  # their t
 COMMANDS = (
     course.add_doctor, training.add_pretrain, training.add_finetune, training.add_compare,
     speaking.add_generate, speaking.add_evaluate, looking.add_inspect, files.add_merge,
-    files.add_data, looking.add_params, looking.add_memory, course.add_lectures,
+    files.add_data, looking.add_params, looking.add_memory, course.add_methods,
+    course.add_lectures,
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The commands around the course: is this machine ready, and the lectures."""
+"""The commands around the course: is this machine ready, all methods on a page, the lectures."""
 
 from __future__ import annotations
 
@@ -20,6 +20,23 @@ def _doctor(args: argparse.Namespace) -> Result:
 
     found = doctor(quiet=True)
     return found, as_text(found)
+
+
+# -- methods --------------------------------------------------------------------------------------
+
+
+def add_methods(command: Command) -> None:
+    """minipeft methods"""
+    new = command("methods", _methods, "tell all methods on one page: what each adds, and where",
+                  "minipeft methods --markdown > lectures/METHODS.md")  # fmt: skip
+    new.add_argument("--markdown", action="store_true", help="with links, as the lectures have it")
+
+
+def _methods(args: argparse.Namespace) -> Result:
+    from minipeft.course.method_map import method_map, page
+
+    rows = method_map()
+    return rows, page(rows, args.markdown)
 
 
 # -- lectures -------------------------------------------------------------------------------------

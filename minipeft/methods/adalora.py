@@ -2,6 +2,7 @@
 
 Paper    Zhang et al. 2023, eq. 3: h = W0 x + s P Lambda Q x; eq. 4 and 7-12, algorithm 1
 Kind     parameter composition
+Unified  P diag(Lambda) Q x; parallel; queries and values; h + s Δh, s = alpha / (r + 1e-5)
 Touches  Linear modules matching `targets` (default q_proj, v_proj)
 Adds     r * (d_in + d_out) + r per module; P, Q ~ N(0, 0.02^2), Lambda = 0, so it starts as the
          identity. What is cut counts too: it may come back

@@ -2,6 +2,7 @@
 
 Paper    Houlsby et al. 2019, sec. 2.1: y = f + W_up phi(W_down f + b_down) + b_up
 Kind     function composition
+Unified  W_up phi(W_down h + b_down) + b_up; sequential; attention and MLP, or blocks; h + Δh
 Touches  what `place` says: attention and MLP, or whole blocks
 Adds     2 * (L - drop) * (2 * d * r + r + d) + norms * (2 * L + 1) * 2 * d per model; half of
          it with place="pfeiffer" and "lin", which adds 2 d of a norm to each; W_up = 0 at first

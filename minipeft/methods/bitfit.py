@@ -2,6 +2,7 @@
 
 Paper    Ben Zaken et al. 2022, sec. 3: y = W x + b, with W frozen
 Kind     parameter composition
+Unified  b - b0; parallel; what every Linear and every norm gives out; h + Δh
 Touches  every bias, those of the norms included; terms="qm": of q_proj and fc_in only
 Adds     11 * d * L + d per model; none is new
 Merges   the trained values are the weights

@@ -2,6 +2,7 @@
 
 Paper    Liu et al. 2024, eq. 5: W' = m (W0 + s B A) / ||W0 + s B A||, s = alpha / r
 Kind     parameter composition
+Unified  B A x; parallel; queries and values; m (h + s Δh) / ||W0 + s B A||
 Touches  Linear modules matching `targets` (default q_proj, v_proj)
 Adds     r * (d_in + d_out) + by_input * d_in + (1 - by_input) * d_out per module;
          A and B as LoRA's, m = ||W0||, so it starts as the identity

@@ -2,6 +2,7 @@
 
 Paper    none: what the cheaper methods are measured against
 Kind     parameter composition
+Unified  (W - W0) x + b - b0; parallel; every module; h + Δh
 Touches  every parameter of the base, embeddings included
 Adds     V * d + T * d + L * (12 * d * d + 13 * d) + 2 * d per model; none is new
 Merges   the trained values are the weights

@@ -2,6 +2,7 @@
 
 Paper    Liu et al. 2022, sec. 3.3: softmax(Q (l_k * K)^T / sqrt(D)) (l_v * V), (l_ff * f(W1 x)) W2
 Kind     function composition
+Unified  (l - 1) * h; sequential; keys, values and the MLP's inner activations; h + Δh
 Touches  Linear modules matching `targets` (default k_proj, v_proj, fc_out): what they give out,
          or, of those in `inputs` (default fc_out), what they read
 Adds     (2 * d + 4 * d) * L per model; l = 1, so it starts as the identity

@@ -2,6 +2,8 @@
 
 Paper    Li and Liang 2021, sec. 7.2: [x; INFIX; y]; with a Prefix beside it [PREFIX; x; PREFIX'; y]
 Kind     input composition
+Unified  softmax(q P_k^T) P_v; inside the text; what each head gives out; (1 - g) h + g Δh, g the
+         softmax's share of the infix
 Touches  the start and the embedding, as prompt tuning does; k_proj and v_proj of every layer
 Adds     2 * L * d * n per model; N(0, std^2), so it takes a share of every softmax at once
 Merges   nothing: it changes the input

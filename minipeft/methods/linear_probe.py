@@ -2,6 +2,7 @@
 
 Paper    Alain & Bengio 2016: softmax(W h + b), h what the frozen base gives out
 Kind     parameter composition
+Unified  outside: no h of the base changes, only a new head reads the last one
 Touches  the head of a model with head="linear", which every method trains
 Adds     0 * d per model; the new head is counted apart, as for all methods
 Merges   the trained values are the weights

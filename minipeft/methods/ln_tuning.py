@@ -2,6 +2,7 @@
 
 Paper    Zhao et al. 2023, "Tuning LayerNorm in attention": w * h + b, h centred and scaled
 Kind     parameter composition
+Unified  (w - w0) * z + b - b0, z the centred and scaled input; parallel; every norm; h + Δh
 Touches  every norm: ln_1 and ln_2 of each block, ln_f, an embedding's
 Adds     (2 * L + 1) * 2 * d per model; none is new
 Merges   the trained values are the weights

@@ -2,6 +2,7 @@
 
 Paper    Li et al. 2023, algorithm 1: Q = codes of W - B A, then A, B from the SVD of W - Q, T times
 Kind     parameter composition
+Unified  B A x; parallel; every Linear but the head, stored as codes; h + s Δh, s = alpha / r
 Touches  Linear modules matching `targets` (default all but the head)
 Adds     r * (d_in + d_out) per module; A = sqrt(S_r) V_r^T, B = U_r sqrt(S_r) of W - Q
 Merges   Q + s B A as floats, or rounded to the codes' values again, once told which; s = alpha / r

@@ -2,6 +2,7 @@
 
 Paper    Hu et al. 2021, eq. 3: h = W0 x + (alpha/r) B A x
 Kind     parameter composition
+Unified  B A x; parallel; queries and values; h + s Δh, s = alpha / r
 Touches  Linear modules matching `targets` (default q_proj, v_proj)
 Adds     r * (d_in + d_out) per module; A ~ N(0, 1/d_in), B = 0, so it starts as the identity
 Merges   W0 + (alpha/r) B A

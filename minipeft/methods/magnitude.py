@@ -3,6 +3,7 @@
 Paper    Han et al. 2015; Zhu & Gupta 2017, eq. 1: s_t = s_f + (s_i - s_f)(1 - (t - t0)/(n dt))^3;
          Frankle & Carbin 2019: prune, rewind to theta0, train again (`prune_further`, `rewind`)
 Kind     parameter composition
+Unified  outside: weights are taken away and those that stay train, with no vector added
 Touches  Linear modules matching `targets` (default all of the blocks); biases train too, unpruned
 Adds     d_in * d_out + bias * d_out per module; none is new. With n = 0 the share s goes when the
          method is attached; else the start is the identity

@@ -3,6 +3,7 @@
 Paper    Sanh et al. 2020, eq. 1-3: y = (M(S) * W) x, M = the v largest of S (hard), or
          sigmoid(S) > tau with a penalty lambda mean(sigmoid(S)) (soft); dL/dS := dL/dW' * W
 Kind     parameter composition
+Unified  outside: weights are taken away and those that stay train, with no vector added
 Touches  Linear modules matching `targets` (default all of the blocks); biases train too, unpruned
 Adds     2 * d_in * d_out + bias * d_out per module: W, which is not new, and S = 0. So it starts
          as the identity, with everything kept

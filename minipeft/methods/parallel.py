@@ -2,6 +2,7 @@
 
 Paper    He et al. 2022, table 1 and sec. 3.3: h <- h + f + s W_up phi(W_down h)
 Kind     function composition
+Unified  W_up phi(W_down x + b_down) + b_up; parallel; MLP or attention; h + s Δh
 Touches  the MLP of each block, or its attention (`sublayer`), and in a pre-norm model the norm
          before it, where the residual stream h is read
 Adds     L * (2 * d * r + r + d) per model; W_up = 0, so it starts as the identity

@@ -3,6 +3,7 @@
 Paper    Meng et al. 2024, eq. 2-5: W = U S V^T, A = sqrt(S_r) V_r^T, B = U_r sqrt(S_r),
          h = W_res x + B A x, W_res = W - B A at the start
 Kind     parameter composition
+Unified  (B A - B0 A0) x; parallel; queries and values; h + s Δh, s = alpha / r
 Touches  Linear modules matching `targets` (default q_proj, v_proj)
 Adds     r * (d_in + d_out) per module; A and B as above, so it starts as the identity
 Merges   W0 + s (B A - B0 A0), s = alpha / r

@@ -2,6 +2,8 @@
 
 Paper    Li and Liang 2021, eq. 3: h_i = P[i] where a position i is in the prefix, P = MLP(Q)
 Kind     input composition
+Unified  softmax(q P_k^T) P_v; parallel; what each head gives out; (1 - g) h + g Δh, g the softmax's
+         share of the prefix
 Touches  the start of the sequence, by a past; the attention of layers that `layers` leaves out
 Adds     2 * L * d * n per model; N(0, std^2), so it takes a share of every softmax at once
 Merges   nothing: it changes the input. As keys and values it can go into a cache

@@ -2,6 +2,8 @@
 
 Paper    Lester et al. 2021, sec. 2: the model reads [P; E(x)]
 Kind     input composition
+Unified  softmax(q P_k^T) P_v, P_k and P_v what the frozen model makes of P; before the text; what
+         each head gives out; (1 - g) h + g Δh, g the softmax's share of P
 Touches  the start of a sequence, which gets ids from V on; the embedding, where these are rows
 Adds     n * d * (1 + deep * (L - 1)) per model; what P starts from is a setting
 Merges   nothing: it changes the input

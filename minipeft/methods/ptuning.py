@@ -2,6 +2,8 @@
 
 Paper    Liu et al. 2021 ("GPT Understands, Too"), eq. 5: h_i = MLP([LSTM(h_0:i); LSTM(h_i:n)])
 Kind     input composition
+Unified  softmax(q P_k^T) P_v, as prompt tuning, with P from a network; before the text or inside
+         it; what each head gives out; (1 - g) h + g Δh, g the softmax's share of P
 Touches  the start of a sequence, which gets ids from V on; the embedding, where these are rows
 Adds     n * d + h * (2 * d + h + 2) + d per model, with the MLP; n * d with encoder="embedding"
 Merges   nothing: it changes the input

@@ -2,6 +2,7 @@
 
 Paper    Dettmers et al. 2023, eqs. 5-6: y = decoded(c1, c2, W) x + (alpha/r) B A x
 Kind     parameter composition
+Unified  B A x; parallel; every Linear but the head, stored as codes; h + s Δh, s = alpha / r
 Touches  Linear modules matching `targets` (default all but the head)
 Adds     r * (d_in + d_out) per module; A ~ N(0, 1/d_in), B = 0, so it starts as the codes
 Merges   W + (alpha/r) B A as floats, or rounded to the codes' values again, once told which

@@ -2,6 +2,7 @@
 
 Paper    Dettmers et al. 2023, eqs. 1-2: w = book[code] * absmax of its block; NF4, its appendix E
 Kind     parameter composition
+Unified  outside: nothing trains, the same W is stored in fewer bits
 Touches  Linear modules matching `targets` (default all but the head)
 Adds     0 per model; nothing trains: attach another method on top, or use QLoRA
 Merges   the decoded weights, as floats

@@ -4,6 +4,7 @@ Paper    Li et al. 2018, eq. 2: theta = theta0 + P z; Aghajanyan et al. 2021, eq
          Fastfood (DID), and with a trained factor per layer: theta_i = theta0_i + lambda_i (P z)_i
          (SAID)
 Kind     parameter composition
+Unified  outside: one z moves all parameters at once, no h has a Δh of its own
 Touches  every parameter of the base, biases and embeddings too: one flat vector of D numbers
 Adds     d per model; z = 0, so it starts as the identity. The factors of SAID count in d, start
          at 1, and z has d less their number

@@ -2,6 +2,7 @@
 
 Paper    none: the classic baseline; FT-Top2 in Li & Liang 2021, table 1, has k = 2
 Kind     parameter composition
+Unified  (W - W0) x + b - b0; parallel; every module of the last k blocks; h + Δh
 Touches  every parameter of blocks L - k … L - 1; with ln_f=True also the final norm
 Adds     k * (12 * d * d + 13 * d) + ln_f * 2 * d per model; none is new
 Merges   the trained values are the weights

@@ -2,6 +2,7 @@
 
 Paper    Kopiczko et al. 2023, eq. 2: h = W0 x + Lambda_b B Lambda_d A x
 Kind     parameter composition
+Unified  b * B (d * A x), A and B random and shared; parallel; queries and values; h + Δh
 Touches  Linear modules matching `targets` (default q_proj, v_proj)
 Adds     r + d_out per module; b = 0, so it starts as the identity, d = d_initial
 Merges   W0 + diag(b) B diag(d) A

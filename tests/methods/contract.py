@@ -697,12 +697,12 @@ CHECKS = [
 # --- what a docstring says that a method adds --------------------------------------------------
 
 
-FIELDS = "Paper Kind Touches Adds Merges Saves Differs Lecture Homework".split()
+FIELDS = "Paper Kind Unified Touches Adds Merges Saves Differs Lecture Homework".split()
 FIELD = re.compile(rf"(?:^|  )({'|'.join(FIELDS)}) +", re.MULTILINE)
 
 
 def fields_of(kind):
-    """What a docstring says under the names of the nine fields, in the order they stand in."""
+    """What a docstring says under the names of the ten fields, in the order they stand in."""
     _, *parts = FIELD.split(inspect.getdoc(kind) or "")
     return {
         name: " ".join(text.split()) for name, text in zip(parts[::2], parts[1::2], strict=True)

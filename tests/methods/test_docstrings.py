@@ -1,4 +1,4 @@
-"""The first lines of a method's file are the reader's map: nine fields, and a count that is true.
+"""The first lines of a method's file are the reader's map: ten fields, and a count that is true.
 
 That the count is true is a check of the contract; here, that the map is whole and that the
 evaluator can say no.
@@ -15,10 +15,11 @@ from minipeft.models import GPT
 from tests.methods.contract import CASES, CONFIG, FIELDS, evaluated, fields_of, stated_count
 
 KINDS = ("parameter composition", "function composition", "input composition")
+INSERTIONS = ("parallel", "sequential", "before the text", "inside the text")
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_nine_fields_are_there_in_order(name):
+def test_the_ten_fields_are_there_in_order(name):
     method = METHODS[name]
     file = sys.modules[method.__module__]
     found = fields_of(file)
@@ -27,6 +28,18 @@ def test_the_nine_fields_are_there_in_order(name):
     assert found["Kind"] in KINDS and found["Kind"].startswith(method.compose)
     assert file.__doc__.partition("\n")[0].endswith(".")
     assert method.name == name and file.__name__ == f"minipeft.methods.{name}"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_formula_is_in_four_parts_or_says_why_not(name):
+    said = fields_of(sys.modules[METHODS[name].__module__])["Unified"]
+    if said.startswith("outside: "):
+        assert len(said.split()) > 4 and ";" not in said
+        return
+    form, insertion, representation, composition = said.split("; ")
+    assert form and representation
+    assert any(insertion.startswith(known) for known in INSERTIONS), insertion
+    assert "Δh" in composition and "h" in composition.replace("Δh", "").split(", ")[0]
 
 
 @pytest.mark.parametrize("name", METHODS)
