@@ -34,13 +34,8 @@ from minipeft.course.experiments.quantization import (
     runs as quantization,
 )
 from minipeft.course.experiments.rates import runs as learning_rates
-from minipeft.course.experiments.runner import (
-    Difference,
-    Experiment,
-    Results,
-    difference,
-    results,
-)
+from minipeft.course.experiments.runner import Experiment, Results, results
+from minipeft.course.experiments.statistics import Difference, difference
 from minipeft.course.experiments.subsets import claims as subset_claims
 from minipeft.course.experiments.subsets import runs as subsets
 from minipeft.course.experiments.subspaces import claims as subspace_claims

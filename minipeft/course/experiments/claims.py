@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from minipeft.course.experiments.runner import Experiment, difference, results, version_of
+from minipeft.course.experiments.runner import Experiment, results, version_of
+from minipeft.course.experiments.statistics import difference
 from minipeft.course.notebooks import folder
 from minipeft.display.table import Table
 from minipeft.storage.files import write_atomic

@@ -33,7 +33,7 @@ Settings = dict[str, Any]  # plain values: they are written as JSON
 Outcome = dict[str, Any]
 BASE = "tiny-gpt"
 UNKNOWN = "unknown"  # the version of code in files that do not record one
-NO_OUTCOME = ("runner.py", "settings.py")  # files that do not decide an outcome
+NO_OUTCOME = ("runner.py", "settings.py", "statistics.py")  # files that do not decide an outcome
 
 
 @dataclass(frozen=True)
@@ -323,60 +323,6 @@ def results(name: str) -> Results:
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.json"))) or "none"
         raise FileNotFoundError(f"no results {name!r} in {path.parent}; there are: {known}")
     return Results(path)
-
-
-def t_quantile(freedom: int, share: float = 0.95) -> float:
-    """How many standard errors of a mean hold the middle share of Student's t.
-
-    The share within t is a finite sum in the angle arctan(t / sqrt(freedom)): Abramowitz and
-    Stegun 26.7.3 and 26.7.4. It is inverted by bisection.
-    """
-    if freedom < 1 or not 0 < share < 1:
-        raise ValueError(f"wanted freedom >= 1 and 0 < share < 1, got {freedom} and {share}")
-    low, high = 0.0, math.pi / 2
-    for _ in range(60):
-        angle = (low + high) / 2
-        c, total = math.cos(angle), 0.0
-        term = c if freedom % 2 else 1.0
-        for k in range(freedom % 2 + 1, freedom, 2):  # the powers of c up to freedom - 2
-            total += term
-            term *= c * c * k / (k + 1)
-        within = math.sin(angle) * total
-        if freedom % 2:
-            within = 2 / math.pi * (angle + within)
-        low, high = (angle, high) if within < share else (low, angle)
-    return math.sqrt(freedom) * math.tan(low)
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A mean paired difference with its standard error."""
-
-    mean: float
-    error: float
-    n: int
-
-    @property
-    def held(self) -> bool:
-        """Whether the first is larger, by more than twice the standard error, over >= 5 pairs."""
-        return self.n >= 5 and self.mean > 2 * self.error
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """The paired t interval at 95 %."""
-        half = t_quantile(self.n - 1) * self.error
-        return self.mean - half, self.mean + half
-
-    def __str__(self) -> str:
-        return f"{self.mean:+.2g} ± {self.error:.2g} over {self.n} pairs"
-
-
-def difference(a: Sequence[float], b: Sequence[float]) -> Difference:
-    """a - b, seed by seed."""
-    if len(a) != len(b) or len(a) < 2:
-        raise ValueError(f"wanted two lists of the same length >= 2, got {len(a)} and {len(b)}")
-    d = np.subtract(a, b)
-    return Difference(float(d.mean()), float(d.std(ddof=1) / math.sqrt(len(d))), len(d))
 
 
 # -- the command -----------------------------------------------------------------------------------

@@ -1,19 +1,17 @@
-"""Runs that resume, results that are read back, and what "held" means."""
+"""Runs that resume, and results that are read back."""
 
 import json
 
 import numpy as np
 import pytest
 
-from minipeft.course.experiments import EXPERIMENTS, difference, results, runner
+from minipeft.course.experiments import EXPERIMENTS, results, runner
 from minipeft.course.experiments.runner import (
-    Difference,
     Experiment,
     Results,
     main,
     perform,
     source_digest,
-    t_quantile,
     version_of,
 )
 
@@ -164,47 +162,6 @@ def test_where_selects_by_settings(tmp_path):
     assert found.label == "3 seeds; remake: python -m minipeft.experiments trial"
     with pytest.raises(KeyError, match="seed"):
         found.where("score", seed=9)
-
-
-def test_held_needs_five_pairs_and_two_standard_errors():
-    a = [3.0, 3.1, 2.9, 3.0, 3.2]
-    assert difference(a, [1.0] * 5).held
-    assert not difference(a[:4], [1.0] * 4).held, "four pairs are too few"
-    assert not difference([1.0] * 5, a).held, "the wrong way round"
-    assert not difference([5.0, -5.0, 5.0, -5.0, 1.0], [0.0] * 5).held, "noise"
-    assert difference([1.0, 2.0], [0.0, 0.0]).error == pytest.approx(0.5)
-    with pytest.raises(ValueError, match="same length"):
-        difference([1.0, 2.0], [1.0])
-
-
-def test_a_difference_is_paired_with_its_sample_error():
-    """Three unlike differences 1, 2, 6: deviation of n - 1, error over the root of n."""
-    found = difference([11.0, 22.0, 36.0], [10.0, 20.0, 30.0])
-    assert found.mean == pytest.approx(3.0) and found.n == 3
-    deviation = np.sqrt((2**2 + 1**2 + 3**2) / 2)
-    assert found.error == pytest.approx(deviation / np.sqrt(3))
-    assert str(found) == "+3 ± 1.5 over 3 pairs"
-
-
-def test_exactly_two_errors_are_not_enough():
-    assert not Difference(2.0, 1.0, 5).held and Difference(2.0 + 1e-9, 1.0, 5).held
-    assert not Difference(9.0, 1.0, 4).held and not Difference(0.0, 0.0, 9).held
-
-
-def test_quantiles_of_student():
-    """Tables of t: 2, 3, 4, 5, 10, 20 seeds, and many."""
-    known = {1: 12.7062047, 2: 4.3026527, 3: 3.1824463, 4: 2.7764451, 5: 2.5705818, 9: 2.2621572,
-             19: 2.0930241, 100: 1.9839715}  # fmt: skip
-    for freedom, value in known.items():
-        assert t_quantile(freedom) == pytest.approx(value, abs=1e-6), freedom
-    assert t_quantile(4, 0.999) == pytest.approx(8.6103016, abs=1e-6)
-    with pytest.raises(ValueError, match="freedom >= 1"):
-        t_quantile(0)
-
-
-def test_an_interval_is_the_mean_and_t_errors():
-    low, high = Difference(3.0, 0.5, 5).interval
-    assert (low, high) == pytest.approx((3 - 0.5 * 2.7764451, 3 + 0.5 * 2.7764451))
 
 
 def several(settings):

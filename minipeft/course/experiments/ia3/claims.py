@@ -22,7 +22,8 @@ from minipeft.course.experiments.ia3.settings import (
     SWEPT,
     TASKS,
 )
-from minipeft.course.experiments.runner import base, difference, results
+from minipeft.course.experiments.runner import base, results
+from minipeft.course.experiments.statistics import difference
 from minipeft.course.experiments.world.context import shown as prompted
 from minipeft.ledger import get_paper, predict
 from minipeft.methods import IA3

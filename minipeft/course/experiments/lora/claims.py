@@ -12,7 +12,8 @@ import numpy as np
 from minipeft.backend import Rng
 from minipeft.course.experiments.claims import ABSENT, CANNOT, HELD, Claim, Finding, compared, shown
 from minipeft.course.experiments.lora.runs import RANKS, energy_rank
-from minipeft.course.experiments.runner import difference, results
+from minipeft.course.experiments.runner import results
+from minipeft.course.experiments.statistics import difference
 from minipeft.ledger import get_paper
 
 ROUTE = {"task": "remap-route", "steps": 60}  # after 200 all choices are level

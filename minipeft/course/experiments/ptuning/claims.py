@@ -11,7 +11,8 @@ import numpy as np
 from minipeft.course.experiments.claims import ABSENT, HELD, Claim, Finding, cannot, compared
 from minipeft.course.experiments.ptuning.runs import ASKED, CLOZE, ENCODERS, WAYS, best
 from minipeft.course.experiments.ptuning.starts import STARTS
-from minipeft.course.experiments.runner import difference, results, t_quantile
+from minipeft.course.experiments.runner import results
+from minipeft.course.experiments.statistics import difference, t_quantile
 from minipeft.ledger import get_paper
 
 LECTURE = "07b_ptuning"
