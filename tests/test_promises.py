@@ -58,6 +58,8 @@ FIELDS = {
     "prompt": "n template seed init labels text deep",
     "ptuning": "n template seed encoder h",
     "infix": "n template seed std",
+    "lnlora": "r alpha targets seed",
+    "fact": "r form s targets seed",
 }
 ARGUMENTS = {
     "attach": "model method freeze",

@@ -20,6 +20,7 @@ METHOD_COLOURS = {  # dark enough to write names in; kin have kindred colours
     "ln_tuning": "#BF812D", "linear_probe": "#7F7F2A", "ia3": "#B91C1C",
     "lora": "#0072B2", "dora": "#3A9BDC", "vera": "#005F73", "pissa": "#4B4EB8",
     "adalora": "#7A3FA0", "loftq": "#0A9396", "quant": "#CC79A7", "qlora": "#B5227F",
+    "lnlora": "#1E7FA8", "fact": "#2E4A9E",
     "subspace": "#D55E00", "magnitude": "#009E73", "movement": "#4D7C0F",
     "prefix": "#C1272D",
     "adapter": "#A63A00", "parallel": "#C0504D",

@@ -15,6 +15,7 @@ from minipeft.methods import (
     IA3,
     Adapter,
     BitFit,
+    FacT,
     Full,
     LNTuning,
     LoRA,
@@ -422,9 +423,34 @@ TFEW = Paper(
     ),
 )  # fmt: skip
 
+# -- ViT ------------------------------------------------------------------------------------------
+
+VIT = "vit-base"
+RANKS = {"tt": {4: 1, 8: 9, 16: 9}, "tk": {16: 6, 32: 13}}  # rank -> of how many of the 19 tasks
+
+
+def _of_the_tasks(form: str) -> float:
+    counts = [n * count(VIT, FacT(r=r, form=form)) for r, n in RANKS[form].items()]
+    return sum(counts) / sum(RANKS[form].values())
+
+
+FACT = Paper(
+    "fact",
+    "VTAB-1k: what FacT trains in ViT-B/16, without the new classifier",
+    "Jie and Deng 2023, table 1; ranks from the authors' settings",
+    (
+        counted("LoRA", "0.29M", VIT, lora("qv", 8), "q, v, r = 8"),
+        *(counted(f"FacT-TT, r = {r}", "", VIT, FacT(r=r), "2 d r + 144 r^2") for r in (4, 8, 16)),
+        *(counted(f"FacT-TK, r = {r}", "", VIT, FacT(r=r, form="tk"), "2 d r + 144 r + r^3")
+          for r in (8, 16, 32)),
+        Row("FacT-TT, r <= 16", "0.040M", "mean over 19 tasks", lambda: _of_the_tasks("tt")),
+        Row("FacT-TK, r <= 32", "0.069M", "mean over 19 tasks", lambda: _of_the_tasks("tk")),
+    ),
+)  # fmt: skip
+
 PAPERS = {
     paper.name: paper
-    for paper in (GPT3, GPT3_RANKS, VRAM, E2E, GLUE, QLORA, TFEW, PREFIX, PROMPT, PTUNING)
+    for paper in (GPT3, GPT3_RANKS, VRAM, E2E, GLUE, QLORA, TFEW, PREFIX, PROMPT, PTUNING, FACT)
 }
 
 

@@ -14,11 +14,13 @@ from minipeft.methods.adalora import AdaLoRA
 from minipeft.methods.adapter import Adapter
 from minipeft.methods.bitfit import BitFit
 from minipeft.methods.dora import DoRA
+from minipeft.methods.fact import FacT
 from minipeft.methods.full import Full
 from minipeft.methods.ia3 import IA3
 from minipeft.methods.infix import Infix
 from minipeft.methods.linear_probe import LinearProbe
 from minipeft.methods.ln_tuning import LNTuning
+from minipeft.methods.lnlora import LNLoRA
 from minipeft.methods.loftq import LoftQ
 from minipeft.methods.lora import LoRA
 from minipeft.methods.magnitude import Magnitude
@@ -60,6 +62,8 @@ METHODS: dict[str, type[Method]] = {
     "prompt": Prompt,
     "ptuning": PTuning,
     "infix": Infix,
+    "lnlora": LNLoRA,
+    "fact": FacT,
 }
 
 
@@ -115,8 +119,8 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
-    "METHODS", "AdaLoRA", "Adapter", "BitFit", "DoRA", "Full", "IA3", "Infix", "LNTuning",
-    "LinearProbe", "LoRA", "LoftQ", "Magnitude", "Movement", "Parallel", "QLoRA", "Quantize",
-    "PiSSA", "Prefix", "PTuning", "Prompt", "Subspace", "TopK", "VeRA", "get_method",
+    "METHODS", "AdaLoRA", "Adapter", "BitFit", "DoRA", "FacT", "Full", "IA3", "Infix", "LNLoRA",
+    "LNTuning", "LinearProbe", "LoRA", "LoftQ", "Magnitude", "Movement", "Parallel", "QLoRA",
+    "Quantize", "PiSSA", "Prefix", "PTuning", "Prompt", "Subspace", "TopK", "VeRA", "get_method",
     "load_adapter",
 ]  # fmt: skip

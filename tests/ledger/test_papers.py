@@ -121,6 +121,9 @@ EXACT = {  # (table, row, printed) -> the integer
     ("ptuning", "gpt2, mlp", None): 229_376,
     ("ptuning", "gpt2, lstm", None): 1_593_344,
     ("ptuning", "gpt2, embedding", None): 15_360,
+    ("fact", "LoRA", None): 294_912,
+    ("fact", "FacT-TT, r <=", None): (1 * 8_448 + 9 * 21_504 + 9 * 61_440) / 19,
+    ("fact", "FacT-TK, r <=", None): (6 * 30_976 + 13 * 86_528) / 19,
 }
 
 

@@ -28,8 +28,10 @@ from minipeft.methods import (
     Adapter,
     BitFit,
     DoRA,
+    FacT,
     Infix,
     LinearProbe,
+    LNLoRA,
     LoftQ,
     LoRA,
     Magnitude,
@@ -52,7 +54,8 @@ from minipeft.storage.checkpoint import load_arrays
 from minipeft.training.batches import Batch
 from minipeft.training.loop import fit
 from minipeft.training.step import loss_of
-from tests.contract.throwaway import THROWAWAY, FacT, Steering
+from tests.contract.throwaway import THROWAWAY, Steering
+from tests.contract.throwaway import FacT as ThrowawayFacT
 
 CONFIG = GPTConfig(vocab=11, context=8, width=8, layers=2, heads=2)
 CONFIGS = {
@@ -270,6 +273,17 @@ SETTINGS = {  # what suits the tiny model; a method without an entry is checked 
         "ln": Case(Parallel(r=4, reads="ln", s=1.0, act="gelu"), stuck=f"mlp: {NONLINEAR}"),
         "attn": Case(Parallel(r=4, sublayer="attn"), stuck=NONLINEAR),
     },
+    "lnlora": {
+        "": Case(LNLoRA(r=2, alpha=3.0), stuck="norm divides by the deviation of each input"),
+        "few": Case(LNLoRA(r=3, targets=("q_proj", "fc_out")), stuck="no one matrix"),
+    },
+    "fact": {
+        "": Case(FacT(r=3)),
+        "tk": Case(
+            FacT(r=3, form="tk", s=2.0, targets=(*QKV, "o_proj")),
+            "2 * d * r + 4 * L * r + r ** 3 per model",
+        ),
+    },
     "throwaway_steering": {
         "": Case(Steering()),
         "tap": Case(Steering("head_out"), stuck="head_out: a Tap holds no bias: shift what o_pr"),
@@ -283,7 +297,7 @@ CASES = {
 
 
 ON = {  # kind -> case -> the method there, where its own targets do not fit
-    "llama": {"throwaway_fact": FacT(targets=("q_proj", "o_proj"))},
+    "llama": {"throwaway_fact": ThrowawayFacT(targets=("q_proj", "o_proj"))},
 }
 
 
@@ -446,8 +460,9 @@ def every_trained_array_matters(case, _):
         p.data = kept + case.xp.asarray(0.1 * Rng(1, path).normal(p.shape))
         change = abs(run(model, case.inputs()) - y).max()
         p.data = kept
-        bias = "bias" if case.method.name not in PRUNED else "b"  # its name in a pruned part
-        if path.endswith(("k_proj.bias", f"k_proj.{bias}")):  # softmax does not see it
+        bias = "b" if case.method.name in PRUNED else "ln.bias"  # its name in a pruned part
+        turned = case.kind == "llama"  # each key by its place
+        if path.endswith(("k_proj.bias", f"k_proj.{bias}")) and not turned:  # softmax is blind
             assert change < CLOSE * abs(y).max(), path
         else:
             assert change > 1e-6, path
@@ -730,6 +745,7 @@ ADDS = {  # where a docstring counts a GPT: m = 1 with a head for masked words, 
         "movement": "2 * d_in * d_out per module",
         "ln_tuning": "(2 * L + 1) * d per model",
         "ia3": "(2 * kv + F) * L per model",
+        "fact": "2 * d * r + 8 * L * r * r per model",  # F = 32 takes two pieces, k and v one
         "prefix": "2 * L * kv * n per model",
         "infix": "2 * L * kv * n per model",
         "adapter": f"{TWO} + norms * (2 * L + 1) * d per model",

@@ -18,9 +18,11 @@ from minipeft.methods import (
     Adapter,
     BitFit,
     DoRA,
+    FacT,
     Full,
     Infix,
     LinearProbe,
+    LNLoRA,
     LNTuning,
     LoftQ,
     LoRA,
@@ -143,6 +145,15 @@ LEDGER = [
     row("LSTM l=20 h=128", PTuning(n=20, h=128, encoder="lstm"),
         "n * d + 2 * (4 * h * (d + h) + 8 * h) + 2 * (4 * h * (2 * h + h) + 8 * h)"
         " + (2 * h * 2 * h + 2 * h) + (2 * h * d + d)", S=1_593_344),
+    row("18 d in and out, 9 d in", LNLoRA(r=16), "(18 * r + 18) * d * L", V=2_820_096),
+    *(
+        row(f"TT r={r}", FacT(r=r), "2 * d * r + 12 * L * r * r", V=expected)
+        for r, expected in ((4, 8_448), (8, 21_504), (16, 61_440))
+    ),
+    *(
+        row(f"TK r={r}", FacT(r=r, form="tk"), "2 * d * r + 12 * L * r + r ** 3", V=expected)
+        for r, expected in ((8, 13_952), (16, 30_976), (32, 86_528))
+    ),
     row("embeddings alone", PTuning(n=20, encoder="embedding"), "n * d", S=15_360),
 ]  # fmt: skip
 MODELS = {
