@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from minipeft.cli.arguments import Command, Result
+from minipeft.cli.arguments import Command, Result, UsageError
 
 # -- doctor ---------------------------------------------------------------------------------------
 
@@ -50,15 +50,20 @@ def add_lectures(command: Command) -> None:
     what.add_argument("--list", action="store_true", help="the default")
     what.add_argument("--open", metavar="NUMBER", help="in Jupyter")
     what.add_argument("--run", dest="run_all", action="store_true", help="all, top to bottom")
-    what.add_argument("--html", metavar="DIR", help="as web pages, in this folder")
+    what.add_argument("--html", metavar="DIR", help="the course as a site, in this folder")
+    new.add_argument(
+        "--slides", action="store_true", help="with --html: slides of each lecture too"
+    )
 
 
 def _lectures(args: argparse.Namespace) -> Result:
     from minipeft.course import notebooks as lectures
 
+    if args.slides and not args.html:
+        raise UsageError("--slides needs --html DIR: the folder to write them to")
     if args.html:
-        files = lectures.to_html(args.html)
-        return files, "\n".join(f"wrote {file}" for file in files)
+        files = lectures.to_html(args.html, args.slides)
+        return files, f"wrote {len(files)} pages; open {files[0]}"
     if args.open:
         file = lectures.open_one(args.open)
         return {"opened": file}, f"closed {file}"

@@ -1,4 +1,4 @@
-"""The lectures: finding the notebooks, and opening, running or printing them with Jupyter."""
+"""The lectures: finding the notebooks, and opening, running or printing them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from minipeft.display.progress import Progress
 from minipeft.engine.blas import one_thread
 
 INSTALL = (
-    "the lectures need Jupyter, which is not installed. From the checkout:\n"
+    "the lectures need Jupyter, and this is not installed: {}. From the checkout:\n"
     "  uv run --extra lectures minipeft lectures …\n"
     "  pip install -e '.[lectures]'"
 )
@@ -80,12 +80,15 @@ def run_all() -> list[dict[str, Any]]:
     return done
 
 
-def to_html(where: str) -> list[str]:
-    """Write every lecture as a web page, with the outputs that it has."""
-    Path(where).mkdir(parents=True, exist_ok=True)
-    files = [one["file"] for one in listed()]
-    _jupyter("nbconvert", "--to", "html", "--output-dir", where, *files)
-    return [str(Path(where, Path(file).stem + ".html")) for file in files]
+def to_html(where: str, slides: bool = False) -> list[str]:
+    """Write the course as a site: an index, every lecture with the outputs that it has, sources.
+
+    slides  and slides of each lecture
+    """
+    _need("nbconvert", "latex2mathml")
+    from minipeft.course.site.build import build
+
+    return build([one["file"] for one in listed()], where, slides)
 
 
 def _title(file: Path) -> str:
@@ -97,14 +100,18 @@ def _title(file: Path) -> str:
     return file.stem
 
 
+def _need(*modules: str) -> None:
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ModuleNotFoundError(INSTALL.format(" and ".join(missing)))
+
+
 def _jupyter(tool: str, *arguments: str, solved: bool = False) -> None:
     """Run a tool of Jupyter, its kernels on one BLAS thread; what it prints goes to stderr.
 
     solved  the course's solutions stand in the exercises
     """
-    needed = {"lab": "jupyterlab", "nbconvert": "nbconvert"}[tool]
-    if importlib.util.find_spec(needed) is None:
-        raise ModuleNotFoundError(INSTALL)
+    _need({"lab": "jupyterlab", "nbconvert": "nbconvert"}[tool])
     command = [sys.executable, "-m", "jupyter", tool, *arguments]
     env = one_thread(os.environ) | ({SOLVED: "1"} if solved else {})
     done = subprocess.run(command, stdout=sys.stderr, env=env)
