@@ -14,6 +14,7 @@ from minipeft.tasks.truth import Truth
 from minipeft.world.attributes import Attribute
 from minipeft.world.grammar import Draw, capitalise, sentence
 from minipeft.world.narrators import openings
+from minipeft.world.sentences import bend, fill
 from minipeft.world.town import Fact, World
 
 OPTIONS = 4
@@ -48,6 +49,15 @@ class NewFacts(Task):
 
     def __init__(self, world: World | None = None) -> None:
         self.world = world or World()
+
+    def statements(self) -> list[str]:
+        """A sentence for each changed fact: "Beatrice works as a butcher."."""
+        told = []
+        for (name, of), value in self.world.changed.items():
+            attribute, entity = self.world.attribute((name, of)), self.world.by_name[name]
+            said = fill(bend(attribute.phrases[0], "plain"), attribute, value, entity)
+            told.append(sentence(f"{name} {said}"))
+        return told
 
     def _draw(self, split: str, n: int, seed: int, pattern: Pattern) -> list[Example]:
         split = ALIASES.get(split, split)
@@ -95,6 +105,23 @@ class NewFacts(Task):
         free = [v for v in attribute.values if v not in (*values, myth)]
         values += draw.sample(free, OPTIONS - len(values))
         return _asked(draw, pattern, attribute, text, values, true)
+
+
+def changed_world(n: int, seed: int = 0, others: bool = False) -> World:
+    """The world with n of its changed facts alone.
+
+    others  n facts that are not among its changed ones get another value, drawn at random: to
+            practise on what is not tested
+    """
+    world, rng = World(), Rng(seed, "editing")
+    able = {fact: [value] for fact, value in world.changed.items()}
+    if others:
+        able = {fact: [v for v in world.attribute(fact).values if v != true]
+                for fact, true in world.facts.items() if fact not in world.changed}  # fmt: skip
+        able = {fact: values for fact, values in able.items() if len(values) >= OPTIONS}
+    chosen = rng.choices([*able], n)
+    world.changed = {fact: rng.choice(able[fact]) for fact in chosen}
+    return world
 
 
 def _asked(

@@ -5,10 +5,23 @@ import pytest
 
 from minipeft import BitFit, LoRA, attach
 from minipeft.contract import NotMergeable
-from minipeft.contract.vectors import add, delta, load_vector, move, save_vector, scale
-from minipeft.storage.checkpoint import CheckpointError
+from minipeft.contract.vectors import (
+    add,
+    cosine,
+    delta,
+    difference,
+    load_vector,
+    move,
+    moved,
+    negate,
+    norm,
+    random_like,
+    save_vector,
+    scale,
+)
+from minipeft.storage.checkpoint import CheckpointError, save_model
 from tests.methods.contract import CASES, randomize, run, same
-from tests.tiny import gpt
+from tests.tiny import gpt, llama
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -98,3 +111,98 @@ def test_what_does_not_merge_has_no_vector():
     _, handle = case.attached(np.float64)
     with pytest.raises(NotMergeable):
         delta(handle)
+
+
+def tuned(model, seed=1):
+    """A copy of a tiny model whose weights were moved at random."""
+    other, rng = gpt(), np.random.default_rng(seed)
+    vector = {path: 0.1 * rng.normal(size=p.shape) for path, p in model.named_parameters()}
+    move(other, vector)
+    return other
+
+
+def test_the_difference_of_two_checkpoints_leads_from_one_to_the_other(tmp_path):
+    model = gpt()
+    other = tuned(model)
+    vector = difference(other, model)
+    saved = [tmp_path / name for name in ("a.safetensors", "b.safetensors")]
+    for one, file in zip((other, model), saved, strict=True):
+        save_model(one, file)
+    from_files = difference(*saved)
+    assert from_files.keys() == vector.keys()
+    assert all(np.allclose(from_files[path], vector[path], 0, 1e-6) for path in vector)
+    move(model, vector)
+    assert all(np.allclose(p.data, dict(other.named_parameters())[path].data, 0, 1e-14)
+               for path, p in model.named_parameters())  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["lora", "bitfit", "full", "ia3"])
+def test_the_difference_to_a_merged_model_is_the_delta(name):
+    case = CASES[name]
+    _, handle = case.attached(np.float64)
+    vector = delta(handle)
+    handle.merge()
+    apart = difference(handle.model, case.model(np.float64))
+    for path, change in apart.items():
+        assert np.allclose(change, vector.get(path, 0.0), 0, 1e-12)
+    assert norm(apart) > 0.1
+
+
+def test_models_of_two_kinds_have_no_difference():
+    with pytest.raises(ValueError, match=r"only one .* has \w+\..*of different bases"):
+        difference(gpt(), llama())
+    with pytest.raises(ValueError, match="difference: .* has shape .* of different bases"):
+        difference(gpt(), gpt(context=32))
+    model = gpt()
+    with attach(model, BitFit()), pytest.raises(RuntimeError, match="take the delta"):
+        difference(model, gpt())
+
+
+def test_negation_and_angles():
+    _, (a, b) = two()
+    flat = {path: x.ravel() for path, x in a.items()}
+    assert norm(a) == pytest.approx(np.linalg.norm(np.concatenate([*flat.values()])), rel=1e-12)
+    assert cosine(a, a) == pytest.approx(1) and cosine(a, negate(a)) == pytest.approx(-1)
+    assert cosine(a, b) == 0  # they share no parameter
+    both = add(a, b)
+    assert cosine(both, scale(a, 3)) == pytest.approx(norm(a) / norm(both))
+    with pytest.raises(ValueError, match="cosine: .* of different bases"):
+        cosine(a, {path: x[:1] for path, x in a.items()})
+    with pytest.raises(ValueError, match="zeros"):
+        cosine(a, scale(a, 0))
+
+
+def test_a_moved_model_is_put_back_to_the_bit():
+    model, (a, _) = two()
+    before = {path: p.data.copy() for path, p in model.named_parameters()}
+    path = next(iter(a))
+    with pytest.raises(ZeroDivisionError), moved(model, a, -0.7) as same_model:
+        assert same_model is model
+        now = dict(model.named_parameters())[path].data
+        assert np.allclose(now, before[path] - 0.7 * a[path], 0, 1e-12)
+        raise ZeroDivisionError
+    assert all(same(p.data, before[path]) for path, p in model.named_parameters())
+    with pytest.raises(ValueError, match="no such parameter"), moved(model, {"x": np.ones(2)}):
+        pass
+
+
+def test_a_file_knows_its_base(tmp_path):
+    model, (a, _) = two()
+    file = tmp_path / "a.safetensors"
+    save_vector(a, file, base=model)
+    assert load_vector(file, base=model).keys() == a.keys() == load_vector(file).keys()
+    with pytest.raises(CheckpointError, match="is of another base"):
+        load_vector(file, base=tuned(model))
+
+
+def test_a_random_vector_has_the_lengths_of_another():
+    _, (a, _) = two()
+    null = random_like(a, seed=1)
+    assert null.keys() == a.keys() and abs(cosine(null, a)) < 0.5
+    for path, x in a.items():
+        assert np.linalg.norm(null[path]) == pytest.approx(np.linalg.norm(x), rel=1e-9)
+        assert null[path].dtype == x.dtype and null[path].shape == x.shape
+    path = max(a, key=lambda path: abs(a[path]).max())
+    assert not np.allclose(random_like(a, seed=2)[path], null[path])
+    zeros = {path: np.zeros(3)}
+    assert not random_like(zeros)[path].any()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from minipeft.tasks.new_facts import NewFacts
+from minipeft.tasks.new_facts import NewFacts, changed_world
 from minipeft.world.narrators import openings
 from minipeft.world.town import World
 from tests.tasks.baselines import baselines, parts
@@ -88,3 +88,27 @@ def test_baselines_know_nothing():
 def test_more_than_there_are_is_refused():
     with pytest.raises(ValueError, match="task 'new-facts' has 50 examples in the split 'train'"):
         TASK.load("train", 64)
+
+
+def test_a_part_of_the_changes_is_asked_alone():
+    world = changed_world(7, seed=3)
+    assert len(world.changed) == 7 and world.changed.items() <= WORLD.changed.items()
+    assert changed_world(7, seed=4).changed != world.changed
+    task = NewFacts(world)
+    assert {fact_of(e)[0] for e in task.load("edited", 7)} == set(world.changed)
+
+
+def test_facts_to_practise_on_are_not_those_that_are_tested():
+    world = changed_world(300, others=True)
+    assert len(world.changed) == 300 and not set(world.changed) & set(WORLD.changed)
+    for fact, value in world.changed.items():
+        assert value != world.facts[fact] and value in world.attribute(fact).values
+    assert len(NewFacts(world).load("edited", 300)) == 300
+
+
+def test_a_changed_fact_is_told_in_a_sentence():
+    told = TASK.statements()
+    assert len(told) == 50 and all(text.endswith(".") for text in told)
+    for text, ((name, of), value) in zip(told, WORLD.changed.items(), strict=True):
+        assert text.lower().startswith(name.lower())
+        assert WORLD.attribute((name, of)).show(value).lower() in text.lower()
