@@ -56,7 +56,7 @@ def test_a_step_uploads_its_batch_once_and_reads_the_loss(device, method, task):
     if method.name == "lora":
         method = dataclasses.replace(method, dropout=0.1)
     attach(model, method)
-    if method.name == "quant":  # which trains nothing
+    if method.name in ("quant", "steering"):  # which train nothing
         attach(model, LoRA(r=2))
     transfers.clear()
     history = fit(model, task, steps=12, lr=0.01, batch=3, quiet=True)

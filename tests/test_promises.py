@@ -60,6 +60,7 @@ FIELDS = {
     "infix": "n template seed std",
     "lnlora": "r alpha targets seed",
     "fact": "r form s targets seed",
+    "steering": "k alpha theta positions rank folds targets seed",
 }
 ARGUMENTS = {
     "attach": "model method freeze",

@@ -44,7 +44,7 @@ DEFAULT = (  # parameters, functions, inputs: each way to compose has its method
     "full", "topk", "bitfit", "lora", "dora", "vera", "pissa", "qlora", "subspace",
     "adapter", "ia3", "ptuning",
 )  # fmt: skip
-HEADS_ALONE = ("quant", "linear_probe")  # they train a new head, and models of text have none here
+HEADS_ALONE = ("quant", "linear_probe", "steering")  # they train a new head, and a text's has none
 BASE = "base"  # the row of the frozen base model
 HELD_OUT = (0.03, 128)  # megabytes of pretraining text, and the length of its rows
 GENERATED = 100  # test examples of a task whose answers are generated

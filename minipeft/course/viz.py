@@ -25,6 +25,7 @@ METHOD_COLOURS = {  # dark enough to write names in; kin have kindred colours
     "prefix": "#C1272D",
     "adapter": "#A63A00", "parallel": "#C0504D",
     "prompt": "#8B1A1A", "ptuning": "#D6455D", "infix": "#E05A2B",
+    "steering": "#6D28D9",
 }  # fmt: skip
 COMPOSED = {"parameter": "o", "function": "s", "input": "^"}  # markers of the ways to compose
 KINDS = {  # of a schematic's boxes: fill, edge, what the legend says

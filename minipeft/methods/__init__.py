@@ -32,6 +32,7 @@ from minipeft.methods.prompt import Prompt
 from minipeft.methods.ptuning import PTuning
 from minipeft.methods.qlora import QLoRA
 from minipeft.methods.quant import Quantize
+from minipeft.methods.steering import Steering
 from minipeft.methods.subspace import Subspace
 from minipeft.methods.topk import TopK
 from minipeft.methods.vera import VeRA
@@ -64,6 +65,7 @@ METHODS: dict[str, type[Method]] = {
     "infix": Infix,
     "lnlora": LNLoRA,
     "fact": FacT,
+    "steering": Steering,
 }
 
 
@@ -121,6 +123,6 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "METHODS", "AdaLoRA", "Adapter", "BitFit", "DoRA", "FacT", "Full", "IA3", "Infix", "LNLoRA",
     "LNTuning", "LinearProbe", "LoRA", "LoftQ", "Magnitude", "Movement", "Parallel", "QLoRA",
-    "Quantize", "PiSSA", "Prefix", "PTuning", "Prompt", "Subspace", "TopK", "VeRA", "get_method",
-    "load_adapter",
+    "Quantize", "PiSSA", "Prefix", "PTuning", "Prompt", "Steering", "Subspace", "TopK", "VeRA",
+    "get_method", "load_adapter",
 ]  # fmt: skip

@@ -43,19 +43,22 @@ from minipeft.methods import (
     PTuning,
     QLoRA,
     Quantize,
+    Steering,
     Subspace,
     TopK,
     VeRA,
     load_adapter,
 )
+from minipeft.methods.steering import point
 from minipeft.models import MODELS, BERTConfig, GPTConfig, LLaMAConfig, ViTConfig
 from minipeft.nn import Parameter
 from minipeft.storage.checkpoint import load_arrays
 from minipeft.training.batches import Batch
 from minipeft.training.loop import fit
 from minipeft.training.step import loss_of
-from tests.contract.throwaway import THROWAWAY, Steering
+from tests.contract.throwaway import THROWAWAY
 from tests.contract.throwaway import FacT as ThrowawayFacT
+from tests.contract.throwaway import Steering as Shifts
 
 CONFIG = GPTConfig(vocab=11, context=8, width=8, layers=2, heads=2)
 CONFIGS = {
@@ -283,10 +286,13 @@ SETTINGS = {  # what suits the tiny model; a method without an entry is checked 
             FacT(r=3, form="tk", s=2.0, targets=(*QKV, "o_proj")),
             "2 * d * r + 4 * L * r + r ** 3 per model",
         ),
+    "steering": {
+        "": Case(Steering(k=2, positions="all"), head=True),
+        "answer": Case(Steering(k=3, alpha=-1.0), head=True, stuck="bias acts at all positions"),
     },
     "throwaway_steering": {
-        "": Case(Steering()),
-        "tap": Case(Steering("head_out"), stuck="head_out: a Tap holds no bias: shift what o_pr"),
+        "": Case(Shifts()),
+        "tap": Case(Shifts("head_out"), stuck="head_out: a Tap holds no bias: shift what o_pr"),
     },
 }
 CASES = {
@@ -308,7 +314,15 @@ def on(kind, name):
 
 
 def randomize(handle, seed=7):
-    """Random values of O(0.3) in all that trains, and a state that a step has changed."""
+    """Random values of O(0.3) in all that trains, and a state that a step has changed.
+
+    What is measured instead of trained is random too.
+    """
+    if isinstance(handle.method, Steering):
+        found = handle.method.state(handle)
+        heads = [(i % 2, 0 if i < 2 else 1) for i in range(handle.method.k)]
+        theta, sigma = (0.3 * Rng(seed, n).normal(found[n].shape) for n in ("theta", "sigma"))
+        point(handle, heads, theta, sigma)
     for path, p in handle.trainable():
         x = 0.3 * Rng(seed, path).normal(p.shape)
         p.data = xp_of(p.data).asarray(x, dtype=p.dtype)
@@ -626,7 +640,8 @@ def generation_and_no_grad_see_the_method(case, _):
     assert not same(run(model, ids), run(case.model(), ids))
     randomize(handle, seed=8)
     assert not same(run(model, ids), y.data)
-    if case.kind in ("gpt", "llama") and case.method.name != "linear_probe":
+    everywhere = getattr(case.method, "positions", "all") == "all"  # not where logits are read
+    if case.kind in ("gpt", "llama") and case.method.name != "linear_probe" and everywhere:
         words, _ = dataclasses.replace(case, head=False).attached()
         generation_sees_the_method(case, words, ids)
 

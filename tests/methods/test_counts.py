@@ -35,6 +35,7 @@ from minipeft.methods import (
     PTuning,
     QLoRA,
     Quantize,
+    Steering,
     Subspace,
     TopK,
     VeRA,
@@ -155,6 +156,7 @@ LEDGER = [
         for r, expected in ((8, 13_952), (16, 30_976), (32, 86_528))
     ),
     row("embeddings alone", PTuning(n=20, encoder="embedding"), "n * d", S=15_360),
+    row("48 heads, none of them trained", Steering(k=48), "0", S=0, G3=0, BB=0),
 ]  # fmt: skip
 MODELS = {
     "S": S, "M": M, "L": L, "G3": G3, "BB": "bert-base", "BL": "bert-large", "V": "vit-base",
