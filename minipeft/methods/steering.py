@@ -2,6 +2,7 @@
 
 Paper    Li et al. 2023 (ITI), eq. 2: x_{l+1} = x_l + sum_h Q_l^h (Att_l^h(P_l^h x_l) + alpha s t)
 Kind     function composition
+Unified  alpha sigma theta, the same for every input; parallel; k heads before W_o; h + Δh
 Touches  Linear modules matching `targets` (default o_proj): what they read, the heads side by side
 Adds     0 per model; nothing trains: k * (d / heads + 1) numbers are measured
 Merges   with positions="all": b + W (alpha sigma theta), the output projection's bias
