@@ -77,6 +77,7 @@ HOOKS = """
 ON_TEXT = """
     sentiment sentiment-shift nli nli-shift paraphrase acceptability choice table-to-text remap
     remap-new remap-route remap-values summary unscramble truth new-facts e2e
+    truthful-qa
 """
 ON_PICTURES = "shapes digits clutter textures cells count angle mnist"
 OPTIONS = {  # besides --help and --json, which all have

@@ -25,6 +25,7 @@ from minipeft.tasks.shapes import Shapes
 from minipeft.tasks.summary import Summary
 from minipeft.tasks.table_to_text import TableToText
 from minipeft.tasks.truth import Truth
+from minipeft.tasks.truthful_qa import TruthfulQA
 from minipeft.tasks.unscramble import Unscramble
 
 TASKS: dict[str, Callable[..., Task]] = {
@@ -45,9 +46,10 @@ TASKS: dict[str, Callable[..., Task]] = {
     "truth": Truth,
     "new-facts": NewFacts,
     "e2e": E2E,
+    "truthful-qa": TruthfulQA,
 }
 IMAGE_TASKS: dict[str, type[ImageTask]] = {"shapes": Shapes, **MINI_VTAB, "mnist": MNIST}
-FROM_FILES = ("e2e", "mnist")  # the tasks that read published files
+FROM_FILES = ("e2e", "truthful-qa", "mnist")  # the tasks that read published files
 
 
 def get_task(name: str, path: str | os.PathLike[str] | None = None) -> Task:
@@ -95,5 +97,5 @@ __all__ = [
     "E2E", "IMAGE_TASKS", "MINI_VTAB", "MNIST", "NLI", "TASKS", "Acceptability", "Choice",
     "Example", "ImageTask", "Images", "NLIShift", "NewFacts", "Own", "Paraphrase", "Pattern",
     "Remap", "Sentiment", "SentimentShift", "Shapes", "Summary", "TableToText", "Task", "Truth",
-    "Unscramble", "any_task", "get_image_task", "get_task", "load_own", "majority",
+    "TruthfulQA", "Unscramble", "any_task", "get_image_task", "get_task", "load_own", "majority",
 ]  # fmt: skip
