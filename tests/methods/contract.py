@@ -286,6 +286,7 @@ SETTINGS = {  # what suits the tiny model; a method without an entry is checked 
             FacT(r=3, form="tk", s=2.0, targets=(*QKV, "o_proj")),
             "2 * d * r + 4 * L * r + r ** 3 per model",
         ),
+    },
     "steering": {
         "": Case(Steering(k=2, positions="all"), head=True),
         "answer": Case(Steering(k=3, alpha=-1.0), head=True, stuck="bias acts at all positions"),
