@@ -283,6 +283,18 @@ def test_math_in_text_and_in_outputs_but_not_in_code(one):
     assert '<pre class="out">$z$ &lt;b&gt;</pre>' in made
 
 
+def test_aligned_lines_and_equal_headings(one):
+    made = one("$$\\begin{aligned}a &= b \\\\ c &= d\\end{aligned}$$", "## S", "## S\n\n### S")
+    assert made.count("<mtr") == 2 and not Look(made).wrong
+    assert re.findall(r'<h\d id="(.*?)"', made) == ["a-title", "s", "s-again", "s-again-again"]
+
+
+def test_an_empty_cell_heads_nothing(one):
+    head = "<table><tr><th></th><th>b</th></tr></table>"
+    made = one("||b|\n|--|:-:|\n|1|2|", {"source": "t", "outputs": [shown(text_html=head)]})
+    assert made.count("<td></td>") == 2 and "<th></th>" not in made
+
+
 @pytest.mark.parametrize("tex", [r"\wrong x", "{", "a & b"])
 def test_a_formula_that_cannot_be_converted_is_named_and_nothing_is_written(one, tex, tmp_path):
     with pytest.raises(ValueError) as told:
@@ -314,6 +326,14 @@ def test_what_else_is_in_the_folder_stays(one, tmp_path):
     assert "A title" in one("text")
     assert {f.name for f in web.iterdir()} == {"own", "mine.html", "08_x.html", "index.html"}
     assert (web / "mine.html").read_text() == "mine"
+
+
+def test_json_gives_the_files_the_index_first(one, tmp_path, capsys):
+    one("text")
+    capsys.readouterr()
+    assert cli.main(["lectures", "--html", str(tmp_path / "web"), "--slides", "--json"]) == 0
+    files = [Path(file).name for file in json.loads(capsys.readouterr().out)]
+    assert files == ["index.html", "08_x.html", "08_x-slides.html"]
 
 
 def test_links_to_files_become_pages(one, tmp_path):
@@ -364,11 +384,14 @@ def test_a_slide_is_a_heading_or_follows_an_output(one, tmp_path):
         "Predict.",
         printed,
     ]
-    one(*cells, "so\n\n## 2. B\n\nend", printed, slides=True)
+    cells += ["so", "## 2. $b$\n\nend", printed, "a comment\n\n## 3. C", drawn, "on", printed]
+    one(*cells, "at last", slides=True)
     made = (tmp_path / "web" / "08_x-slides.html").read_text(encoding="utf-8")
     slides = re.findall(r"<section.*?</section>", made, re.S)
-    heads = ["A title", "1. A", "1. A", "2. B"]
-    assert [re.search(r"<(?:h\d|p class=.section)[^>]*>(.*?)</", s)[1] for s in slides] == heads
+    heads = [re.search(r"<(?:h\d|p class=.section)[^>]*>(.*?)</", s)[1] for s in slides]
+    assert [head[:2] for head in heads] == ["A ", "1.", "1.", "2.", "3.", "3."]
     assert "The code that draws it" in slides[1] and "more" in slides[1]
     assert "Predict." in slides[2] and "so" in slides[2] and "<details>" not in slides[2]
-    assert 'aria-label="Slide 4 of 4"' in slides[3] and not Look(made).wrong
+    assert "a comment" in slides[3] and ">on<" in slides[5] and "at last" in slides[5]
+    assert 'aria-label="Slide 4 of 6"' in slides[3]
+    assert Look(made).wrong == ["an image without words: Figure 2: "]  # the second has none here

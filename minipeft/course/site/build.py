@@ -18,6 +18,7 @@ from minipeft.storage.files import write_atomic
 HERE = Path(__file__).parent
 DOCUMENTS = ("README.md", "lectures/README.md", "lectures/CLAIMS.md", "lectures/METHODS.md")
 SHOWN = (".ipynb", ".md", ".py", ".toml", ".txt")  # what gets a page where one links to it
+HEADS = re.compile(r"(?=<h[1-3] id=)")
 DRAWN = ("output", "figure")
 KEPT = ("<p><em>Figure", "<details>")  # text that stays on the slide of the output above it
 FOLDED = "<details>\n<summary>The code that draws it</summary>\n{}</details>"
@@ -102,20 +103,20 @@ def deck(blocks: list[tuple[str, str]]) -> list[tuple[str, list[str]]]:
     A slide begins with each heading, and where code, or text that leads to code, follows an output.
     Code that draws is folded.
     """
+    parts = [(kind, p) for kind, html in blocks for p in re.split(HEADS, html) if p.strip()]
     slides: list[tuple[str, list[str]]] = []
     section, last = "", ""
-    for kind, html in blocks:
-        parts = re.split(r"(?=<h[1-3] )", html) if kind == "text" else [html]
-        for part in filter(str.strip, parts):
-            heading = re.match(r"<h[1-3] [^>]*>(.*?)</h", part)
-            belongs = kind in DRAWN or part is not parts[-1] or part.startswith(KEPT)
-            if heading or not slides or last in DRAWN and not belongs:
-                slides.append(("" if heading else section, []))
-            section = heading[1] if heading else section
-            if kind == "figure" and last == "code":
-                slides[-1][1][-1] = FOLDED.format(slides[-1][1][-1])
-            slides[-1][1].append(part)
-            last = last if last in DRAWN and belongs and not heading else kind
+    for i, (kind, part) in enumerate(parts):
+        heading = re.match(r"<h[1-3] id=[^>]*>(.*?)</h", part)
+        leads_to = next((k for k, p in parts[i:] if k != "text" or HEADS.match(p)), "")
+        again = last in DRAWN and leads_to == "code" and not part.startswith(KEPT)
+        if heading or again or not slides:
+            slides.append(("" if heading else section, []))
+        section, pieces = heading[1] if heading else section, slides[-1][1]
+        if kind == "figure" and last == "code":
+            pieces[-1] = FOLDED.format(pieces[-1])
+        pieces.append(part)
+        last = last if part.startswith(KEPT) else kind
     return slides
 
 

@@ -17,7 +17,6 @@ CONTENTS = "<!-- contents -->"  # where a page tells its sections
 TOLD = re.compile(r"^\*Figure (\d+), in words: (.+?)\*?\s*?(?:\n\n|\Z)", re.MULTILINE | re.DOTALL)
 DOLLARS = re.compile(r"(?<![\\$\w])\$(?!\s)([^$<>]+?)(?<![\s\\])\$(?![\d$])")
 KINDS = ("image/png", "text/html", "text/plain")  # of an output, the best first
-WIDE = '<div class="wide">{}</div>'  # scrolls in itself where it is wider than the page
 IMAGE = '<img alt="{}" src="data:image/png;base64,{}">'
 
 
@@ -59,10 +58,8 @@ class Markup(IPythonRenderer):
                     words = escape(f"Figure {figures}: {told.get(str(figures), '')}")
                     yield "figure", IMAGE.format(words, "".join(image.split()))
                 elif table:
-                    yield (
-                        "output",
-                        WIDE.format(DOLLARS.sub(lambda m: mathml(unescape(m[1])), table)),
-                    )
+                    made = DOLLARS.sub(lambda m: mathml(unescape(m[1])), table)
+                    yield "output", wide(made)
                 else:
                     yield "output", f'<pre class="out">{escape(strip_ansi(text))}</pre>'
 
@@ -92,17 +89,22 @@ class Markup(IPythonRenderer):
         return IMAGE.format(escape(text), b64encode((self.folder / url).read_bytes()).decode())
 
     def table(self, text: str) -> str:
-        """A table that scrolls in itself; an empty cell is no header."""
-        return WIDE.format(f"<table>\n{re.sub('<th[^>]*></th>', '<td></td>', text)}</table>")
+        """A table."""
+        return wide(f"<table>\n{text}</table>")
 
     def inline_math(self, body: str) -> str:
         """$ … $; a browser does not break it, so a long one may scroll."""
         made = mathml(body)
-        return made if len(body) < 40 else f'<span class="wide line">{made}</span>'
+        return made if len(plain(made)) < 30 else f'<span class="wide line">{made}</span>'
 
     def block_math(self, body: str) -> str:
         """$$ … $$"""
         return f'<span class="wide">{mathml(body, "block")}</span>'
+
+
+def wide(table: str) -> str:
+    """A table that scrolls in itself where the page is too narrow; an empty cell heads nothing."""
+    return f'<div class="wide">{re.sub("<th[^>]*></th>", "<td></td>", table)}</div>'
 
 
 def mathml(tex: str, display: str = "inline") -> str:
