@@ -95,7 +95,7 @@ OPTIONS = {  # besides --help and --json, which all have
     "params": "--model --method --set --head --classes --paper",
     "memory": "--model --method --set --head --classes --batch --length --optimizer --recompute "
     "--measure",
-    "lectures": "--list --open --run --html",
+    "lectures": "--list --open --run --html --slides",
     "methods": "--markdown",
 }
 BYTES = "activations, gradients, optimizer, peak, temporary, weights"
