@@ -11,18 +11,19 @@ same one: the second if its p is above its p_cf.
 
 Beside it stands a calibration that needs inputs instead of N/A, but no labels: the mean margin,
 which divides by the geometric mean of the p of unlabelled inputs.
+
+Lecture  03b_calibration
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from minipeft.generation.incontext import in_context
+from minipeft.generation.incontext import filled, in_context, option_scores
 from minipeft.generation.scoring import score_many
 from minipeft.tasks.base import Example, Pattern
 
@@ -104,9 +105,7 @@ def content_free(
                          f"generated has no options to weigh, got {pattern}")  # fmt: skip
     if not inputs:
         raise ValueError("content_free needs one input at least")
-    fields = set(re.findall(r"{(\w*)}", pattern.template))
-    asked = [pattern.template.format(**dict.fromkeys(fields, text)) for text in inputs]
-    return [(in_context(examples, prompt), pattern.words) for prompt in asked]
+    return [(in_context(examples, filled(pattern, text)), pattern.words) for text in inputs]
 
 
 def calibrated(
@@ -121,8 +120,7 @@ def calibrated(
     wrong = [e.options for e in asked if e.options != pattern.words]
     if wrong:
         raise ValueError(f"the questions have the options {wrong[0]}, the pattern {pattern.words}")
-    scores = score_many(model, [(in_context(examples, e), e.options) for e in asked])
-    return calibration(scores).argmax(-1)
+    return calibration(option_scores(model, examples, asked)).argmax(-1)
 
 
 def _checked(scores: Any, what: str, rows: bool = False) -> np.ndarray:

@@ -7,13 +7,17 @@ by a symbol that means nothing.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from minipeft.backend import Rng
+from minipeft.generation.scoring import score_many
 from minipeft.models.layout import added_positions
-from minipeft.tasks.base import Example
+from minipeft.tasks.base import Example, Pattern
 
 LABELS = ("correct", "random", "flipped")
 
@@ -34,6 +38,23 @@ def in_context(
         examples = [examples[i] for i in order]
     last = asked if isinstance(asked, str) else asked.prompt
     return "\n".join([*(e.prompt + e.target for e in examples), last])
+
+
+def in_turn(examples: Sequence[Example], labels: str) -> list[Example]:
+    """Of each label's examples the first ones, so that these labels stand in a row: "0011"."""
+    left = {label: iter([e for e in examples if str(e.label) == label]) for label in set(labels)}
+    found = [e for label in labels if (e := next(left[label], None)) is not None]
+    if len(found) < len(labels):
+        raise ValueError(f"the {len(examples)} examples do not have the labels {labels!r}")
+    return found
+
+
+def option_scores(model: Any, examples: Sequence[Example], asked: Sequence[Example]) -> np.ndarray:
+    """How likely the options of each question are, once the examples are shown, in nats.
+
+    The questions have the same number of options.  -> (questions, options)
+    """
+    return np.array(score_many(model, [(in_context(examples, e), e.options) for e in asked]))
 
 
 def relabelled(examples: Sequence[Example], how: str, seed: int = 0) -> list[Example]:
@@ -70,6 +91,47 @@ def with_symbol(examples: Sequence[Example], symbol: str) -> list[Example]:
                 pair=tuple(f"{symbol} {text}" for text in e.pair[:1]) + e.pair[1:])
         for e in examples
     ]  # fmt: skip
+
+
+def bare(examples: Sequence[Example], pattern: Pattern, keep: str) -> list[Example]:
+    """New examples to show of which one half alone is left, without the words around it.
+
+    pattern  that of the examples
+    keep     "inputs": what stands where the pattern has its fields, in a line; "labels"
+    """
+    if keep not in ("inputs", "labels"):
+        raise ValueError(f"keep is 'inputs' or 'labels', got {keep!r}")
+    literal = [re.escape(text) for text in re.split(r"{\w*}", pattern.template)]
+    form, found = re.compile("(.*)".join(literal), re.DOTALL), []
+    for number, e in enumerate(examples):
+        match = form.fullmatch(e.prompt)
+        if match is None:
+            raise ValueError(f"example {number} does not have the pattern {pattern.template!r}: "
+                             f"{e.prompt!r:.100}")  # fmt: skip
+        text = " ".join(match.groups()) if keep == "inputs" else e.target.strip()
+        found.append(replace(e, prompt=text, target=""))
+    return found
+
+
+def with_words(examples: Sequence[Example], words: Sequence[str], seed: int = 0) -> list[Example]:
+    """New examples whose answers are drawn from these words, whatever is right."""
+    if not words:
+        raise ValueError("with_words needs one word at least")
+    draw = Rng(seed, "words")
+    return [replace(e, target=words[int(draw.integers(0, len(words)))]) for e in examples]
+
+
+def with_inputs(
+    examples: Sequence[Example], pattern: Pattern, texts: Sequence[str]
+) -> list[Example]:
+    """New examples with the same answers and other inputs: each field of the pattern is a text."""
+    prompts = [filled(pattern, text) for text in texts]
+    return [replace(e, prompt=p, pair=()) for e, p in zip(examples, prompts, strict=True)]
+
+
+def filled(pattern: Pattern, text: str) -> str:
+    """A pattern's prompt with the text in each of its fields."""
+    return re.sub(r"{\w*}", lambda _: text, pattern.template)
 
 
 def fits(model: Any, examples: Sequence[Example], asked: Example | Sequence[Example]) -> int:

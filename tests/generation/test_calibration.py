@@ -166,7 +166,8 @@ def test_the_bias_is_asked_for_with_the_examples_and_the_inputs_given(monkeypatc
         asked.extend(prompt for prompt, _ in questions)
         return [[-1.0, -2.0]] * len(questions)
 
-    monkeypatch.setattr("minipeft.generation.calibration.score_many", scored)
+    for module in ("calibration", "incontext"):
+        monkeypatch.setattr(f"minipeft.generation.{module}.score_many", scored)
     shown = [Example("the cat", " meows", P.words, 0)]
     calibrated(None, P, shown, [Example("the fox", " barks", P.words, 1)], inputs=["?", "-"])
     assert asked == ["the cat meows\nthe ?", "the cat meows\nthe -", "the cat meows\nthe fox"]

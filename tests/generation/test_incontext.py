@@ -1,13 +1,25 @@
 """Prompts of solved examples: their order, their labels, a symbol, and how many fit."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from minipeft.contract import attach
 from minipeft.course.experiments.world.context import shown
-from minipeft.generation.incontext import LABELS, fits, in_context, relabelled, with_symbol
+from minipeft.generation.incontext import (
+    LABELS,
+    bare,
+    fits,
+    in_context,
+    in_turn,
+    option_scores,
+    relabelled,
+    with_inputs,
+    with_symbol,
+    with_words,
+)
 from minipeft.generation.scoring import score, score_many
 from minipeft.methods import Prompt
 from minipeft.tasks import Example, Pattern, get_task
@@ -85,6 +97,57 @@ def test_a_symbol_stands_before_each_prompt_alone():
     assert [e.target for e in found[:3]] == [e.target for e in THREE]
     with pytest.raises(ValueError, match="empty"):
         with_symbol(THREE, "")
+
+
+def test_one_half_of_an_example_alone():
+    shown, pattern = THREE[:2], Pattern("{x} ->", WORDS)
+    assert in_context(bare(shown, pattern, "inputs"), "x9 ->") == "x0\nx1\nx9 ->"
+    assert in_context(bare(shown, pattern, "labels"), "x9 ->") == "yes\nno\nx9 ->"
+    nli, form = get_task("nli").load("train", 2), get_task("nli").patterns[0]
+    assert [e.prompt for e in bare(nli, form, "inputs")] == [" ".join(e.pair) for e in nli]
+    assert [e.target for e in nli] == [form.words[e.label] for e in nli]
+
+
+def test_a_half_that_is_not_there_is_refused():
+    with pytest.raises(ValueError, match="keep is 'inputs' or 'labels', got 'x'"):
+        bare(THREE, Pattern("{x} ->"), "x")
+    with pytest.raises(ValueError, match="example 0 does not have the pattern 'Say {x}'"):
+        bare(THREE, Pattern("Say {x}"), "inputs")
+
+
+def test_answers_and_inputs_that_do_not_belong():
+    found = with_words(THREE * 20, (" oak", " tin"), seed=2)
+    assert {e.target for e in found} == {" oak", " tin"}
+    assert [(e.prompt, e.options, e.label) for e in found[:3]] == [
+        (e.prompt, e.options, e.label) for e in THREE
+    ]
+    assert found == with_words(THREE * 20, (" oak", " tin"), 2) != with_words(THREE * 20, (" oak",))
+    others = with_inputs(THREE, Pattern("{x} and {y} ->"), ["a", "{b}", "c\\1"])
+    assert [e.prompt for e in others] == ["a and a ->", "{b} and {b} ->", "c\\1 and c\\1 ->"]
+    assert [e.target for e in others] == list(WORDS)
+    with pytest.raises(ValueError, match="one word"):
+        with_words(THREE, ())
+    with pytest.raises(ValueError, match="shorter"):
+        with_inputs(THREE, Pattern("{x}"), ["a"])
+
+
+def test_labels_in_a_row():
+    pool = [replace(e, prompt=f"{i}") for i, e in enumerate(THREE * 3)]
+    found = in_turn(pool, "2002")
+    assert [(e.prompt, e.label) for e in found] == [("2", 2), ("0", 0), ("3", 0), ("5", 2)]
+    assert in_turn(pool, "") == []
+    for bad in ("0000", "3", "x"):
+        with pytest.raises(ValueError, match=f"9 examples do not have the labels '{bad}'"):
+            in_turn(pool, bad)
+
+
+def test_scores_after_examples_are_those_of_the_prompt():
+    model, shown = gpt(), sounds(2)
+    asked = [Example(f"the {a}", SOUNDS[0], SOUNDS[:2], 0) for a in ANIMALS]
+    found = option_scores(model, shown, asked)
+    assert found.shape == (6, 2)
+    wanted = score(model, "the cat meows\nthe dog barks\nthe fox", SOUNDS[:2])
+    np.testing.assert_allclose(found[4], wanted, rtol=1e-10)
 
 
 def sounds(n):
