@@ -6,6 +6,8 @@ python -m minipeft.experiments lora_matrices --fast
 from minipeft.course.experiments.adapters import claims as adapter_claims
 from minipeft.course.experiments.adapters import runs as adapters
 from minipeft.course.experiments.bases import ladder, probes
+from minipeft.course.experiments.calibration import claims as calibration_claims
+from minipeft.course.experiments.calibration import runs as calibration
 from minipeft.course.experiments.claims import Claim
 from minipeft.course.experiments.ia3 import claims as ia3_claims
 from minipeft.course.experiments.ia3 import runs as ia3
@@ -45,11 +47,13 @@ from minipeft.course.experiments.world import runs as world
 PARTS = (
     probes, world, ladder, learning_rates, lora, lora_family, subsets, quantization, subspaces,
     pruning, adapters, ia3, prefix, prompt, ensembling, ptuning, ptuning_starts,
+    calibration,
 )  # fmt: skip
 EXPERIMENTS: dict[str, Experiment] = {e.name: e for part in PARTS for e in part.EXPERIMENTS}
 CLAIMED = (
     lora_claims, lora_family_claims, subset_claims, quantization_claims, subspace_claims,
     pruning_claims, ia3_claims, adapter_claims, prefix_claims, prompt_claims, ptuning_claims,
+    calibration_claims,
 )  # fmt: skip
 CLAIMS: tuple[Claim, ...] = tuple(claim for part in CLAIMED for claim in part.CLAIMS)
 

@@ -138,6 +138,8 @@ SETTINGS = {  # of the fast list and of the whole one: how many, and a digest
     "ptuning_places": (1, "7355608543ca", 10, "51043d135bb8"),
     "ptuning_ways": (3, "496dd8decd6a", 60, "e26b03727ada"),
     "ptuning_starts": (3, "cbde33c3ddaf", 35, "2c12e0bf2717"),
+    "calibration_contexts": (3, "df9eec0bda9c", 430, "7a17bf11acbe"),
+    "calibration_labels": (11, "9372d69ef6bc", 240, "0b8eaa8ce364"),
 }
 
 
