@@ -1,31 +1,22 @@
-"""The tables of the slides in which the methods so far and their base models appear."""
+"""The tables of the slides in which methods and their base models appear.
+
+Those whose rows are all counted on models stand in tables.toml; here are those that compute more.
+"""
 
 from __future__ import annotations
 
 import operator
+import tomllib
 from collections.abc import Callable, Iterator
 from functools import cache, partial
+from pathlib import Path
 
 from minipeft.checks import nearest
 from minipeft.contract import Method, attach
 from minipeft.ledger.papers import FORMULA, Paper, Row, count, shapes
 from minipeft.ledger.step import predict
 from minipeft.ledger.table import HALF, TRAINED
-from minipeft.methods import (
-    IA3,
-    Adapter,
-    BitFit,
-    FacT,
-    Full,
-    LNTuning,
-    LoRA,
-    Prefix,
-    Prompt,
-    PTuning,
-    QLoRA,
-    Quantize,
-    TopK,
-)
+from minipeft.methods import IA3, FacT, Full, LNTuning, LoRA, Prompt, QLoRA, Quantize, get_method
 from minipeft.methods.quant import codes_of
 
 QKVO = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj"}
@@ -56,74 +47,10 @@ def formula(
     return Row(name, printed, of, compute, why, FORMULA, scores)
 
 
-def houlsby(r: int) -> Adapter:
-    """Two bottlenecks in each block."""
-    return Adapter(r=r)
-
-
-def lin(r: int) -> Adapter:
-    """One bottleneck in each block, and a norm before it."""
-    return Adapter(r=r, place="lin")
-
-
-def pfeiffer(r: int) -> Adapter:
-    """One bottleneck in each block."""
-    return Adapter(r=r, place="pfeiffer")
-
-
 # -- GPT-3 ----------------------------------------------------------------------------------------
 
 G3 = "gpt3-175b"
 CUT = "the printed number is cut off, not rounded"
-GPT3 = Paper(
-    "gpt3",
-    "GPT-3 175B: what each method trains",
-    "Hu et al. 2021, table 4",
-    (
-        counted("FT", "175,255.8M", G3, Full(), "all parameters",
-                "the paper gives no account; a head that is not tied would add V d = 617.6M of the "
-                "651.5M that are missing", "73.8 89.5 52.0/28.0/44.5"),
-        counted("BitFit", "14.2M", G3, BitFit(), "all biases",
-                "a block has 11 d of biases, and the final norm d; 12 d for each block would give "
-                "the printed number", "71.3 91.0 51.3/27.4/43.5"),
-        counted("PreEmbed", "3.2M", G3, Prompt(n=256 + 8), "d (256 + 8)",
-                scores="63.1 88.6 48.3/24.2/40.5"),
-        counted("PreLayer", "20.2M", G3, Prompt(n=8 + 8, deep=True), "L d (8 + 8)",
-                "the paper's own formula for its lengths (8, 8) does not give the printed number",
-                "70.1 89.5 50.8/27.3/43.5"),
-        counted("Adapter^H", "7.1M", G3, houlsby(1), "2 L (2 d r + r + d), r = 1",
-                scores="71.9 89.8 53.0/28.9/44.8"),
-        counted("Adapter^H", "40.1M", G3, houlsby(8), "2 L (2 d r + r + d), r = 8",
-                scores="73.2 91.5 53.2/29.0/45.1"),
-        counted("LoRA", "4.7M", G3, lora("qv", 1), "q, v, r = 1",
-                scores="73.4 91.7 53.8/29.8/45.9"),
-        counted("LoRA", "37.7M", G3, lora("qv", 8), "q, v, r = 8",
-                scores="74.0 91.6 53.2/29.2/45.1"),
-    ),
-    "WikiSQL MNLI SAMSum",
-)  # fmt: skip
-
-GPT3_RANKS = Paper(
-    "gpt3-ranks",
-    "GPT-3 175B: what LoRA trains, by matrices and rank",
-    "Hu et al. 2021, tables 5, 6 and those of its appendix",
-    tuple(
-        counted(", ".join(letters), printed, G3, lora(letters, r), f"r = {r}", why)
-        for letters, r, printed, why in (
-            ("v", 2, "4.7M", ""),
-            ("qv", 1, "4.7M", ""),
-            ("qv", 2, "9.4M", ""),
-            ("qkvo", 1, "9.4M", ""),
-            ("q", 8, "18M", CUT),
-            ("qv", 4, "18.8M", CUT),
-            ("qkvo", 2, "18.8M", CUT),
-            ("qv", 8, "37.7M", ""),
-            ("qkvo", 4, "37.7M", ""),
-            ("qv", 64, "301.9M", CUT),
-            ("qkvo", 64, "603.8M", "twice a number that was cut off before"),
-        )
-    ),
-)
 
 
 @cache
@@ -171,70 +98,6 @@ VRAM = Paper(
 # -- GPT-2 ----------------------------------------------------------------------------------------
 
 M, L = "gpt2-medium", "gpt2-large"
-TENTH = (
-    "0.1 % of the model: the share that the prefix paper states for its own method; "
-    "microsoft/LoRA's issues 148 and 172 count as here"
-)
-E2E = Paper(
-    "e2e",
-    "E2E NLG: what each method trains in GPT-2 medium and large",
-    "Hu et al. 2021, table 3; rows with * are taken there from earlier papers",
-    (
-        counted("M  FT*", "354.92M", M, Full(), "all parameters",
-                "not reproduced; with the 48 norms of the blocks counted twice it would be 354.92M",
-                "68.2 8.62 46.2 71.0 2.47"),
-        counted("M  Adapter^L*", "0.37M", M, lin(6), "L (2 d r + r + 3 d), r = 6",
-                "the rank is inferred from the count", "66.3 8.41 45.0 69.8 2.40"),
-        counted("M  Adapter^L*", "11.09M", M, lin(224), "the same, r = 224",
-                "the rank is inferred from the count", "68.9 8.71 46.1 71.3 2.47"),
-        counted("M  Adapter^H", "11.09M", M, houlsby(112), "2 L (2 d r + r + d), r = 112",
-                "no rank gives the printed number, which is that of the row above",
-                "67.3 8.50 46.0 70.7 2.44"),
-        counted("M  FT-Top2*", "25.19M", M, TopK(k=2), "the last two blocks",
-                scores="68.1 8.59 46.0 70.8 2.41"),
-        counted("M  PreLayer*", "0.35M", M, Prefix(n=7), "2 L d l, l = 7",
-                f"no length l gives the printed number: {TENTH}", "69.7 8.81 46.1 71.4 2.49"),
-        counted("M  LoRA", "0.35M", M, lora("qv", 4), "q, v, r = 4", TENTH,
-                "70.4 8.85 46.8 71.8 2.53"),
-        counted("L  FT*", "774.03M", L, Full(), "all parameters",
-                scores="68.5 8.78 46.0 69.9 2.45"),
-        counted("L  Adapter^L", "0.88M", L, lin(8), "L (2 d r + r + 3 d), r = 8",
-                scores="69.1 8.68 46.3 71.4 2.49"),
-        counted("L  Adapter^L", "23.00M", L, lin(248), "the same, r = 248",
-                scores="68.9 8.70 46.1 71.3 2.45"),
-        counted("L  PreLayer*", "0.77M", L, Prefix(n=8), "2 L d l, l = 8",
-                f"no length l gives the printed number: {TENTH}", "70.3 8.85 46.2 71.7 2.47"),
-        counted("L  LoRA", "0.77M", L, lora("qv", 4), "q, v, r = 4", TENTH,
-                "70.4 8.89 46.8 72.0 2.47"),
-    ),
-    "BLEU NIST MET ROUGE-L CIDEr",
-)  # fmt: skip
-
-SHARE = "the paper prints a share of the model alone; the rank is inferred"
-PREFIX = Paper(
-    "prefix",
-    "Prefix tuning: what each method trains in GPT-2 medium and large",
-    "Li and Liang 2021, table 1",
-    (
-        counted("M  Fine-tune", "M", M, Full(), "all parameters",
-                scores="68.2 8.62 46.2 71.0 2.47 64.2 27.7 46.5 46.2"),
-        counted("M  FT-Top2", "M", M, TopK(k=2), "the last two blocks",
-                scores="68.1 8.59 46.0 70.8 2.41 53.6 18.9 36.0 41.0"),
-        counted("M  Adapter (3 %)", "M", M, lin(224), "L (2 d r + r + 3 d), r = 224", SHARE,
-                "68.9 8.71 46.1 71.3 2.47 60.4 48.3 54.9 45.2"),
-        counted("M  Adapter (0.1 %)", "M", M, lin(6), "the same, r = 6", SHARE,
-                "66.3 8.41 45.0 69.8 2.40 54.5 45.1 50.2 42.4"),
-        counted("M  Prefix (0.1 %)", "0.25M", M, Prefix(n=5), "2 L d l, l = 5",
-                "while it trains, an MLP of 512 units makes it: 25.7M parameters",
-                "69.7 8.81 46.1 71.4 2.49 62.9 45.6 55.1 46.4"),
-        counted("L  Fine-tune", "M", L, Full(), "all parameters",
-                scores="68.5 8.78 46.0 69.9 2.45 65.3 43.1 55.5 47.0"),
-        counted("L  Prefix", "M", L, Prefix(n=5), "2 L d l, l = 5",
-                scores="70.3 8.85 46.2 71.7 2.47 63.4 47.7 56.3 46.7"),
-    ),
-    "BLEU NIST MET ROUGE-L CIDEr WebNLG-seen -unseen -all DART",
-)  # fmt: skip
-
 WIDTHS = {"Small": 512, "Base": 768, "Large": 1024, "XL": 2048}  # of T5
 PROMPT = Paper(
     "prompt",
@@ -248,68 +111,6 @@ PROMPT = Paper(
         *(counted(f"{name}, 20 tokens", "15,360" if name == "gpt2" else "", name, Prompt(n=20),
                   "l d, l = 20") for name in ("gpt2", M, L)),
     ),
-)  # fmt: skip
-
-PEFT_PRINTS = {("gpt2", "mlp"): "229,376", ("gpt2", "lstm"): "1,593,344"}
-PTUNING = Paper(
-    "ptuning",
-    "P-tuning: 20 pseudo-tokens and the encoder that makes them, 128 wide",
-    "Liu et al. 2021, GPT Understands, Too; counted by PEFT for GPT-2 small",
-    tuple(
-        counted(f"{model}, {encoder}", PEFT_PRINTS.get((model, encoder), ""), model,
-                PTuning(n=20, encoder=encoder), told)
-        for model in ("gpt2", M, L)
-        for encoder, told in (("mlp", "l d + (d h + h) + (h h + h) + (h d + d)"),
-                              ("lstm", "l d, two layers in two directions, then 2 h, 2 h, d"),
-                              ("embedding", "l d; no encoder"))
-    ),
-)  # fmt: skip
-
-# -- RoBERTa and DeBERTa --------------------------------------------------------------------------
-
-RB, RL, XXL = "roberta-base", "roberta-large", "deberta-xxl"
-WHOLE = "printed in whole millions with a zero behind"
-BINARY = "agrees if a million is taken for 2^20"
-GLUE = Paper(
-    "glue",
-    "GLUE: what each method trains in RoBERTa and DeBERTa, without the new classifier",
-    "Hu et al. 2021, table 2",
-    (
-        counted("base  FT", "125.0M", RB, Full(), "encoder and pooler", WHOLE,
-                "87.6 94.8 90.2 63.6 92.8 91.9 78.7 91.2 86.4"),
-        counted("base  BitFit", "0.1M", RB, BitFit(), "all biases",
-                "its scores come from another paper; those of QQP and MRPC look like F1, where the "
-                "others are accuracies: do not rank it by them",
-                "84.7 93.7 92.7 62.0 91.8 84.0 81.5 90.8 85.2"),
-        counted("base  Adpt^D", "0.3M", RB, pfeiffer(16), "L (2 d r + r + d), r = 16",
-                "the paper gives no rank; this one fits",
-                "87.1 94.2 88.5 60.8 93.1 90.2 71.5 89.7 84.4"),
-        counted("base  Adpt^D", "0.9M", RB, pfeiffer(48), "the same, r = 48",
-                "the paper gives no rank; this one fits",
-                "87.3 94.7 88.4 62.6 93.0 90.6 75.9 90.3 85.4"),
-        counted("base  LoRA", "0.3M", RB, lora("qv", 8), "q, v, r = 8",
-                scores="87.5 95.1 89.7 63.4 93.3 90.8 86.6 91.5 87.2"),
-        counted("large  FT", "355.0M", RL, Full(), "encoder and pooler", WHOLE,
-                "90.2 96.4 90.9 68.0 94.7 92.2 86.6 92.4 88.9"),
-        counted("large  LoRA", "0.8M", RL, lora("qv", 8), "q, v, r = 8",
-                scores="90.6 96.2 90.9 68.2 94.9 91.6 87.4 92.6 89.0"),
-        counted("large  Adpt^P", "3.0M", RL, pfeiffer(64), "L (2 d r + r + d), r = 64", BINARY,
-                "90.2 96.1 90.2 68.3 94.8 91.9 83.8 92.1 88.4"),
-        counted("large  Adpt^P", "0.8M", RL, pfeiffer(16), "the same, r = 16",
-                scores="90.5 96.6 89.7 67.8 94.8 91.7 80.1 91.9 87.9"),
-        counted("large  Adpt^H", "6.0M", RL, houlsby(64), "2 L (2 d r + r + d), r = 64", BINARY,
-                "89.9 96.2 88.7 66.5 94.7 92.1 83.4 91.0 87.8"),
-        counted("large  Adpt^H", "0.8M", RL, houlsby(8), "the same, r = 8",
-                scores="90.3 96.3 87.7 66.3 94.7 91.5 72.9 91.5 86.4"),
-        counted("large  LoRA, as adapters", "0.8M", RL, lora("qv", 8), "q, v, r = 8",
-                scores="90.6 96.2 90.2 68.2 94.8 91.6 85.2 92.3 88.6"),
-        counted("XXL  FT", "1500.0M", XXL, Full(), "the encoder",
-                "the size that the model goes by; its published configuration has more",
-                "91.8 97.2 92.0 72.0 96.0 92.7 93.9 92.9 91.1"),
-        counted("XXL  LoRA", "4.7M", XXL, lora("qv", 16), "q, v, r = 16",
-                scores="91.9 96.9 92.6 72.4 96.0 92.9 94.9 93.0 91.3"),
-    ),
-    "MNLI SST-2 MRPC CoLA QNLI QQP RTE STS-B mean",
 )  # fmt: skip
 
 # -- QLoRA ----------------------------------------------------------------------------------------
@@ -448,10 +249,21 @@ FACT = Paper(
     ),
 )  # fmt: skip
 
-PAPERS = {
-    paper.name: paper
-    for paper in (GPT3, GPT3_RANKS, VRAM, E2E, GLUE, QLORA, TFEW, PREFIX, PROMPT, PTUNING, FACT)
-}
+# -- the tables of the file ------------------------------------------------------------------------
+
+
+def _tables() -> Iterator[Paper]:
+    """The tables of tables.toml, whose rows methods on models of shapes give."""
+    text = Path(__file__).with_name("tables.toml").read_text(encoding="utf-8")
+    for name, table in tomllib.loads(text).items():
+        rows = []
+        for row in table.pop("rows"):
+            kind = get_method(row["method"].pop("name"))
+            rows.append(counted(**row | {"method": kind.from_fields(row["method"])}))
+        yield Paper(name, rows=tuple(rows), **table)
+
+
+PAPERS = {paper.name: paper for paper in (*_tables(), VRAM, QLORA, TFEW, PROMPT, FACT)}
 
 
 def get_paper(name: str) -> Paper:

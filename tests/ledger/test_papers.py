@@ -9,7 +9,6 @@ from minipeft import cli
 from minipeft.contract import attach
 from minipeft.ledger import PAPERS, Row, get_paper, papers, printed
 from minipeft.ledger.papers import COUNTED, FORMULA, UNITS, shapes
-from minipeft.ledger.printed import BINARY, CUT, TENTH, WHOLE
 from minipeft.methods import LoRA
 from minipeft.models import GPT, OUTLINES, GPTConfig, Outline, OutlineConfig
 
@@ -151,7 +150,9 @@ def test_bits_and_bytes_of_codes():
 
 
 def differing(why):
-    return [r for name in PAPERS for r in results(name) if r["why"] == why]
+    found = [r for name in PAPERS for r in results(name) if r["why"].startswith(why)]
+    assert found, why
+    return found
 
 
 def number(text):
@@ -162,16 +163,16 @@ def number(text):
 
 
 def test_the_reasons_are_true():
-    for row in differing(CUT):
+    for row in differing("the printed number is cut off"):
         digits = len(row["printed"].partition(".")[2]) - 1 if "." in row["printed"] else 0
         unit = UNITS[row["printed"][-1]]
         cut = np.floor(row["exact"] / unit * 10**digits) / 10**digits
         assert cut == number(row["printed"]) / unit
-    for row in differing(WHOLE):
+    for row in differing("printed in whole millions"):
         assert round(row["exact"] / 1e6) == number(row["printed"]) / 1e6
-    for row in differing(BINARY):
+    for row in differing("agrees if a million"):
         assert round(row["exact"] / 2**20, 1) == number(row["printed"]) / 1e6
-    for row in differing(TENTH):
+    for row in differing("0.1 % of the model"):
         model = 354.92 if row["row"].startswith("M") else 774.03
         assert f"{model / 1000:.2f}M" == row["printed"]
 
