@@ -3,6 +3,8 @@
 Brown et al. 2020 show a model k solved examples and then a question. What the model learns from
 them is asked by changing them: their order (Lu et al. 2022), their labels (Min et al. 2022), or
 by a symbol that means nothing.
+
+Lecture  03_finetuning_and_icl
 """
 
 from __future__ import annotations

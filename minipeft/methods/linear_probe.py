@@ -9,7 +9,7 @@ Merges   the trained values are the weights
 Saves    the head
 Differs  nothing; a BERT's head reads its pooler, which stays as it was drawn where the
          file of the base holds none
-Lecture  none yet                       Homework none yet
+Lecture  03_finetuning_and_icl          Homework none yet
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ OLDER = (  # written before lectures had exercises and this bound
 FOUNDATIONS = {  # lectures on what the methods stand on, or of another name than their file
     "01_autograd": "engine/__init__.py",
     "02_transformer": "models/gpt.py",
+    "03_finetuning_and_icl": "generation/incontext.py",
     "03b_calibration": "generation/calibration.py",
     "05_adapters": "methods/adapter.py",
     "10_quantization": "methods/quant.py",

@@ -140,6 +140,10 @@ SETTINGS = {  # of the fast list and of the whole one: how many, and a digest
     "ptuning_starts": (3, "cbde33c3ddaf", 35, "2c12e0bf2717"),
     "calibration_contexts": (3, "df9eec0bda9c", 430, "7a17bf11acbe"),
     "calibration_labels": (11, "9372d69ef6bc", 240, "0b8eaa8ce364"),
+    "icl_rates": (1, "c5a314b58503", 84, "a377ba737cf9"),
+    "icl_shown": (1, "1397d428adcd", 85, "edb63fd1a332"),
+    "icl_tuned": (1, "48b6c8a2f860", 140, "dee7ccd6088d"),
+    "icl_unscramble": (1, "ecee2d74d14a", 60, "8ea9631e882d"),
 }
 
 

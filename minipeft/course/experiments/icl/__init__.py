@@ -1,0 +1,1 @@
+"""In-context learning beside fine-tuning: their experiments."""
