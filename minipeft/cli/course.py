@@ -33,7 +33,8 @@ def add_methods(command: Command) -> None:
 
 
 def _methods(args: argparse.Namespace) -> Result:
-    from minipeft.course.method_map import method_map, page
+    from minipeft.cli.method_page import page
+    from minipeft.course.method_map import method_map
 
     rows = method_map()
     return rows, page(rows, args.markdown)

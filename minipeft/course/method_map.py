@@ -1,13 +1,10 @@
-"""All methods on one page
+"""All methods in one formula: rows read off their classes and files, counted, or tried.
 
-Written by `minipeft methods --markdown > lectures/METHODS.md`; do not edit it by hand.
+`minipeft methods` prints them. A method changes a vector h of the frozen model by Δh, as in table 1
+of He et al. 2022; the field `Unified` of its file says in four parts the form of Δh, its insertion,
+which h it is and what takes its place, or "outside: " and why the formula does not reach it.
 
-A method changes a vector h of the frozen model by Δh, as in table 1 of He et al. 2022. Parallel
-means that Δh is computed from the x that h is made of, sequential that it is computed from h. What
-stands outside the formula says why. The field `Unified` of a method's file says all this in four
-parts. Parameters are those that train on tiny-gpt at the method's default settings, without a new
-head. Whether a method merges was tried. Mixed batch: rows of one batch may carry different adapters
-of the method. The lecture on this page is 15_unified.
+Lecture  15_unified
 """
 
 from __future__ import annotations
@@ -19,22 +16,11 @@ from dataclasses import replace
 from typing import Any
 
 from minipeft.contract import Attached, Method, NotMergeable, attach
-from minipeft.display.table import Table
 from minipeft.methods import METHODS
 from minipeft.models import build, preset
 
 HEADED: dict[str, Any] = {"head": "linear", "classes": 2}  # for what trains a new head alone
-WAYS = {  # to compose -> the slides' formula, and what each pass of a tuned model goes through more
-    "parameter": ("f'(x) = f_{θ ⊕ φ}(x)", "nothing more, once it is merged"),
-    "function": ("f'(x) = f_φ(f_θ(x))", "more modules, unless it merges"),
-    "input": ("f'(x) = f_θ([φ, x])", "a longer context"),
-}
-PARTS = {
-    "form": "Δh",
-    "insertion": "insertion",
-    "representation": "h",
-    "composition": "in its place",
-}
+PARTS = ("form", "insertion", "representation", "composition")  # of the field Unified
 
 
 def told(method: type[Method], field: str) -> str:
@@ -67,23 +53,3 @@ def method_map() -> list[dict[str, Any]]:
         row |= {"lecture": told(kind, "Lecture"), "file": kind.__module__.replace(".", "/") + ".py"}
         rows.append(row)
     return rows
-
-
-def page(rows: list[dict[str, Any]], markdown: bool = False) -> str:
-    """The rows as three tables, one for each way to compose; in Markdown with a head and links."""
-    names = ("method", "parameters", *PARTS.values(), "merges", "mixed batch", "lecture")
-    blocks = [f"# {__doc__.strip()}"] * markdown
-    for way, (formula, more) in WAYS.items():
-        title = "## " * markdown + f"{way.title()} composition: {formula}"
-        closing = f"Each pass of a tuned model goes through {more}."
-        cells = [_cells(row, markdown) for row in rows if row["compose"] == way]
-        table = Table(names, cells, "lrl", title, closing)
-        blocks.append(table.markdown() if markdown else table.text())
-    return "\n\n".join(blocks)
-
-
-def _cells(row: dict[str, Any], markdown: bool) -> list[str]:
-    name = f"[{row['method']}](../{row['file']})" if markdown else row["method"]
-    mixed = "yes" if row["by_row"] else "no"
-    parts = map(row.__getitem__, PARTS)
-    return [name, f"{row['parameters']:,}", *parts, row["merges"], mixed, row["lecture"]]

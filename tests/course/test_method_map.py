@@ -2,7 +2,8 @@
 
 import pytest
 
-from minipeft.course.method_map import PARTS, method_map, page, told
+from minipeft.cli.method_page import page
+from minipeft.course.method_map import PARTS, method_map, told
 from minipeft.course.notebooks import folder
 from minipeft.methods import METHODS, LoRA
 from tests.clitools import value

@@ -144,6 +144,8 @@ SETTINGS = {  # of the fast list and of the whole one: how many, and a digest
     "icl_shown": (1, "1397d428adcd", 85, "edb63fd1a332"),
     "icl_tuned": (1, "48b6c8a2f860", 140, "dee7ccd6088d"),
     "icl_unscramble": (1, "ecee2d74d14a", 60, "8ea9631e882d"),
+    "unified_places": (1, "1ba5624d1949", 66, "bf9c85924642"),
+    "unified_rows": (1, "e913af573e14", 60, "dd8e8edb0e82"),
 }
 
 

@@ -1,0 +1,1 @@
+"""All methods in one view: experiments."""
