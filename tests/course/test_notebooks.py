@@ -32,6 +32,7 @@ FOUNDATIONS = {  # lectures on what the methods stand on, or of another name tha
     "11_intrinsic_dimension": "methods/subspace.py",
     "12_pruning": "methods/magnitude.py",
     "15_unified": "course/method_map.py",
+    "13b_editing": "contract/vectors.py",
 }
 FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 

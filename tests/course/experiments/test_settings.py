@@ -146,6 +146,8 @@ SETTINGS = {  # of the fast list and of the whole one: how many, and a digest
     "icl_unscramble": (1, "ecee2d74d14a", 60, "8ea9631e882d"),
     "unified_places": (1, "1ba5624d1949", 66, "bf9c85924642"),
     "unified_rows": (1, "e913af573e14", 60, "dd8e8edb0e82"),
+    "editing_vectors": (7, "53cfee483973", 111, "1922db4054f7"),
+    "editing_facts": (4, "14475546b5d0", 49, "941c7b6b4b2b"),
 }
 
 

@@ -1,0 +1,1 @@
+"""Experiments on weights as vectors and on new facts."""
