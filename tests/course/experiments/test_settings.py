@@ -148,6 +148,13 @@ SETTINGS = {  # of the fast list and of the whole one: how many, and a digest
     "unified_rows": (1, "e913af573e14", 60, "dd8e8edb0e82"),
     "editing_vectors": (7, "53cfee483973", 111, "1922db4054f7"),
     "editing_facts": (4, "14475546b5d0", 49, "941c7b6b4b2b"),
+    "steering_rates": (1, "e4f46487df7f", 24, "6aeeab0611b4"),
+    "steering_alpha": (1, "afe897b7d853", 44, "ee8c39dc9a6d"),
+    "steering_random": (1, "7559c0d5bfda", 10, "081bda5e50a7"),
+    "steering_against": (1, "468737821c7a", 26, "e2a1c864da9a"),
+    "steering_ways": (1, "2091f82c33be", 20, "5bd577308a14"),
+    "steering_pairs": (1, "3ae312643a03", 20, "67989e66ee7d"),
+    "steering_heads": (1, "087343cb4d38", 20, "a544b89ccba1"),
 }
 
 

@@ -87,7 +87,7 @@ FREE, ON, TEN, TUNING = "free_both", "transfer_fact", ("answer", 10), "Full fine
 ROWS: tuple[Any, ...] = (  # text, source, where, a and b; "as good" within a margin of points
     ("One head, alpha 5: at least 60 % facts", OWN, F3, lambda: (at(5.0), [TRUE] * 5)),
     ("Alpha 3, 5 or 8, by a cost of 0.1 nats: 60 % facts", OWN, F3, lambda: (chosen(), [TRUE] * 5)),
-    ("At alpha 5 it costs at most 0.1 nats a token", OWN, F3, lambda: ([NATS] * 5, rise(5.0))),
+    ("At alpha 5 it costs at most 0.1 nats", OWN, F3, lambda: ([0.0] * 5, rise(5.0)), NATS),
     ("Steering raises MC1", BOTH, F3, lambda: (at(5.0), at(0.0))),
     ("Steering raises MC2", ITI, F3, lambda: (at(5.0, "mc2"), at(0.0, "mc2"))),
     ("It raises true and informative", BOTH, F3, lambda: (at(5.0, FREE), at(0.0, FREE))),
@@ -109,8 +109,8 @@ ROWS: tuple[Any, ...] = (  # text, source, where, a and b; "as good" within a ma
     ("A probe ranks heads as well (3 points)", BOTH, S10, lambda: (found(1), at(5.0)), NEAR),
     ("8 heads are above 1, both at alpha 5", BOTH, S10, lambda: (found(2), at(5.0))),
     ("8 heads at alpha 1 are above 1 at 5", OWN, S10, lambda: (found(3), at(5.0))),
-    ("Narrators' markers give a direction too", OWN, S10, lambda: (way("marked"), at(0.0))),
-    ("So does a statement, read at its end", ITI, S10, lambda: (way("statement"), at(0.0))),
+    ("A head with a perfect probe steers", BOTH, S10, lambda: (way("marked"), at(0.0))),
+    ("A statement's end gives a direction", ITI, S10, lambda: (way("statement"), at(0.0))),
     ("As a bias it does the same (3 points)", ITI, S11,
      lambda: (way("context", "all", 10), way("context", *TEN)), NEAR),
 )  # fmt: skip
