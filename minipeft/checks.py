@@ -12,7 +12,7 @@ import functools
 import inspect
 import math
 import numbers
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ParamSpec, Self, TypeVar
 
 import numpy as np
@@ -64,6 +64,13 @@ def moved(**ways: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
         return checked
 
     return decorate
+
+
+def one_each(name: str, values: Sequence[Any] | None, of: Sequence[Any]) -> Sequence[Any]:
+    """The values of an argument that has one for each of something; None for all if it is None."""
+    if values is not None and len(values) != len(of):
+        raise ValueError(f"{name} must have one entry for each of {len(of)}, got {len(values)}")
+    return [None] * len(of) if values is None else values
 
 
 def nearest(word: Any, choices: Iterable[str], *, close: bool = False) -> str:

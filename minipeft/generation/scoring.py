@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from minipeft.backend import to_numpy, xp_of
-from minipeft.checks import takes, whole
+from minipeft.checks import one_each, takes, whole
 from minipeft.engine import no_grad, running
 from minipeft.engine.blas import blas_threads, threads_for
 from minipeft.models.inputs import answer_rows, need_lm, pad, prompt_ids
@@ -48,7 +48,7 @@ def score_many(
     added = added_positions(model, adapters or None)
     rows: list[Row] = []
     scores = [[0.0] * len(options) for _, options in questions]
-    by_question = [None] * len(questions) if adapters is None else adapters
+    by_question = one_each("adapters", adapters, questions)
     for q, ((prompt, options), by) in enumerate(zip(questions, by_question, strict=True)):
         if isinstance(options, str):
             raise TypeError(f"score needs a list of continuations, got one str: {options[:40]!r}")

@@ -126,7 +126,7 @@ def test_what_is_refused():
         ensemble(model, [one], ASKED, by="median")
     with pytest.raises(ValueError, match="one attached adapter at least"):
         ensemble(model, [], ASKED)
-    with pytest.raises(ValueError, match="shorter"):
+    with pytest.raises(ValueError, match="adapters must have one entry for each of 4, got 1"):
         score_many(model, ASKED, adapters=[one])
     other = attach(gpt(seed=1), Prompt(n=2))
     with pytest.raises(ValueError, match="not attached to this model"):

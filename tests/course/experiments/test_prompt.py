@@ -96,9 +96,21 @@ def test_every_claim_can_be_read():
     assert len({claim.text for claim in claims.CLAIMS}) == len(claims.CLAIMS)
 
 
+def test_the_rates_of_lengths_are_the_best_of_their_brackets():
+    found = results("prompt_length")
+    for n, rates in runs.RATES.items():
+        score = {
+            lr: np.mean([found.mean("validation", n=n, lr=lr, seed=seed) for seed in runs.SEEDS])
+            for lr in rates
+        }
+        assert score[runs.BEST_RATE[n]] == max(score.values()), (n, score)
+
+
 def test_a_shift_costs_what_is_lost_on_the_way():
     found = results("prompt_shift")
     lost = claims.lost("full")
-    test, shift = (found.where(split, method="full") for split in ("test", "shift"))
+    rates = runs.SHIFTED["full"][1]
+    lr = max(rates, key=lambda lr: found.mean("validation", method="full", lr=lr))
+    test, shift = (found.where(split, method="full", lr=lr) for split in ("test", "shift"))
     assert len(lost) == len(runs.SEEDS)
     assert lost == [a - b for a, b in zip(test, shift, strict=True)]

@@ -18,8 +18,8 @@ from minipeft.course.experiments.claims import (
     compared,
 )
 from minipeft.course.experiments.prefix.runs import best
+from minipeft.course.experiments.prompt import runs
 from minipeft.course.experiments.prompt.ensembling import MEMBERS, TOKENS
-from minipeft.course.experiments.prompt.runs import LADDER, RATES, SEEDS, SHOTS
 from minipeft.course.experiments.runner import BASE, results
 from minipeft.ledger import get_paper
 from minipeft.tasks import get_task
@@ -48,11 +48,17 @@ def _pair(a: Sequence[float], b: Sequence[float], why: str = "", margin: float =
     return compared(a, b, " %", why, margin)
 
 
-def tokens(n: int, model: str = BASE, seeds: int = len(SEEDS)) -> list[float]:
+def tokens(n: int, model: str = BASE, seeds: int = len(runs.SEEDS)) -> list[float]:
     """A prompt of n tokens that starts at random."""
     if model == BASE:
-        return _at_best("prompt_length", RATES, n=n)[:seeds]
-    return _at_best("prompt_scale", RATES[:2], base=model, n=n)
+        return results("prompt_length").where("test", n=n, lr=runs.BEST_RATE[n])[:seeds]
+    rates = runs.RATES[n][1:3] if model == runs.LADDER[0] else (runs.LARGE_RATES[n],)
+    return _at_best("prompt_scale", rates, base=model, n=n)
+
+
+def many(n: int) -> list[float]:
+    """A prompt of n tokens on twenty seeds."""
+    return tokens(n, seeds=len(runs.MORE_SEEDS))
 
 
 def full(model: str) -> list[float]:
@@ -63,8 +69,8 @@ def full(model: str) -> list[float]:
 def starting(name: str) -> list[float]:
     """Five tokens from one of the starts, each with the two rates that all were given."""
     if name == "random":
-        return _at_best("prompt_length", RATES[:2], n=5)
-    return _at_best("prompt_start", RATES[:2], start=name)
+        return tokens(5)
+    return _at_best("prompt_start", runs.START_RATES, start=name)
 
 
 def examples(k: int, model: str = BASE) -> list[float]:
@@ -83,17 +89,20 @@ def searched() -> list[float]:
     return results("prompt_search").where("best")
 
 
+def shifted(split: str, method: str) -> list[float]:
+    """Accuracy on a split of sentiment-shift, at the rate that is best where the word tells."""
+    found, rates = results("prompt_shift"), runs.SHIFTED[method][1]
+    return found.where(split, method=method, lr=best(found, rates, method=method))
+
+
 def lost(method: str) -> list[float]:
     """What the shift costs: accuracy where the word tells less that where it lies."""
-    found = results("prompt_shift")
-    pairs = (found.where(split, method=method) for split in ("test", "shift"))
-    return [there - here for there, here in zip(*pairs, strict=True)]
+    pairs = zip(shifted("test", method), shifted("shift", method), strict=True)
+    return [there - here for there, here in pairs]
 
 
 def _shifted(split: str, a: str, b: str, margin: float = 0.0) -> Finding:
-    found = results("prompt_shift")
-    one, other = (found.where(split, method=m) for m in (a, b))
-    return _pair(one, other, margin=margin)
+    return _pair(shifted(split, a), shifted(split, b), margin=margin)
 
 
 def _together(by: str, one: Any) -> Finding:
@@ -140,9 +149,9 @@ def _quoted() -> Iterator[Claim]:
 CLAIMS = (
     *_counted(),
     _claim("Longer is better: 5 tokens above 1", f"{LESTER}, figure 3a", "figure 2",
-           lambda: _pair(tokens(5), tokens(1))),
+           lambda: _pair(many(5), many(1))),
     _claim("Longer is better: 20 tokens above 5", f"{LESTER}, figure 3a", "figure 2",
-           lambda: _pair(tokens(20), tokens(5))),
+           lambda: _pair(many(20), many(5))),
     _claim("Beyond 20 tokens there is little to gain (T5 up to XL)", f"{LESTER}, figure 3a",
            "figure 2", cannot("not run here: 16 and 128 are in 06_prefix")),
     _claim("A start from the vocabulary is above a random one", f"{LESTER}, figure 3b; {DECK}",
@@ -157,12 +166,13 @@ CLAIMS = (
            "section 4", cannot("a model of 11 billion parameters is not here")),
     _claim("The gap to full fine-tuning shrinks with the model: larger at 0.2M than at 3.1M",
            f"{LESTER}, figure 1; {DECK}", "section 5",
-           lambda: _pair(gap(LADDER[0]), gap(LADDER[2]))),
+           lambda: _pair(gap(runs.LADDER[0]), gap(runs.LADDER[2]))),
     _claim("At 3.1M 20 tokens are as good as full fine-tuning (2 points)", f"{LESTER}, figure 1",
-           "section 5", lambda: _pair(tokens(20, LADDER[2]), full(LADDER[2]), margin=AS_GOOD)),
+           "section 5",
+           lambda: _pair(tokens(20, runs.LADDER[2]), full(runs.LADDER[2]), margin=AS_GOOD)),
     _claim("In the largest model one token is enough (3.1M, 2 points below 20 tokens)",
            f"{LESTER}, figure 3a", "section 5",
-           lambda: _pair(tokens(1, LADDER[2]), tokens(20, LADDER[2]), margin=AS_GOOD)),
+           lambda: _pair(tokens(1, runs.LADDER[2]), tokens(20, runs.LADDER[2]), margin=AS_GOOD)),
     _claim("On SuperGLUE prompt tuning reaches model tuning at XXL (T5, 11 billion)",
            f"{LESTER}, figure 1; {DECK}", "section 5",
            cannot("T5 and SuperGLUE are not here")),
@@ -171,10 +181,10 @@ CLAIMS = (
            cannot("the bases here are language models from the start")),
     *(_claim(f"A trained prompt is above {k} solved examples before the question",
              f"{LESTER}, figure 1", "figure 3",
-             lambda k=k: _pair(tokens(20), examples(k))) for k in SHOTS[1:]),
+             lambda k=k: _pair(tokens(20), examples(k))) for k in runs.SHOTS[1:]),
     _claim("Examples in the prompt help the larger model more (15 of them, 3.1M above 0.2M)",
            f"{LESTER}, figure 1 (GPT-3)", "figure 3",
-           lambda: _pair(examples(15, LADDER[2]), examples(15, LADDER[0]))),
+           lambda: _pair(examples(15, runs.LADDER[2]), examples(15, runs.LADDER[0]))),
     _claim("The wording matters: 5 points between the best and the worst (sentiment)",
            f'{CS769}, "Why not skip the words?"', "section 6", lambda: _wordings("sentiment")),
     _claim("The wording matters: 5 points between the best and the worst (nli)",
