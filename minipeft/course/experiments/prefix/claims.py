@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from minipeft.course.experiments.claims import ABSENT, HELD, Claim, Finding, cannot, compared
-from minipeft.course.experiments.prefix.runs import EMBED_RATES, LENGTH_RATES, STARTS, best
+from minipeft.course.experiments.prefix import runs
 from minipeft.course.experiments.runner import results
 from minipeft.ledger import get_paper
 
@@ -23,45 +23,45 @@ def _claim(text: str, source: str, figure: str, measure: Any) -> Claim:
 def scores(experiment: str, rates: Sequence[float], **which: Any) -> list[float]:
     """Test scores, seed by seed, at the rate that is best on validation data."""
     found = results(experiment)
-    return found.where("test", lr=best(found, rates, **which), **which)
+    return found.where("test", lr=runs.best(found, rates, **which), **which)
 
 
 def starting(name: str) -> list[float]:
     """Five positions from one of the starts."""
-    return scores("prefix_start", STARTS[name][1], start=name)
+    return scores("prefix_start", runs.STARTS[name][1], start=name)
 
 
 def long(n: int) -> list[float]:
     """A prefix of n positions that starts from words."""
-    return scores("prefix_length", LENGTH_RATES, n=n)
+    return scores("prefix_length", runs.LENGTH_RATES, n=n)
 
 
 def special(kind: str, n: int) -> list[float]:
     """PrefixEmbed or PrefixLayer with n tokens."""
-    return scores("prefix_special", EMBED_RATES, kind=kind, n=n)
+    return scores("prefix_special", runs.EMBED_RATES, kind=kind, n=n)
 
 
 def in_layers(name: str) -> list[float]:
     """A prefix in some of the layers."""
-    return scores("prefix_layers", LENGTH_RATES, layers=name)
+    return scores("prefix_layers", runs.LENGTH_RATES, layers=name)
 
 
 def inside(kind: str) -> list[float]:
     """An infix alone, or with a prefix; both start at random."""
-    return scores("prefix_infix", LENGTH_RATES, kind=kind)
+    return scores("prefix_infix", runs.LENGTH_RATES, kind=kind)
 
 
 def encoded(start: str, key: str = "test") -> list[float]:
     """BERT with a prefix, at the start's best rate; or "frozen", as it is."""
     found = results("prefix_encoder")
-    lr = best(found, (0.03, 0.1), start=start)
+    lr = runs.best(found, (0.03, 0.1), start=start)
     return found.where(key, start=start, lr=lr)
 
 
 def usable(name: str) -> list[int]:
     """How many of the three rates of a start end above 90 % on the test split, seed by seed."""
     found = results("prefix_start")
-    rows = [found.where("test", start=name, lr=lr) for lr in STARTS[name][1]]
+    rows = [found.where("test", start=name, lr=lr) for lr in runs.STARTS[name][1]]
     return [sum(score >= 90 for score in seed) for seed in zip(*rows, strict=True)]
 
 
@@ -69,17 +69,24 @@ def _pair(a: Sequence[float], b: Sequence[float], why: str = "", margin: float =
     return compared(a, b, " %", why, margin)
 
 
+def few(key: str, method: str, n: int, length: int = runs.FEW_LENGTHS[1]) -> list[float]:
+    """A score after training on n records, seed by seed."""
+    return results("prefix_few").where(key, method=method, n=n, length=length)
+
+
 def _few(key: str, a: str, b: str, n: int, margin: float = 0.0) -> Finding:
-    data = results("prefix_few")
-    first, second = (data.where(key, method=m, n=n) for m in (a, b))
-    return compared(first, second, " BLEU", margin=margin)
+    return compared(few(key, a, n), few(key, b, n), " BLEU", margin=margin)
+
+
+def _lengths(a: int, b: int) -> Finding:
+    first, second = (few("bleu_seen", "prefix", 50, length) for length in (a, b))
+    return compared(first, second, " BLEU")
 
 
 def gap(method: str, n: int) -> list[float]:
     """Loss on held-out records of seen categories less that on the trained ones, in nats."""
-    data = results("prefix_few")
-    pairs = (data.where(key, method=method, n=n) for key in ("loss_seen", "train"))
-    return [held - seen for held, seen in zip(*pairs, strict=True)]
+    pairs = zip(few("loss_seen", method, n), few("train", method, n), strict=True)
+    return [held - seen for held, seen in pairs]
 
 
 def _row(table: str, i: int) -> Finding:
@@ -144,15 +151,21 @@ CLAIMS = (
     _claim("There, too, a start from words beats a random one", OWN, "section 8",
            lambda: _pair(encoded("words"), encoded("random"))),
     _claim("The lower half of the layers is enough (2 points)", OWN, "section 7",
-           lambda: _pair(in_layers("0-2"), long(5)[:3], margin=AS_GOOD)),
+           lambda: _pair(in_layers("0-2"), long(5), margin=AS_GOOD)),
     _claim("The upper half of the layers is enough (2 points)", OWN, "section 7",
-           lambda: _pair(in_layers("3-5"), long(5)[:3], margin=AS_GOOD)),
+           lambda: _pair(in_layers("3-5"), long(5), margin=AS_GOOD)),
     _claim("With 50 records a prefix beats full fine-tuning (seen categories)",
            f"{LI}, figure 3; UW-Madison CS769", "section 6",
            lambda: _few("bleu_seen", "prefix", "full", 50)),
     _claim("With 50 records a prefix beats full fine-tuning (unseen categories)",
            f"{LI}, figure 3; UW-Madison CS769", "section 6",
            lambda: _few("bleu_unseen", "prefix", "full", 50)),
+    _claim("With 50 records a prefix beats full fine-tuning (all categories)",
+           f"{LI}, table 1", "section 6", lambda: _few("bleu_all", "prefix", "full", 50)),
+    _claim("With 50 records 10 positions are better than 1", f"{LI}, figure 4", "section 6",
+           lambda: _lengths(10, 1)),
+    _claim("With 50 records 20 positions are better than 10", f"{LI}, figure 4", "section 6",
+           lambda: _lengths(20, 10)),
     _claim("With 500 records it still does on unseen categories (WebNLG's U)", f"{LI}, table 1",
            "section 6", lambda: _few("bleu_unseen", "prefix", "full", 500)),
     _claim("With 500 records a prefix is as good as full on seen categories (2 BLEU)",

@@ -106,7 +106,7 @@ def special(s: Settings) -> Outcome:
 LAYERS = {"all": None, "0-2": (0, 1, 2), "3-5": (3, 4, 5), "0": (0,), "5": (5,)}
 _layers = grid(
     outer="seed", layers=Axis(tuple(LAYERS)[1:], fast="0"), lr=Axis((0.03, 0.1, 0.3), fast=0.1),
-    seed=SEEDS[:3], steps=Axis(STEPS, fast=4),
+    seed=SEEDS, steps=Axis(STEPS, fast=4),
 )  # fmt: skip
 
 
@@ -157,6 +157,7 @@ def encoder(s: Settings) -> Outcome:
 # -- few records -----------------------------------------------------------------------------------
 
 SIZES, FEW, FEW_STEPS = (50, 500), "table-to-text", 200
+FEW_LENGTHS = (1, 10, 20)
 FEW_TRIED = {
     "prefix": (0.03, 0.1, 0.3, 1.0), "random": (0.03, 0.1, 0.3, 1.0),
     "full": (3e-4, 1e-3, 3e-3, 1e-2),
@@ -164,26 +165,34 @@ FEW_TRIED = {
 FEW_RATES = {"prefix": 0.3, "random": 0.3, "full": 1e-3}  # what `prefix_few_rates` has chosen
 _few_rates = grid(
     method=always(FEW_TRIED), lr=lambda s: Axis(FEW_TRIED[s["method"]], fast=3e-3),
-    seed=SEEDS[:2], n=SIZES[0], steps=Axis(FEW_STEPS, fast=2), test=Axis(30, fast=4),
+    seed=SEEDS[:2], n=SIZES[0], length=10, steps=Axis(FEW_STEPS, fast=2), test=Axis(30, fast=4),
 )  # fmt: skip
 _few = grid(
-    outer="seed", method=always(FEW_TRIED), n=SIZES, seed=SEEDS, steps=Axis(FEW_STEPS, fast=2),
-    test=Axis(50, fast=4),
+    outer="seed", method=always(FEW_TRIED), n=SIZES[0], length=10, seed=SEEDS,
+    steps=Axis(FEW_STEPS, fast=2), test=Axis(50, fast=4),
+) + grid(
+    outer="seed", method="prefix", n=SIZES[0], length=Axis((1, 20), fast=()), seed=SEEDS,
+    steps=FEW_STEPS, test=50,
+) + grid(
+    outer="seed", method=Axis(("full", "prefix"), fast=()), n=SIZES[1], length=10, seed=SEEDS,
+    steps=FEW_STEPS, test=50,
 )  # fmt: skip
 
 
 def few(s: Settings) -> Outcome:
-    """Train on n records: BLEU and loss on validation data or on both parts of the test, and the
-    loss on what it was trained on.
+    """Train on n records: BLEU and loss on validation data or on all of the test and both of its
+    parts, and the loss on what it was trained on.
+
+    length  of a prefix
     """
     method = {
-        "full": Full(), "prefix": Prefix(n=10, words=RECORD, seed=s["seed"]),
-        "random": Prefix(n=10, seed=s["seed"]),
+        "full": Full(), "prefix": Prefix(n=s["length"], words=RECORD, seed=s["seed"]),
+        "random": Prefix(n=s["length"], seed=s["seed"]),
     }[s["method"]]  # fmt: skip
     task = get_task(FEW)
     with trial(base(), method, task, s["seed"], s["n"]) as it:
         history = it.fit(steps=s["steps"], lr=s.get("lr") or FEW_RATES[s["method"]], batch=10)
-        splits = ("validation",) if "lr" in s else ("seen", "unseen")
+        splits = ("validation",) if "lr" in s else ("seen", "unseen", "all")
         found = {split: evaluate(it.model, task, split, n=s["test"]) for split in splits}
     return {"train": float(np.mean(history.loss[-10:]))} | {
         f"{key}_{split}": result[key] for split, result in found.items() for key in ("bleu", "loss")
