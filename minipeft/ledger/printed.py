@@ -241,7 +241,8 @@ FACT = Paper(
     "Jie and Deng 2023, table 1; ranks from the authors' settings",
     (
         counted("LoRA", "0.29M", VIT, lora("qv", 8), "q, v, r = 8"),
-        *(counted(f"FacT-TT, r = {r}", "", VIT, FacT(r=r), "2 d r + 144 r^2") for r in (4, 8, 16)),
+        *(counted(f"FacT-TT, r = {r}", "8K" if r == 4 else "", VIT, FacT(r=r),
+                  "2 d r + 144 r^2") for r in (4, 8, 16)),
         *(counted(f"FacT-TK, r = {r}", "", VIT, FacT(r=r, form="tk"), "2 d r + 144 r + r^3")
           for r in (8, 16, 32)),
         Row("FacT-TT, r <= 16", "0.040M", "mean over 19 tasks", lambda: _of_the_tasks("tt")),

@@ -31,6 +31,7 @@ FOUNDATIONS = {  # lectures on what the methods stand on, or of another name tha
     "10_quantization": "methods/quant.py",
     "11_intrinsic_dimension": "methods/subspace.py",
     "12_pruning": "methods/magnitude.py",
+    "14_vision": "methods/fact.py",
     "15_unified": "course/method_map.py",
     "13b_editing": "contract/vectors.py",
 }

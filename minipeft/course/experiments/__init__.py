@@ -14,12 +14,12 @@ RUNS = (  # modules with EXPERIMENTS
     "subsets.runs", "quantization.runs", "subspaces.runs", "pruning.runs", "adapters.runs",
     "ia3.runs", "prefix.runs", "prompt.runs", "prompt.ensembling", "ptuning.runs",
     "ptuning.starts", "calibration.runs", "icl.runs", "unified.runs",
-    "editing.runs", "steering.runs",
+    "editing.runs", "steering.runs", "vision.runs",
 )  # fmt: skip
 CLAIMED = (  # topics with CLAIMS
     "lora", "lora_family", "subsets", "quantization", "subspaces", "pruning", "ia3", "adapters",
     "prefix", "prompt", "ptuning", "calibration", "icl", "unified",
-    "editing", "steering",
+    "editing", "steering", "vision",
 )  # fmt: skip
 EXPERIMENTS: dict[str, Experiment] = {
     e.name: e for runs in RUNS for e in import_module(f"{__name__}.{runs}").EXPERIMENTS

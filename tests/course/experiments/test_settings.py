@@ -155,6 +155,9 @@ SETTINGS = {  # of the fast list and of the whole one: how many, and a digest
     "steering_ways": (1, "2091f82c33be", 20, "5bd577308a14"),
     "steering_pairs": (1, "3ae312643a03", 20, "67989e66ee7d"),
     "steering_heads": (1, "087343cb4d38", 20, "a544b89ccba1"),
+    "vision_rates": (1, "0cecd61d6a83", 72, "993d018ad023"),
+    "vision_vtab": (1, "3373756e605e", 210, "4156701ee292"),
+    "vision_long": (1, "f0a905560c2b", 6, "dbdc25f80a8d"),
 }
 
 

@@ -1,0 +1,97 @@
+"""What is claimed of tuning vision transformers: read off results, or counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from minipeft.course.experiments.claims import Claim, Finding, cannot, compared, counted
+from minipeft.course.experiments.runner import results
+from minipeft.course.experiments.vision.runs import EVERY, METHODS, MINI_VTAB
+from minipeft.ledger import get_paper
+from minipeft.ledger.papers import count
+from minipeft.methods import Full, LNLoRA
+
+LECTURE, VIT = "14_vision", "vit-base"
+CMU, FACT, OWN = "CMU 10-423 lecture 11", "Jie and Deng 2023", "the lecture's own question"
+FULL_LORA, VTAB = f"Yuan et al. 2024; {CMU}", f"{CMU}, figure of VTAB-1k"
+TASKS = list(MINI_VTAB)
+GROUPS = {name: task.group for name, task in MINI_VTAB.items()}
+EDGES = ("linear_probe",)  # methods whose best rate was the largest or smallest tried
+AS_GOOD, FALLEN = 2.0, 5.0  # points that "as good as" may lack; by which a curve has fallen
+
+
+def scores(method: str, task: str, split: str = "test") -> list[float]:
+    """Percent right after 100 pictures, seed by seed."""
+    return results("vision_vtab").where(split, method=method, task=task)
+
+
+def average(method: str, split: str = "test") -> list[float]:
+    """The mean over groups of the mean of their tasks, seed by seed."""
+    of = {group: [t for t in TASKS if GROUPS[t] == group] for group in GROUPS.values()}
+    means = [np.mean([scores(method, t, split) for t in tasks], axis=0) for tasks in of.values()]
+    return [float(x) for x in np.mean(means, axis=0)]
+
+
+def gap(method: str) -> list[float]:
+    """Percent right of the pictures that it was trained on, less that of others."""
+    return [a - b for a, b in zip(average(method, "train"), average(method), strict=True)]
+
+
+def _above(a: str, b: str, margin: float = 0.0) -> Finding:
+    pairs = zip(average(a), average(b), strict=False)  # some methods have fewer seeds
+    one, other = zip(*pairs, strict=True)
+    return compared(one, other, " %", margin=margin)
+
+
+def _row(i: int) -> Finding:
+    row = get_paper("fact").rows[i].result()
+    return counted(f"{row['exact']:,.0f}", row["agrees"] is not False)
+
+
+def _five_percent() -> Finding:
+    share = 100 * count(VIT, LNLoRA(r=25)) / count(VIT, Full())
+    return counted(f"r = 25: {share:.1f} %", round(share) == 5, "counted; the rank is inferred")
+
+
+def _falls() -> Finding:
+    looks = dict(zip(TASKS, results("vision_long").where("looks"), strict=True))
+    fallen = [t for t in TASKS if max(looks[t]) - looks[t][-1] >= FALLEN]
+    return counted(f"{len(fallen)} of 6 tasks fall: {', '.join(fallen) or 'none'}", bool(fallen),
+                   f"a look each {EVERY} steps, one seed a task")  # fmt: skip
+
+
+def _claims() -> Iterator[tuple[str, str, str, Any]]:
+    for i, row in enumerate(get_paper("fact").rows):
+        text = f"{row.name}: {row.printed or row.of} parameters of ViT-B/16"
+        yield text, f"{FACT}; {CMU}", "section 4", partial(_row, i)
+    for name in list(METHODS)[1:]:
+        text = f"`{name}` is above full fine-tuning on mini-vtab's average (100 pictures)"
+        yield text, VTAB, "figure 3", partial(_above, name, "full")
+    for task in TASKS:
+        text = f"Full fine-tuning overfits {task}: below LoRA (100 pictures)"
+        yield text, OWN, "figure 4", lambda t=task: compared(scores("lora", t), scores("full", t))
+
+
+CLAIMS = tuple(Claim(*row, LECTURE) for row in (
+    *_claims(),
+    ("FacT is as good as LoRA with fewer parameters (2 points)", FACT, "figure 3",
+     lambda: _above("fact", "lora", AS_GOOD)),
+    ("FacT is above BitFit", FACT, "figure 3", lambda: _above("fact", "bitfit")),
+    ("LNLoRA is above LoRA on pictures that nobody attacked", OWN, "figure 3",
+     lambda: _above("lnlora", "lora")),
+    ("LNLoRA trains about 5 % of the parameters", FULL_LORA, "section 4", _five_percent),
+    ("LNLoRA is as robust as full fine-tuning against adversarial pictures", FULL_LORA, "section 3",
+     cannot("nothing is trained against an attack here")),
+    ("Full fine-tuning has the larger gap between training and test pictures than FacT", OWN,
+     "figure 4", lambda: compared(gap("full"), gap("fact"), " points")),
+    ("With 800 pictures full fine-tuning gets worse as it goes on (by 5 points)", OWN, "figure 5",
+     _falls),
+    ("FacT is as good as NOAH with a fifth of the parameters, and above VPT", FACT, "section 6",
+     cannot("NOAH and VPT are not in the library")),
+    ("Methods that train at most 1 % exceed full fine-tuning on the 19 tasks of VTAB-1k",
+     VTAB, "section 6", cannot("ViT-B/16 and the pictures of VTAB-1k are not here")),
+))  # fmt: skip
