@@ -98,11 +98,9 @@ def learn(s: Settings) -> Outcome:
         return scores | {"looks": looks, "trainable": at.count()}
 
 
-EXPERIMENTS = tuple(
-    Experiment(f"vision_{name}", question, settings, learn, (BASE,))
+EXPERIMENTS = tuple(Experiment(f"vision_{name}", question, settings, learn, (BASE,))
     for name, question, settings in (
-        ("rates", "Which rate suits each method?", _rates),
-        ("vtab", "Do methods that train few parameters exceed full fine-tuning?", _vtab),
-        ("long", "Does full fine-tuning overfit with all pictures when it goes on?", _long),
-    )
-)
+    ("rates", "Which rate suits each method?", _rates),
+    ("vtab", "Do methods that train few parameters exceed full fine-tuning?", _vtab),
+    ("long", "Does full fine-tuning overfit with all pictures when it goes on?", _long),
+))  # fmt: skip
