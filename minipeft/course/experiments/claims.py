@@ -19,6 +19,7 @@ from minipeft.course.experiments.runner import Experiment, results, version_of
 from minipeft.course.experiments.statistics import difference
 from minipeft.course.notebooks import folder
 from minipeft.display.table import Table
+from minipeft.ledger import get_paper
 from minipeft.storage.files import write_atomic
 
 HELD, ABSENT, CANNOT = "held", "did not appear", "cannot be shown"
@@ -132,6 +133,12 @@ def cannot(why: str) -> Callable[[], Finding]:
 def counted(value: str, agrees: bool, why: str = "counted") -> Finding:
     """What was counted, and whether it agrees with the claim."""
     return Finding(value, HELD if agrees else ABSENT, why)
+
+
+def paper_row(table: str, i: int) -> Finding:
+    """What a row of a paper's table counts here, and whether that is what the paper prints."""
+    row = get_paper(table).rows[i].result()
+    return counted(f"{row['exact']:,.0f}", row["agrees"] is not False, row["why"] or "counted")
 
 
 def concordance(a: Sequence[float], b: Sequence[float]) -> float:

@@ -1,13 +1,9 @@
 """Lecture 09: attention and MLP of IA3, its merge, and T-Few's losses of one example."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import numpy as np
 
 
-def ia3_attention(q: Any, k: Any, v: Any, l_k: Any, l_v: Any) -> Any:
+def ia3_attention(q, k, v, l_k, l_v):
     """softmax(q (l_k k)^T / sqrt(D)) (l_v v), causal, for H heads at once.
 
     q, k, v (H, T, D), l_k, l_v (H, 1, D) -> (H, T, D)
@@ -20,18 +16,19 @@ def ia3_attention(q: Any, k: Any, v: Any, l_k: Any, l_v: Any) -> Any:
     return weights / weights.sum(-1, keepdims=True) @ v
 
 
-def ia3_merge(W: Any, b: Any, l: Any, reads: bool) -> tuple[Any, Any]:  # noqa: E741
-    """The (W, b) of one Linear that does what W, b and l do together.
+def ia3_merge(W, b, scale, reads):
+    """The (W, b) of one Linear that does what W, b and the vector l do together.
 
+    scale  l: (in,) if it reads, else (out,)
     reads  whether l scales what the Linear reads: W (l x) + b; if not, l (W x + b)
-    W (out, in), b (out,), l (in,) if it reads, else (out,)
+    W (out, in), b (out,)
     """
     if reads:
-        return W * l, b
-    return l[:, None] * W, l * b
+        return W * scale, b
+    return scale[:, None] * W, scale * b
 
 
-def tfew_losses(said: Any, right: int) -> tuple[float, float, float]:
+def tfew_losses(said, right):
     """(L_LM, L_UL, L_LN) of one example.
 
     said   a list with an array for each option: log p of its tokens

@@ -114,7 +114,7 @@ SETTINGS = {  # of the fast list and of the whole one: how many, and a digest
     "ia3_loss_rates": (1, "277f0184bd70", 48, "c2bc4dbbf739"),
     "ia3_losses": (4, "2f2b1b9f3c90", 20, "1e32fb2bb66b"),
     "ia3_recipe_rates": (2, "2b10d83e5ac3", 48, "9e1a0097f457"),
-    "ia3_tasks": (3, "bf4026cf218e", 68, "7429d451f5ff"),
+    "ia3_tasks": (3, "bf4026cf218e", 100, "40525bf9652d"),
     "ia3_vectors": (1, "4b46fc7dd1f0", 5, "8545a6a06552"),
     "ia3_kin_rates": (1, "9f8e96ac5bf0", 36, "288eeeee0bcc"),
     "ia3_kin": (4, "bc6f6b8ce90d", 8, "18c08aa0e9f1"),

@@ -102,7 +102,7 @@ def test_what_size_saves_is_counted_against_each_models_own_best(monkeypatch):
         def where(self, outcome, base, d):
             return [scores[base, d] + 0.1 * i for i in range(5)]
 
-    monkeypatch.setattr(subspace_claims, "of_model", lambda name: Table())
+    monkeypatch.setattr(subspace_claims.runs, "of_model", lambda name: Table())
     found = subspace_claims._lost("small", "large", 1500)
     assert found.verdict == HELD and found.value.startswith("20 against 5 points lost: +15")
     assert subspace_claims._lost("large", "small", 1500).verdict == ABSENT
@@ -147,7 +147,7 @@ def test_few_numbers_prove_nothing_where_none_would_do(monkeypatch, frozen, verd
         def mean(self, outcome, **asked):
             return 90.0 if "d" in asked else frozen
 
-    monkeypatch.setattr(subspace_claims, "of_model", lambda name: Table())
+    monkeypatch.setattr(subspace_claims.runs, "of_model", lambda name: Table())
     monkeypatch.setattr(subspace_claims, "results", lambda name: Table())
     assert subspace_claims._share(200).verdict == verdict
 

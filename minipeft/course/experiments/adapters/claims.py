@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
 
 from minipeft.contract import attach
 from minipeft.course.experiments.adapters.runs import SEEDS, STEPS, WIDE
-from minipeft.course.experiments.claims import ABSENT, HELD, Claim, Finding, cannot, compared
+from minipeft.course.experiments.claims import (
+    ABSENT,
+    HELD,
+    Claim,
+    Finding,
+    cannot,
+    compared,
+    paper_row,
+)
 from minipeft.course.experiments.runner import results
 from minipeft.ledger import get_paper
 from minipeft.methods import Parallel, Prefix
 from minipeft.models import build, preset
 
 LECTURE = "05_adapters"
+_claim = partial(Claim, lecture=LECTURE)
 HOULSBY, DECK, DROP = "Houlsby et al. 2019", "CMU 10-423", "Rücklé et al. 2021"
 HE, OWN = "He et al. 2022", "the lecture's own question"
 AS_GOOD = 2.0  # points that "as good as" may lack
@@ -108,16 +116,6 @@ def _turned(a: str, b: str, margin: float = 0.0) -> Finding:
     return compared(data.where(a), data.where(b), " %", margin=margin)
 
 
-def _claim(text: str, source: str, figure: str, measure: Any) -> Claim:
-    return Claim(text, source, figure, measure, LECTURE)
-
-
-def _row(table: str, i: int) -> Finding:
-    row = get_paper(table).rows[i].result()
-    return Finding(f"{row['exact']:,.0f}", HELD if row["agrees"] else ABSENT,
-                   row["why"] or "counted")  # fmt: skip
-
-
 def _counted() -> Iterator[Claim]:
     for table, (source, start) in COUNTED.items():
         paper = get_paper(table)
@@ -125,7 +123,7 @@ def _counted() -> Iterator[Claim]:
         for i, row in enumerate(paper.rows):
             if start in row.name:
                 text = f"{about}, {' '.join(row.name.split())} trains {row.printed}"
-                yield _claim(text, source, "section 2", partial(_row, table, i))
+                yield _claim(text, source, "section 2", partial(paper_row, table, i))
 
 
 def _mixed() -> Finding:

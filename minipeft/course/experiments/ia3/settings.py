@@ -45,8 +45,11 @@ tasks = grid(
     outer="seed", task=Axis(CORE, fast=TASKS[1]), arm=always(ARMS[:2]), lr=RECIPE, seed=SEEDS,
     steps=Axis(100, fast=2), mixed=0, mixed_lr=0, split="test", test=Axis(200, fast=8),
 ) + grid(
-    outer="seed", task=EDGES, arm=ARMS[:2], lr=RECIPE, seed=SEEDS[:2], steps=Axis(100, fast=2),
+    outer="seed", task=EDGES, arm=ARMS[:2], lr=RECIPE, seed=SEEDS, steps=Axis(100, fast=2),
     mixed=0, mixed_lr=0, split="test", test=Axis(200, fast=8),
+) + grid(
+    outer="seed", task=Axis(SWEPT, fast=()), arm=ARMS[2], lr=RECIPE, seed=SEEDS, steps=100,
+    mixed=MIXING, mixed_lr=MIXED, split="test", test=200,
 )  # fmt: skip
 
 # what is in the vectors

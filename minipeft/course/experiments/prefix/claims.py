@@ -6,18 +6,16 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from minipeft.course.experiments.claims import ABSENT, HELD, Claim, Finding, cannot, compared
+from minipeft.course.experiments.claims import Claim, Finding, cannot, compared, paper_row
 from minipeft.course.experiments.prefix import runs
 from minipeft.course.experiments.runner import results
 from minipeft.ledger import get_paper
 
 LECTURE = "06_prefix"
+_claim = partial(Claim, lecture=LECTURE)
+_pair = partial(compared, unit=" %")
 LI, HU, OWN = "Li and Liang 2021", "Hu et al. 2021", "the lecture's own question"
 AS_GOOD = 2.0  # points that "as good as" may lack
-
-
-def _claim(text: str, source: str, figure: str, measure: Any) -> Claim:
-    return Claim(text, source, figure, measure, LECTURE)
 
 
 def scores(experiment: str, rates: Sequence[float], **which: Any) -> list[float]:
@@ -65,10 +63,6 @@ def usable(name: str) -> list[int]:
     return [sum(score >= 90 for score in seed) for seed in zip(*rows, strict=True)]
 
 
-def _pair(a: Sequence[float], b: Sequence[float], why: str = "", margin: float = 0.0) -> Finding:
-    return compared(a, b, " %", why, margin)
-
-
 def few(key: str, method: str, n: int, length: int = runs.FEW_LENGTHS[1]) -> list[float]:
     """A score after training on n records, seed by seed."""
     return results("prefix_few").where(key, method=method, n=n, length=length)
@@ -89,12 +83,6 @@ def gap(method: str, n: int) -> list[float]:
     return [held - seen for held, seen in pairs]
 
 
-def _row(table: str, i: int) -> Finding:
-    row = get_paper(table).rows[i].result()
-    held = HELD if row["agrees"] is not False else ABSENT
-    return Finding(f"{row['exact']:,.0f}", held, row["why"] or "counted")
-
-
 def _counted() -> Iterator[Claim]:
     for table, source in (("prefix", LI), ("e2e", HU), ("gpt3", HU)):
         paper = get_paper(table)
@@ -103,7 +91,7 @@ def _counted() -> Iterator[Claim]:
                 printed = row.printed if row.printed[:-1] else "0.1 % of the model"
                 text = f"{' '.join(row.name.split())} trains {printed} ({table})"
                 yield _claim(text, f"{source}, table of {table}", "section 2",
-                             partial(_row, table, i))  # fmt: skip
+                             partial(paper_row, table, i))  # fmt: skip
 
 
 def _quoted() -> Iterator[Claim]:

@@ -16,6 +16,7 @@ from minipeft.course.experiments.claims import (
     Finding,
     cannot,
     compared,
+    paper_row,
 )
 from minipeft.course.experiments.prefix.runs import best
 from minipeft.course.experiments.prompt import runs
@@ -25,6 +26,8 @@ from minipeft.ledger import get_paper
 from minipeft.tasks import get_task
 
 LECTURE = "07_prompt"
+_claim = partial(Claim, lecture=LECTURE)
+_pair = partial(compared, unit=" %")
 LESTER, OWN = "Lester et al. 2021", "the lecture's own question"
 CS769, DECK = "UW-Madison CS769", "the deck on PEFT methods"
 AS_GOOD, MATTERS = 2.0, 5.0  # points that "as good as" may lack; that a wording must move
@@ -34,18 +37,10 @@ SHIFTS = (  # trained on SQuAD, tested on: F1 of model tuning and of prompt tuni
 )  # fmt: skip
 
 
-def _claim(text: str, source: str, figure: str, measure: Any, control: bool = False) -> Claim:
-    return Claim(text, source, figure, measure, LECTURE, control)
-
-
 def _at_best(experiment: str, rates: Sequence[float], **which: Any) -> list[float]:
     """Test scores, seed by seed, at the rate that is best on validation data."""
     found = results(experiment)
     return found.where("test", lr=best(found, rates, **which), **which)
-
-
-def _pair(a: Sequence[float], b: Sequence[float], why: str = "", margin: float = 0.0) -> Finding:
-    return compared(a, b, " %", why, margin)
 
 
 def tokens(n: int, model: str = BASE, seeds: int = len(runs.SEEDS)) -> list[float]:
@@ -76,6 +71,10 @@ def starting(name: str) -> list[float]:
 def examples(k: int, model: str = BASE) -> list[float]:
     """The frozen model with k solved examples before each question."""
     return results("prompt_shots").where("accuracy", base=model, k=k)
+
+
+def _shown(k: int) -> Finding:
+    return _pair(tokens(20), examples(k))
 
 
 def gap(model: str) -> list[float]:
@@ -119,12 +118,6 @@ def _wordings(task: str) -> Finding:
     return Finding(told, HELD if wide else ABSENT, "one frozen model")
 
 
-def _row(i: int) -> Finding:
-    row = get_paper("prompt").rows[i].result()
-    held = HELD if row["agrees"] is not False else ABSENT
-    return Finding(f"{row['exact']:,.0f}", held, row["why"] or "counted")
-
-
 def _stored() -> Finding:
     one = TOKENS * 96
     return Finding(f"{MEMBERS} prompts are {MEMBERS * one:,} parameters", HELD, "counted")
@@ -135,7 +128,7 @@ def _counted() -> Iterator[Claim]:
         if row.printed:
             text = f"A prompt trains {row.printed} parameters ({row.name})"
             yield _claim(text, LESTER if "T5" in row.name else "PEFT's own count", "section 2",
-                         partial(_row, i))  # fmt: skip
+                         partial(paper_row, "prompt", i))  # fmt: skip
 
 
 def _quoted() -> Iterator[Claim]:
@@ -181,7 +174,7 @@ CLAIMS = (
            cannot("the bases here are language models from the start")),
     *(_claim(f"A trained prompt is above {k} solved examples before the question",
              f"{LESTER}, figure 1", "figure 3",
-             lambda k=k: _pair(tokens(20), examples(k))) for k in runs.SHOTS[1:]),
+             partial(_shown, k)) for k in runs.SHOTS[1:]),
     _claim("Examples in the prompt help the larger model more (15 of them, 3.1M above 0.2M)",
            f"{LESTER}, figure 1 (GPT-3)", "figure 3",
            lambda: _pair(examples(15, runs.LADDER[2]), examples(15, runs.LADDER[0]))),

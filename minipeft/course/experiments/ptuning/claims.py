@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from minipeft.course.experiments.claims import ABSENT, HELD, Claim, Finding, cannot, compared
+from minipeft.course.experiments.claims import (
+    ABSENT,
+    HELD,
+    Claim,
+    Finding,
+    cannot,
+    compared,
+    paper_row,
+)
 from minipeft.course.experiments.ptuning.runs import ASKED, CLOZE, ENCODERS, WAYS, best
 from minipeft.course.experiments.ptuning.starts import STARTS
 from minipeft.course.experiments.runner import results
@@ -16,6 +24,7 @@ from minipeft.course.experiments.statistics import difference, t_quantile
 from minipeft.ledger import get_paper
 
 LECTURE = "07b_ptuning"
+_claim = partial(Claim, lecture=LECTURE)
 LIU, OWN = "Liu et al. 2021", "the lecture's own question"
 AS_GOOD = 2.0  # points that "as good as" may lack
 
@@ -142,12 +151,6 @@ def _ways(a: str, b: str, which: dict[str, str], margin: float = 0.0) -> Finding
     return compared(done(a, **which), done(b, **which), " %", "two rates tried for each", margin)
 
 
-def _row(i: int) -> Finding:
-    row = get_paper("ptuning").rows[i].result()
-    held = HELD if row["agrees"] is not False else ABSENT
-    return Finding(f"{row['exact']:,.0f}", held, row["why"] or "counted")
-
-
 def _averages() -> Finding:
     rows = [row for ways in SUPERGLUE.values() for row in ways.values()]
     right = sum(abs(average(row) - row[9]) < 0.1 for row in rows)  # columns are rounded, too
@@ -165,15 +168,12 @@ def _columns(other: str) -> Finding:
 # -- the claims ------------------------------------------------------------------------------------
 
 
-def _claim(text: str, source: str, figure: str, measure: Callable[[], Finding]) -> Claim:
-    return Claim(text, source, figure, measure, LECTURE)
-
-
 def _counted() -> Iterator[Claim]:
     for i, row in enumerate(get_paper("ptuning").rows):
         if row.printed:
             yield _claim(f"{row.name}: 20 pseudo-tokens train {row.printed} parameters",
-                         "counted by PEFT", "section 4", partial(_row, i))  # fmt: skip
+                         "counted by PEFT", "section 4",
+                         partial(paper_row, "ptuning", i))  # fmt: skip
 
 
 def _quoted() -> Iterator[Claim]:
