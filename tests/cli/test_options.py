@@ -55,7 +55,9 @@ CALLED = {
     "ledger.measure": CALL,
     "course.notebooks.open_one": "x",
     "course.notebooks.run_all": [],
-    "course.notebooks.to_html": [],
+    "course.notebooks.to_html": ["index.html"],
+    "course.method_map.method_map": [],
+    "cli.method_page.page": "",
     "course.notebooks.listed": [],
 }
 LOOKING = ("inspect", "params", "memory", "data")  # whose value is what they were asked for
@@ -163,7 +165,9 @@ OPTIONS = {
         "--open": ("", "--open 8"),
         "--run": ("", "--run"),
         "--html": ("", "--html {tmp}"),
+        "--slides": ("--html {tmp}", "--slides"),
     },
+    "methods": {"--markdown": ("", "--markdown")},
     "doctor": {},
 }  # fmt: skip
 

@@ -157,7 +157,7 @@ SETTINGS = {  # of the fast list and of the whole one: how many, and a digest
     "steering_heads": (1, "087343cb4d38", 20, "a544b89ccba1"),
     "vision_rates": (1, "0cecd61d6a83", 72, "993d018ad023"),
     "vision_vtab": (1, "3373756e605e", 210, "4156701ee292"),
-    "vision_long": (1, "f0a905560c2b", 6, "dbdc25f80a8d"),
+    "vision_long": (1, "f0a905560c2b", 60, "b9d87c7fb974"),
 }
 
 

@@ -42,7 +42,7 @@ METHODS: dict[str, tuple[Method, tuple[float, ...]]] = {  # scale alpha / r = 2 
     "fact": (FacT(r=8), (3e-3, 1e-2, 3e-2)), "adapter": (Adapter(r=8), (1e-3, 3e-3, 1e-2)),
     "linear_probe": (LinearProbe(), (1e-2, 3e-2, 1e-1)),
 }  # fmt: skip
-LONG_RATE = 3e-3  # with 800 pictures: by the pilot
+LONG_RATES = {"full": 3e-3, "lora": 1e-2}  # with 800 pictures: by the pilot
 BRACKET = [{"task": task, "seed": i} for i, task in enumerate(("clutter", "textures", "count"))]
 
 
@@ -63,7 +63,10 @@ _vtab = grid(
     outer="seed", task=Axis(MINI_VTAB, fast=()), method=("adapter", "bitfit", "lnlora"), n=FEW,
     lr=_best, seed=SEEDS, steps=_steps,
 )  # fmt: skip
-_long = grid(task=MINI_VTAB, method="full", n=ALL, lr=LONG_RATE, seed=0, steps=_steps)
+_long = grid(
+    outer="seed", task=MINI_VTAB, method=LONG_RATES, n=ALL, lr=lambda s: LONG_RATES[s["method"]],
+    seed=SEEDS, steps=_steps,
+)  # fmt: skip
 
 
 @cache
