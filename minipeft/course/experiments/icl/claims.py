@@ -107,6 +107,13 @@ def _pair(told: str, other: str) -> Finding:
     return compared(of(told)[:n], of(other)[:n], " %")
 
 
+SIZES = (
+    ("GPT-2", "1.5B", "about 10B"), ("GPT-3", "175B", "300B"), ("PaLM", "540B", "780B"),
+    ("Chinchilla", "70B", "1.4T"), ("LaMDA", "137B", "1.56T"), ("LLaMA", "65B", "1.4T"),
+    ("LLaMA-2", "70B", "2T"), ("LLaMA-3", "405B", "15T"),
+)  # fmt: skip
+
+
 def _rows() -> Iterator[tuple[str, str, str, Any]]:
     for row in filter(
         None, (PAIRS + "".join(EACH.replace("SIZE", size) for size in MODELS)).split("\n")
@@ -116,6 +123,9 @@ def _rows() -> Iterator[tuple[str, str, str, Any]]:
     for name, (n, few, tuned) in GPT3.items():
         yield (f"GPT-3 on {name}: {few} % few-shot, {tuned} % fine-tuned on {n:,} examples", CMU,
                "section 6", cannot("GPT-3 is not here; quoted"))  # fmt: skip
+    for name, parameters, tokens in SIZES:
+        yield (f"{name} has {parameters} parameters and read {tokens} tokens", CMU, "section 7",
+               cannot("it is not here; quoted"))  # fmt: skip
     for task in PRINTED:
         for name, x in printed(task).items():
             yield (f"{task}, OPT {name} in context: {x[0]:+d} points beside 125M fine-tuned, "
