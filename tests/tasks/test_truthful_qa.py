@@ -96,6 +96,15 @@ def test_patterns_and_draws(folder):
         task.load("all", 5)
 
 
+def test_the_true_answer_stands_anywhere(folder):
+    task = TruthfulQA(folder)
+    drawn = [e for seed in range(20) for e in task.load("all", 4, seed=seed)]
+    assert {e.label for e in drawn} == {0, 1, 2}
+    true = {row["question"]: next(iter(row["mc1_targets"])) for row in ROWS}
+    assert all(e.target == f" {true[question]}" for e in drawn
+               for question in true if question in e.prompt)  # fmt: skip
+
+
 def test_missing_and_odd_files_are_named(tmp_path):
     task = TruthfulQA(tmp_path)
     with pytest.raises(FileNotFoundError) as caught:
