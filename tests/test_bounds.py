@@ -156,7 +156,11 @@ CORE = (  # what a student reads from top to bottom
     *(f"training/{name}.py" for name in ("loop", "step", "optim")),
     *(f"generation/{name}.py" for name in ("sampling", "scoring", "beams")),
 )  # fmt: skip
-HOMEWORK = ("course/exercises.py", "course/solutions")  # what students type, and how
+HOMEWORK = (
+    "course/exercises.py",
+    "course/solutions",
+    "course/homework",
+)  # what students type, and how
 READERS = ("tasks/e2e.py", "tasks/mnist.py", "tasks/truthful_qa.py")  # of published sets
 ROOMS = {  # what -> (files, those left out, the most lines of code)
     "core path": (CORE, (), 3600),

@@ -97,6 +97,7 @@ OPTIONS = {  # besides --help and --json, which all have
     "--measure",
     "lectures": "--list --open --run --html --slides",
     "methods": "--markdown",
+    "homework": "do",
 }
 BYTES = "activations, gradients, optimizer, peak, temporary, weights"
 INSPECTED = "arrays (bytes, count, path, shape), bytes, dtypes, kind, path"

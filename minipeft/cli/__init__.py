@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from minipeft import __version__
-from minipeft.cli import course, files, looking, speaking, training
+from minipeft.cli import course, files, homework, looking, speaking, training
 from minipeft.cli.arguments import Result, UsageError
 from minipeft.cli.heartbeat import Heartbeat
 
@@ -28,7 +28,7 @@ COMMANDS = (
     course.add_doctor, training.add_pretrain, training.add_finetune, training.add_compare,
     speaking.add_generate, speaking.add_evaluate, looking.add_inspect, files.add_merge,
     files.add_data, looking.add_params, looking.add_memory, course.add_methods,
-    course.add_lectures,
+    course.add_lectures, homework.add_homework,
 )  # fmt: skip
 
 

@@ -2,6 +2,8 @@
 
 import argparse
 import importlib
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -17,6 +19,7 @@ from minipeft.training.batches import ImageBatches, TaskBatches
 from minipeft.training.looks import History
 from tests.clitools import small_base, value  # noqa: F401
 
+TOY = Path(__file__).parents[1] / "course" / "homework" / "toy"
 SCORES = {"loss": 1.0, "n": 5.0, "accuracy": 50.0}
 ROWS = [(f"number {i} is", "even" if i % 2 == 0 else "odd") for i in range(60)]
 
@@ -59,6 +62,10 @@ CALLED = {
     "course.method_map.method_map": [],
     "cli.method_page.page": "",
     "course.notebooks.listed": [],
+    "course.homework.tree.write_student": ["a"],
+    "course.homework.tree.public_tests": (True, "ok"),
+    "course.homework.bank.public": {},
+    "course.homework.verify.verify": [],
 }
 LOOKING = ("inspect", "params", "memory", "data")  # whose value is what they were asked for
 
@@ -169,6 +176,17 @@ OPTIONS = {
     },
     "methods": {"--markdown": ("", "--markdown")},
     "doctor": {},
+    "homework new": {
+        "name": ("toy {tmp}/a", "toy2 {tmp}/a"),
+        "dir": ("toy {tmp}/a", "toy {tmp}/b"),
+        "--variant": ("toy {tmp}/a", "--variant 2"),
+    },
+    "homework check": {
+        "dir": ("a", "b"),
+        "hole": ("a", "a toy.1"),
+        "--reference": ("a", "--reference toy.1"),
+    },
+    "homework verify": {"names": ("toy", "toy2")},
 }  # fmt: skip
 
 # Where an option concerns several functions, each of them hears of it.
@@ -187,7 +205,12 @@ BOTH = {
 
 def commands():
     (found,) = (a for a in cli._parser()._actions if isinstance(a, argparse._SubParsersAction))
-    return found.choices
+    for name, parser in found.choices.items():
+        parts = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+        if not parts:
+            yield name, parser
+        for part in parts:
+            yield from ((f"{name} {inner}", p) for inner, p in part.choices.items())
 
 
 CASES = [(command, option) for command, options in OPTIONS.items() for option in options]
@@ -196,7 +219,7 @@ CASES = [(command, option) for command, options in OPTIONS.items() for option in
 def test_the_table_has_every_option_of_every_command():
     there = {
         name: {(a.option_strings or [a.dest])[-1] for a in parser._actions} - {"--help", "--json"}
-        for name, parser in commands().items()
+        for name, parser in commands()
     }
     assert there == {name: set(options) for name, options in OPTIONS.items()}
 
@@ -229,7 +252,10 @@ def files(tmp_path_factory, small_base):  # noqa: F811
     (folder / "rows.csv").write_text("prompt,target\n" + rows)
     rows = "".join(f"{p},{t},even|odd\n" for p, t in ROWS)
     (folder / "options.csv").write_text("prompt,target,options\n" + rows)
+    for name in ("toy", "toy2"):
+        shutil.copytree(TOY, folder / "homework" / name)
     return {name: folder / f"{name}.safetensors" for name in ("same", "other")} | {
+        "homework": folder / "homework",
         "adapter": folder / "adapter", "second": folder / "second", "data": folder / "rows.csv",
         "options": folder / "options.csv",
     }  # fmt: skip
@@ -239,6 +265,7 @@ def files(tmp_path_factory, small_base):  # noqa: F811
 def received(capsys, monkeypatch, tmp_path, files):
     """received(command, line): what every called function was given, and what was looked up."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINIPEFT_HOMEWORK", str(files["homework"]))
     log = []
 
     def recorder(name, real, result):
@@ -260,7 +287,7 @@ def received(capsys, monkeypatch, tmp_path, files):
     def run(command, line):
         log.clear()
         words = [word.format(tmp=tmp_path, **files) for word in line.split()]
-        got = value(capsys, command, *words)
+        got = value(capsys, *command.split(), *words)
         return [*log, got] if command in LOOKING else list(log)
 
     return run

@@ -1,0 +1,252 @@
+"""Your homework's tests: what is done, what is wrong and why, and hints.
+
+    python homework.py                 all tests
+    python homework.py hw3.1           those of one hole
+    python homework.py --hint hw3.1    a hint; the next call gives the next one
+
+`pytest` runs the same tests. The inputs and the wanted results are in tests/public; adapters.py
+says how your code is called. Grading draws other inputs, of other shapes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+
+HERE = Path(__file__).resolve().parent
+PUBLIC = HERE / "tests" / "public"
+TAKEN = HERE / ".hints.json"  # how many hints were taken
+PLAIN = "plain"  # the tensor that holds what is no array, as JSON
+
+# -- arrays as bytes ------------------------------------------------------------------------------
+
+
+def pack(values: dict[str, Any]) -> bytes:
+    """A flat dict of arrays, numbers, booleans, strings and lists of them, as bytes.
+
+    Raises  TypeError that names what is none of these
+    """
+    arrays, plain = {}, {}
+    for name, value in values.items():
+        if isinstance(value, np.ndarray | np.generic):
+            array = np.array(value, order="C")  # a plain one: no subclass, no strides
+            if array.dtype.kind not in "fiub":
+                raise TypeError(f"{name} is an array of {array.dtype}; give numbers")
+            arrays[f"={name}"] = array
+        else:
+            plain[name] = value
+    text = json.dumps(plain).encode()
+    return safetensors.numpy.save({**arrays, PLAIN: np.frombuffer(text, np.uint8)})
+
+
+def unpack(data: bytes) -> dict[str, Any]:
+    """What `pack` made bytes of."""
+    arrays = safetensors.numpy.load(data)
+    plain = json.loads(arrays.pop(PLAIN).tobytes().decode())
+    return {**{name[1:]: array for name, array in arrays.items()}, **plain}
+
+
+# -- right or wrong, and why ----------------------------------------------------------------------
+
+
+def compare(
+    got: Any, want: dict[str, Any], tol: float = 1e-9,
+    mistakes: list[tuple[str, dict[str, Any]]] | None = None,
+) -> str:  # fmt: skip
+    """ "" if all results are right, else one message for a screen.
+
+    mistakes  (message, what this mistake gives) of the usual ones
+    """
+    if not isinstance(got, dict) or set(got) != set(want):
+        names = ", ".join(sorted(got)) if isinstance(got, dict) else type(got).__name__
+        return f"adapters.py must return {', '.join(want)}; it returned {names}"
+    wrong = [text for name in want if (text := differs(name, got[name], want[name], tol))]
+    if not wrong:
+        return ""
+    for message, result in mistakes or ():
+        if set(result) == set(got) and not any(
+            differs(name, got[name], result[name], tol) for name in got
+        ):
+            return message
+    return wrong[0]
+
+
+def differs(name: str, got: Any, want: Any, tol: float) -> str:
+    """ "" if an array is the wanted one, else how it differs."""
+    got, want = np.asarray(got), np.asarray(want)
+    if got.dtype.kind not in "fiub":
+        return f"{name} must be numbers, got {got.dtype}"
+    if got.shape != want.shape:
+        turned = " It is transposed." if got.shape == want.shape[::-1] else ""
+        return f"{name} must have the shape {want.shape}, got {got.shape}.{turned}"
+    if not want.size:
+        return ""
+    a, b = got.astype(np.float64), want.astype(np.float64)
+    with np.errstate(all="ignore"):
+        same = (a == b) | (np.isnan(a) & np.isnan(b))
+        error = np.where(same, 0.0, np.abs(a - b))
+        scale = max(1.0, float(np.max(np.abs(b), where=np.isfinite(b), initial=0.0)))
+    if np.all(error <= tol * scale):  # a NaN is not
+        return ""
+    at = np.unravel_index(np.argmax(np.where(np.isnan(error), np.inf, error)), error.shape)
+    where = f"{name}[{', '.join(map(str, at))}]" if at else name
+    return f"{where} = {a[at]:.6g}, wanted {b[at]:.6g}.{_guess(name, a, b, tol * scale)}"
+
+
+def _guess(name: str, a: Any, b: Any, tol: float) -> str:
+    """What a wrong array looks like."""
+
+    def near(x: Any, y: Any) -> bool:
+        return x.shape == y.shape and x.size > 0 and bool(np.all(np.abs(x - y) <= tol))
+
+    if not np.all(np.isfinite(a)) and np.all(np.isfinite(b)):
+        return f" {name} holds NaN or infinity: look for a division by 0, or exp of a large number."
+    if not np.any(a):
+        return f" All of {name} is 0."
+    if near(a, -b):
+        return " Only the sign is wrong."
+    with np.errstate(all="ignore"):
+        used = np.abs(b) > 1e-6 * max(1e-300, float(np.max(np.abs(b))))
+        ratio = a[used] / b[used]
+    if ratio.size > 1 and near(a, ratio[0] * b):
+        return f" All of {name} is {ratio[0]:.6g} times too large: a scale is missing or wrong."
+    if a.ndim >= 2 and near(a, b.swapaxes(-1, -2)):
+        return f" {name} is transposed."
+    for axis in range(a.ndim):
+        if a.shape[axis] < 2:
+            continue
+        if near(np.roll(a, 1, axis), b) or near(np.roll(a, -1, axis), b):
+            return f" {name} is off by one along axis {axis}."
+        if near(np.flip(a, axis), b):
+            return f" {name} is reversed along axis {axis}."
+    if np.any(differ := a - b) and np.all(np.abs(differ - differ.flat[0]) <= tol) and a.size > 1:
+        return f" All of {name} is too large by {differ.flat[0]:.6g}: a term is missing or extra."
+    right = float(np.mean(np.abs(a - b) <= tol))
+    return f" {right:.0%} of {name} is right." if right else ""
+
+
+# -- the public tests -----------------------------------------------------------------------------
+
+
+def told() -> dict[str, Any]:
+    """What tests/public/homework.json says."""
+    return json.loads((PUBLIC / "homework.json").read_text(encoding="utf-8"))
+
+
+def cases(hole: str = "") -> list[dict[str, Any]]:
+    """The public tests, of one hole or all. Raises  SystemExit that names the holes there are"""
+    there = told()
+    ids = [one["id"] for one in there["holes"]]
+    if hole and hole not in ids:
+        raise SystemExit(f"{there['name']} has no hole {hole!r}; it has {', '.join(ids)}")
+    return [case for case in there["cases"] if hole in ("", case["hole"])]
+
+
+def run(case: dict[str, Any]) -> str:
+    """Run one test on this folder's code. Returns  "" if it passes, else the message."""
+    stored = unpack((PUBLIC / f"{case['name']}.safetensors").read_bytes())
+    messages = {one["id"]: one["mistakes"] for one in told()["holes"]}[case["hole"]]
+    for seed in case["seeds"]:
+        try:
+            adapters = importlib.import_module("adapters")
+            got = getattr(adapters, case["name"])(**_under(stored, f"{seed}/in/"))
+        except NotImplementedError as error:
+            return f"{error}" if f"{error}".startswith(case["hole"]) else f"needs {error}"
+        except Exception as error:
+            return _told(error)
+        usual = [(text, _under(stored, f"{seed}/wrong{i}/")) for i, text in enumerate(messages)]
+        message = compare(got, _under(stored, f"{seed}/want/"), case["tol"], usual)
+        if message:
+            return message
+    return ""
+
+
+def _under(stored: dict[str, Any], prefix: str) -> dict[str, Any]:
+    return {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}
+
+
+def _told(error: Exception) -> str:
+    """An error and the last line of this folder where it came by."""
+    text = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    frames = [(Path(f.filename), f.lineno) for f in traceback.extract_tb(error.__traceback__)]
+    own = [(p, n) for p, n in frames if p.is_relative_to(HERE) and p.name != "homework.py"]
+    return f"{text}\n({own[-1][0].relative_to(HERE)}, line {own[-1][1]})" if own else text
+
+
+def report(hole: str = "") -> bool:
+    """Print a line for each test, the reasons below. Returns  whether all passed."""
+    there, wrong, left, done = told(), [], [], 0.0
+    titles = {one["id"]: one["title"] for one in there["holes"]}
+    last = ""
+    for case in cases(hole):
+        if case["hole"] != last:
+            last = case["hole"]
+            print(f"{last}  {titles[last]}")
+        message = run(case)
+        is_open = message.startswith((*titles, "needs "))
+        print(f"    {'open' if is_open else 'WRONG' if message else 'ok':6} {case['name']}",
+              flush=True)  # fmt: skip
+        left += [case["hole"]] if message else []
+        done += case["points"] * (not message)
+        if message and not message.startswith(case["hole"]):
+            wrong.append((case, message))
+    for case, message in wrong:
+        print(f"\n{case['hole']} {case['name']}:\n  " + message.replace("\n", "\n  "))
+    of = sum(case["points"] for case in cases(hole))
+    print(f"\nPublic tests passed for {done:g} of {of:g} points. Grading draws other inputs.")
+    if left:
+        print(f"A hint: python homework.py --hint {left[0]}")
+    return not left
+
+
+def hint(hole: str) -> None:
+    """Print the next hint for a hole, and those before it."""
+    cases(hole)
+    hints = {one["id"]: one["hints"] for one in told()["holes"]}[hole]
+    taken = json.loads(TAKEN.read_text(encoding="utf-8")) if TAKEN.is_file() else {}
+    n = min(taken.get(hole, 0) + 1, len(hints))
+    TAKEN.write_text(json.dumps({**taken, hole: n}), encoding="utf-8")
+    for i, text in enumerate(hints[:n], 1):
+        print(f"Hint {i} of {len(hints)}: {text}")
+
+
+def check(hole: str = "") -> None:
+    """For a notebook: run the tests in a fresh process, on the files as they are now.
+
+    Raises  AssertionError if one fails
+    """
+    cases(hole)
+    command = [sys.executable, str(HERE / "homework.py"), *([hole] if hole else [])]
+    done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, encoding="utf-8",
+                          env={**os.environ, "PYTHONIOENCODING": "utf-8"})  # fmt: skip
+    print(done.stdout.rstrip() or done.stderr.rstrip())
+    assert done.returncode == 0, f"{hole or 'a hole'} is not right yet: see above"
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("hole", nargs="?", default="", help="e.g. hw3.1; all without it")
+    parser.add_argument("--hint", metavar="HOLE", help="the next hint for a hole")
+    args = parser.parse_args()
+    if args.hint:
+        hint(args.hint)
+        return 0
+    return 0 if report(args.hole) else 1
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(HERE))
+    sys.exit(main())
