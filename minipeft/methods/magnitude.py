@@ -12,7 +12,7 @@ Saves    W, b, and M in bits
 Differs  equal sizes are kept in their order, so that the share is exact; Zhu & Gupta's code cuts
          all that equal the threshold. t0 and t1 are shares of the steps of fit, where the paper's
          t0 and t0 + n dt are steps. What stands outside the targets stays frozen
-Lecture  12_pruning                     Homework none yet
+Lecture  12_pruning                     Homework hw7.4, hw7.6; hw7.d on tickets
 
 The forward pass multiplies by M, so pruned weights get no gradient. Momentum moves them still,
 so after each step they are set to 0 again. `merge` masks once more.

@@ -157,9 +157,13 @@ def top_of_all(scores: Sequence[Array], k: int) -> list[Array]:
     return masks
 
 
-def cubic(first: float, last: float, t: float) -> float:
-    """From `first` at t = 0 to `last` at t = 1, fast at the beginning (Zhu & Gupta 2017, eq. 1)."""
-    rest = 1 - min(max(t, 0.0), 1.0)
+def cubic(first: float, last: float, t: float, warm: float = 0.0, cool: float = 0.0) -> float:
+    """From `first` until t = warm to `last` from t = 1 - cool on, fast at the beginning.
+
+    last + (first - last) (1 - u)^3, u the share of the way      Zhu & Gupta 2017, eq. 1
+    """
+    u = (t - warm) / (1 - warm - cool)
+    rest = 1 - min(max(u, 0.0), 1.0)
     return last + (first - last) * rest * rest * rest
 
 

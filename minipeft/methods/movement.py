@@ -11,7 +11,7 @@ Merges   M * W, zeros where M is 0
 Saves    W, S, b, M in bits, and the threshold of the soft kind
 Differs  scores have no learning rate of their own: `c` multiplies them, as if it were c times as
          large. With equal scores the first are kept. What stands outside the targets is frozen
-Lecture  12_pruning                     Homework none yet
+Lecture  12_pruning                     Homework hw7.4-hw7.6
 
 The gradient of S is a surrogate ("straight through"): M is a step function of S, whose derivative
 is 0 almost everywhere, and is taken for S itself. It is not masked, so that a pruned weight can
@@ -93,7 +93,7 @@ class Movement(Masking):
 
     def pruned(self, t: float) -> float:
         """How far the pruning has gone after a share t of the steps, from 0 to 1."""
-        return cubic(0.0, 1.0, (t - self.warm) / (1 - self.warm - self.cool))
+        return cubic(0.0, 1.0, t, self.warm, self.cool)
 
     def compute(self, at: Attached) -> dict[str, Tensor]:
         """Choose anew where scores, or how many are kept, have changed."""

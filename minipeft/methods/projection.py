@@ -2,7 +2,7 @@
 
 A point z of a small space becomes a point y = P z of the space of all parameters. `fastfood`
 builds P from sums and differences (the Walsh-Hadamard transform), `scatter_signs` from a few
-signs in each column. Each stands beside a slow twin.
+signs in each column. The slow twin of each is in projection_slow.py.
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ import functools
 from typing import Any
 
 from minipeft.backend import Array, xp_of
-from minipeft.engine import ops
 from minipeft.engine.op import op
-from minipeft.engine.tensor import Tensor
 
 FACTOR = 16  # the transform goes by products with H_16: measured faster than H_2, H_4 or H_64
 
@@ -27,11 +25,12 @@ def _matrix(n: int, dtype: Any, xp: Any) -> Array:
     return h
 
 
-def _transformed(x: Array) -> Array:
-    """H x along the last axis, which is cut into factors: H_ab = H_a ⊗ H_b.  (..., n)"""
-    shape, n = x.shape, x.shape[-1]
+def transform(x: Array) -> Array:
+    """H_n x along the last axis, n a power of two, in n log n operations.  (..., n) -> the same"""
+    # the axis is cut into factors: H_ab = H_a ⊗ H_b
+    xp, shape, dtype = xp_of(x), x.shape, x.dtype
+    n = shape[-1]
     done = min(FACTOR, n)
-    xp, dtype = xp_of(x), x.dtype
     x = x.reshape(-1, done) @ _matrix(done, dtype, xp)
     while done < n:
         m = min(FACTOR, n // done)
@@ -57,17 +56,7 @@ def hadamard(x):
     Raises  ValueError if n is no power of two
     """
     _check_power_of_two("hadamard", x.shape[-1] if x.ndim else 0)
-    return _transformed(x), (_transformed,)
-
-
-def hadamard_slow(x: Any) -> Tensor:
-    """The twin of `hadamard`: the butterfly, halves that are added and subtracted."""
-    shape, half = x.shape, x.shape[-1] // 2
-    while half:
-        x = ops.reshape(x, shape=(-1, 2, half))
-        x = ops.stack([x[:, 0] + x[:, 1], x[:, 0] - x[:, 1]], axis=1)
-        half //= 2
-    return ops.reshape(x, shape=shape)
+    return transform(x), (transform,)
 
 
 @op
@@ -75,8 +64,9 @@ def fastfood(z, signs, order, scales, *, size):
     """The first `size` rows of a structured random matrix times z.
 
     y = (H G Π H B [z; 0])[:size]                        Le et al. 2013, eq. 7
-    B the signs, Π the order, G the scales, and [z; 0] is z with zeros up to n. H [z; 0] repeats
-    what a short transform makes of z: H_n = H_n/m ⊗ H_m, and z ends within the first m.
+    B the signs, Π the order, (Π v)_i = v_order[i], G the scales, and [z; 0] is z with zeros up to
+    n. H [z; 0] repeats what a short transform makes of z, which ends within the first m entries:
+    H_n = H_n/m ⊗ H_m.
     Shapes  z (d,), signs (d,), order (n,) integers, scales (n,), n a power of two -> (size,)
     VJP     gz = (B H Πᵀ G H [g; 0])[:d]
     Keeps   signs, order, scales
@@ -91,23 +81,17 @@ def fastfood(z, signs, order, scales, *, size):
     xp, m = xp_of(z), 1 << (d - 1).bit_length()
     short = xp.zeros(m, z.dtype)
     short[:d] = z * signs
-    y = _transformed(short)[order & (m - 1)]
+    y = transform(short)[order & (m - 1)]
     y *= scales
 
     def vjp(g: Array) -> Array:
         long = xp.zeros(n, g.dtype)
         long[:size] = g
         moved = xp.empty(n, g.dtype)
-        moved[order] = _transformed(long) * scales
-        return _transformed(moved.reshape(-1, m).sum(axis=0))[:d] * signs
+        moved[order] = transform(long) * scales
+        return transform(moved.reshape(-1, m).sum(axis=0))[:d] * signs
 
-    return _transformed(y)[:size], (vjp, None, None, None)
-
-
-def fastfood_slow(z: Any, signs: Any, order: Any, scales: Any, *, size: int) -> Tensor:
-    """The twin of `fastfood`: its five factors, one after the other."""
-    long = ops.pad(z * signs, widths=((0, len(order) - len(z)),))
-    return hadamard_slow(hadamard_slow(long)[order] * scales)[:size]
+    return transform(y)[:size], (vjp, None, None, None)
 
 
 @op
@@ -126,10 +110,3 @@ def scatter_signs(z, rows, signs, *, size):
     xp, values = xp_of(z), signs * z[:, None]
     y = xp.bincount(rows.reshape(-1), weights=values.reshape(-1), minlength=size)
     return y.astype(z.dtype), (lambda g: (signs * g[rows]).sum(axis=1), None, None)
-
-
-def scatter_signs_slow(z: Any, rows: Any, signs: Any, *, size: int) -> Tensor:
-    """The twin of `scatter_signs`: the matrix, written out."""
-    xp = xp_of(rows)
-    hit = rows[:, :, None] == xp.arange(size)  # (d, m, size)
-    return ops.matmul((hit * signs[:, :, None]).sum(axis=1).T, z)

@@ -13,7 +13,7 @@ Saves    z, the factors, and a digest of what P was drawn from; P is drawn again
 Differs  a sparse P has its signs one in each of sqrt(D) equal stretches of a column, where the
          paper's fall anywhere. The authors' code of SAID makes P anew for each tensor
          (per_tensor=True) and z one shorter still; ours has one P for all, as the equations do
-Lecture  11_intrinsic_dimension         Homework none yet
+Lecture  11_intrinsic_dimension         Homework hw7.1-hw7.3
 
 Columns of P have length 1 in D dimensions, so a step of lr in every z moves a parameter by about
 lr sqrt(d / D): learning rates are larger than those of full fine-tuning. Weight decay on z pulls
@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -99,10 +99,8 @@ class Subspace(Method):
         return [order[name] for name in names]
 
     def compute(self, at: Attached) -> dict[str, Tensor]:
-        """theta0 + P z, tensor by tensor."""
-        moves = vars(at.root)["space"].moves()
-        pairs = zip(at.computed.items(), moves, strict=True)
-        return {path: theta + move.reshape(theta.shape) for (path, theta), move in pairs}
+        found: dict[str, Tensor] = vars(at.root)["space"].moved(at.computed)
+        return found
 
     def state(self, at: Attached) -> dict[str, np.ndarray]:
         if init.is_shape_only(_first(at)):
@@ -121,7 +119,7 @@ def _first(at: Attached) -> Array:
 
 
 class Space(Module):
-    """z, its projections, and in each forward pass the parts of P z that wait to be used.
+    """z, its projections, and what they make of the parameters.
 
     sizes   of the tensors, whose sum is D
     groups  per tensor the number of its factor, or nothing
@@ -141,16 +139,23 @@ class Space(Module):
         self.sizes, self.groups = sizes, groups
         self.projections = ModuleList(list(parts))  # one, or one for each tensor
 
-    def moves(self) -> Iterator[Tensor]:
-        """P z, computed once, in its parts: each tensor's, with its factor."""
+    def moved(self, thetas: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """theta0 + P z, tensor by tensor; with factors theta0_i + lambda_i (P z)_i.
+
+        P z is computed once, and each tensor takes its part of it.
+        Shapes  thetas: as many tensors as there are sizes; z (d,), factors (m,) or None
+        """
         z, factors = self.of
         moves = [part(z) for part in self.projections]
-        moves = moves if len(moves) > 1 else cut(moves[0], self.sizes)
-        moves.reverse()
-        for number in range(len(self.sizes)):
-            move = moves.pop()  # nothing of it stays here
-            g = self.groups[number] if factors is not None else 0
-            yield move if factors is None else move * factors[g : g + 1]
+        moves = moves if len(moves) > 1 else cut(moves[0], self.sizes)  # one for each tensor
+        found = {}
+        for number, (path, theta) in enumerate(thetas.items()):
+            move = moves.pop(0)  # nothing of it stays here
+            if factors is not None:
+                g = self.groups[number]
+                move = move * factors[g : g + 1]
+            found[path] = theta + move.reshape(theta.shape)
+        return found
 
     def digest(self) -> np.ndarray:
         """SHA-256 of the raw integers that the projections were drawn from.  (32,) bytes"""
