@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import os
+import textwrap
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from minipeft.cli.arguments import Command, Result
 from minipeft.display.table import Table
+
+if TYPE_CHECKING:
+    from minipeft.course.homework.grading import Report
 
 
 def add_homework(command: Command) -> None:
@@ -95,6 +102,47 @@ def _check(args: argparse.Namespace) -> Result:
     return {"passed": passed, "text": text}, text
 
 
+# -- grade ----------------------------------------------------------------------------------------
+
+
+def add_bank(new: Any) -> None:
+    """The assignment, and what its hidden tests are drawn from."""
+    new.add_argument("name", help="hw1 to hw8, or an assignment's folder")
+    new.add_argument("--seed", required=True, metavar="SECRET",
+                     help="hidden inputs are drawn from it; keep it from students")  # fmt: skip
+    new.add_argument("--variant", metavar="SEED", help="as it was handed out with")
+
+
+def _add_grade(part: Command) -> None:
+    new = part("grade", _grade, "grade one submission with hidden tests",
+               "minipeft homework grade hw3 alice/ --seed SECRET --variant fall-2026")  # fmt: skip
+    add_bank(new)
+    new.add_argument("submission", help="a folder")
+
+
+def _grade(args: argparse.Namespace) -> Result:
+    from minipeft.course.homework import bank, grading
+    from minipeft.course.homework.assignment import load
+
+    homework = load(args.name)
+    if not Path(args.submission).is_dir():
+        raise FileNotFoundError(f"{args.submission} is no folder")
+    made = bank.make(homework, args.seed, homework.choices(args.variant))
+    report = grading.grade(made, args.submission, Path(args.submission).name)
+    return {**asdict(report), "score": report.score, "most": report.most}, as_text(report)
+
+
+def as_text(report: Report) -> str:
+    """A report as a table, the odd things below it."""
+    rows = [(r.hole, r.case, "visible" if r.visible else "hidden", f"{r.points:g}", f"{r.most:g}",
+             textwrap.shorten(r.message, 60) or "ok") for r in report.results]  # fmt: skip
+    table = Table(("hole", "test", "", "points", "of", "why"), rows, "lllrrl")
+    lines = [str(table), f"{report.score:g} of {report.most:g} points, written questions apart"]
+    lines += [f"note: {note}" for note in report.notes]
+    lines += [f"this machine lacks a protection: {one}" for one in report.missing]
+    return "\n".join(lines)
+
+
 # -- verify ---------------------------------------------------------------------------------------
 
 
@@ -109,11 +157,12 @@ def _verify(args: argparse.Namespace) -> Result:
     from minipeft.course.homework.verify import verify
 
     chosen = [load(name) for name in args.names] or assignments()
-    problems = [text for homework in chosen for text in verify(homework)]
+    with ThreadPoolExecutor(os.cpu_count()) as workers:  # each waits for processes of its own
+        problems = [text for found in workers.map(verify, chosen) for text in found]
     names = ", ".join(homework.name for homework in chosen)
     if problems:
         raise RuntimeError("\n".join([f"{len(problems)} problems", *problems]))
     return {"verified": names.split(", ")}, f"{names}: all checks pass"
 
 
-PARTS = (_add_new, _add_check, _add_verify)
+PARTS = (_add_new, _add_check, _add_grade, _add_verify)

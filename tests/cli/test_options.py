@@ -10,6 +10,7 @@ import pytest
 
 from minipeft import cli
 from minipeft.contract import attach
+from minipeft.course.homework.grading import Report
 from minipeft.methods import LoRA
 from minipeft.models import GPT, GPTConfig
 from minipeft.nn import Module
@@ -65,6 +66,8 @@ CALLED = {
     "course.homework.tree.write_student": ["a"],
     "course.homework.tree.public_tests": (True, "ok"),
     "course.homework.bank.public": {},
+    "course.homework.bank.make": None,
+    "course.homework.grading.grade": Report("toy", "a", (), (), (), {}, "", 0.0),
     "course.homework.verify.verify": [],
 }
 LOOKING = ("inspect", "params", "memory", "data")  # whose value is what they were asked for
@@ -185,6 +188,12 @@ OPTIONS = {
         "dir": ("a", "b"),
         "hole": ("a", "a toy.1"),
         "--reference": ("a", "--reference toy.1"),
+    },
+    "homework grade": {
+        "name": ("toy {homework}/toy --seed 1", "toy2 {homework}/toy --seed 1"),
+        "submission": ("toy {homework}/toy --seed 1", "toy {homework}/toy2 --seed 1"),
+        "--seed": ("toy {homework}/toy --seed 1", "--seed 2"),
+        "--variant": ("toy {homework}/toy --seed 1", "--variant 2"),
     },
     "homework verify": {"names": ("toy", "toy2")},
 }  # fmt: skip

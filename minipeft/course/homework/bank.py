@@ -19,10 +19,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from safetensors import SafetensorError
+
 from minipeft.course.homework import kit, tree
 from minipeft.course.homework.assignment import Assignment, Case, Hole
 from minipeft.course.homework.draw import Draw
 from minipeft.engine.blas import one_thread
+from minipeft.storage.files import write_atomic
 
 PUBLIC_SEEDS = ("1", "2", "3")
 EDGE = "edge"  # a seed that begins so draws the smallest sizes
@@ -76,10 +79,14 @@ class Known:
 
 @dataclass(frozen=True)
 class Bank:
-    """All that a grader knows of an assignment under a class's conventions."""
+    """All that a grader knows of an assignment under a class's conventions.
+
+    sources  the class's starter code, cut
+    """
 
     homework: Assignment
     choices: Mapping[str, int]
+    sources: Mapping[str, str]
     visible: tuple[Known, ...]
     hidden: tuple[Known, ...]
 
@@ -91,7 +98,37 @@ class Bank:
             made.update(known.ask.case.name.encode())
             made.update(kit.pack({**known.ask.inputs, **{f"/{k}": v for k, v in known.want.items()},
                                   "points": known.ask.case.points}))  # fmt: skip
+        made.update(json.dumps(dict(self.sources)).encode())
         return made.hexdigest()[:16]
+
+    def save(self, path: str | Path) -> None:
+        """Write all but the assignment to a file, for a machine without the solutions."""
+        values: Values = {"choices": json.dumps(self.choices), "sources": json.dumps(self.sources)}
+        told = []
+        for i, known in enumerate((*self.visible, *self.hidden)):
+            parts = {"in": known.ask.inputs, "want": known.want}
+            parts |= {f"wrong{j}": wrong for j, (_, wrong) in enumerate(known.mistakes)}
+            values |= {f"{i}/{part}/{k}": v for part, of in parts.items() for k, v in of.items()}
+            told.append([known.ask.case.name, known.ask.seed, [m for m, _ in known.mistakes]])
+        values["known"] = json.dumps([len(self.visible), told])
+        write_atomic(path, lambda file: file.write_bytes(kit.pack(values)))
+
+    @staticmethod
+    def load(homework: Assignment, path: str | Path) -> Bank:
+        """Raises  ValueError if it is no bank of this assignment"""
+        try:
+            values = kit.unpack(Path(path).read_bytes())
+            visible, told = json.loads(values["known"])
+            cases = {case.name: (hole, case) for hole, case in homework.cases()}
+            found = []
+            for i, (name, seed, messages) in enumerate(told):
+                ask = Ask(*cases[name], seed, kit.under(values, f"{i}/in/"))
+                wrong = [(m, kit.under(values, f"{i}/wrong{j}/")) for j, m in enumerate(messages)]
+                found.append(Known(ask, kit.under(values, f"{i}/want/"), tuple(wrong)))
+            choices, sources = json.loads(values["choices"]), json.loads(values["sources"])
+        except (ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise ValueError(f"{path} is no bank of {homework.name}: {error}") from error
+        return Bank(homework, choices, sources, tuple(found[:visible]), tuple(found[visible:]))
 
 
 def make(homework: Assignment, seed: str, choices: Mapping[str, int]) -> Bank:
@@ -102,7 +139,8 @@ def make(homework: Assignment, seed: str, choices: Mapping[str, int]) -> Bank:
     visible = asks(homework, [f"{seed}/visible/{i}" for i in range(2)])
     hidden = asks(homework, [*(f"{seed}/hidden/{i}" for i in range(3)), f"{EDGE}/{seed}"])
     found = known(homework, choices, [*visible, *hidden])
-    return Bank(homework, dict(choices), found[: len(visible)], found[len(visible) :])
+    sources = tree.holed(tree.reference(homework, choices), homework.holes)
+    return Bank(homework, dict(choices), sources, found[: len(visible)], found[len(visible) :])
 
 
 def asks(homework: Assignment, seeds: Iterable[str]) -> list[Ask]:

@@ -159,19 +159,20 @@ def run(case: dict[str, Any]) -> str:
     for seed in case["seeds"]:
         try:
             adapters = importlib.import_module("adapters")
-            got = getattr(adapters, case["name"])(**_under(stored, f"{seed}/in/"))
+            got = getattr(adapters, case["name"])(**under(stored, f"{seed}/in/"))
         except NotImplementedError as error:
             return f"{error}" if f"{error}".startswith(case["hole"]) else f"needs {error}"
         except Exception as error:
             return _told(error)
-        usual = [(text, _under(stored, f"{seed}/wrong{i}/")) for i, text in enumerate(messages)]
-        message = compare(got, _under(stored, f"{seed}/want/"), case["tol"], usual)
+        usual = [(text, under(stored, f"{seed}/wrong{i}/")) for i, text in enumerate(messages)]
+        message = compare(got, under(stored, f"{seed}/want/"), case["tol"], usual)
         if message:
             return message
     return ""
 
 
-def _under(stored: dict[str, Any], prefix: str) -> dict[str, Any]:
+def under(stored: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """The values whose names begin so, without it."""
     return {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}
 
 

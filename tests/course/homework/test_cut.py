@@ -20,6 +20,7 @@ class Part:
         """
         # queries first
         q = self.split(x)  # (B, H, T, D)
+        # then one more
         y = q + 1  # the next one
         if q is None:
 
@@ -48,6 +49,7 @@ def test_signature_docstring_comments_and_shapes_stay():
         """
         # queries first
         # q (B, H, T, D)
+        # then one more
         # YOUR CODE HERE
         raise NotImplementedError("hw0.1: \\"heads\\"")
 
