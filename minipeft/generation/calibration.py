@@ -12,7 +12,7 @@ same one: the second if its p is above its p_cf.
 Beside it stands a calibration that needs inputs instead of N/A, but no labels: the mean margin,
 which divides by the geometric mean of the p of unlabelled inputs.
 
-Lecture  03b_calibration
+Lecture  03b_calibration                Homework hw5.6 (contextual)
 """
 
 from __future__ import annotations

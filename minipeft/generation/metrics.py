@@ -69,11 +69,12 @@ def mc2(scores: Sequence[Sequence[float]], true: Sequence[Sequence[bool]]) -> fl
     scores  log-probabilities of each question's answers; true  which of them are true
     """
     _check("mc2", scores, "rows of truth", true)
-    shares = []
     for i, (row, right) in enumerate(zip(scores, true, strict=True)):
         if len(row) != len(right) or not any(right) or all(right):
             raise MetricError(f"mc2: question {i} needs one mark for each answer, true and false "
                               f"ones among them; got {len(row)} scores, {list(right)}")  # fmt: skip
+    shares = []
+    for row, right in zip(scores, true, strict=True):
         p = np.exp(np.asarray(row, dtype=np.float64) - max(row))
         shares.append(float(p[np.asarray(right, dtype=bool)].sum() / p.sum()))
     return 100.0 * sum(shares) / len(shares)

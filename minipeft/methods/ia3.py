@@ -12,7 +12,7 @@ Differs  the paper's places are the default; PEFT has others. On a GPT-2 it scal
          targets=("q_proj", "k_proj", "v_proj", "fc_out"); on a BERT what the o_proj reads,
          targets=("k_proj", "v_proj", "o_proj", "fc_out"), inputs=("o_proj", "fc_out").
          T-Few's code scales fc_in behind the gate of a gated MLP: the same product
-Lecture  09_ia3                         Homework none yet
+Lecture  09_ia3                         Homework hw5.1 (forward), hw5.2 (folded)
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ class IA3(Method):
     inputs: tuple[str, ...] = ("fc_out",)
     seed: int = 0
 
-    def wrap(self, path: str, module: Module, where: Where) -> ScaledOut:
+    def wrap(self, path: str, module: Module, where: Where) -> Scaled:
         like = weight_of(self, path, module, 1)  # (d_out, d_in)
         reads = path.rpartition(".")[2] in self.inputs
         l = Parameter(init.ones((like.shape[int(reads)],), like))  # noqa: E741
-        return ScaledIn(module, l) if reads else ScaledOut(module, l)
+        return Scaled(module, l, reads)
 
     def prepare(self, at: Any) -> None:
         leaves = {path.rpartition(".")[2] for path, _ in at.model.named_modules()}
@@ -59,34 +59,36 @@ class IA3(Method):
                                  f"nearest is {nearest(name, leaves)!r}")  # fmt: skip
 
 
-class ScaledOut(DenseWrapper):
-    """y = l (W x + b).  Shapes  x (..., d_in) -> (..., d_out), l (d_out,)"""
+class Scaled(DenseWrapper):
+    """y = l (W x + b), or, where it `reads` with l, y = W (l x) + b.
 
-    def __init__(self, base: Module, l: Parameter) -> None:  # noqa: E741  (the paper's letter)
+    Shapes  x (..., d_in) -> (..., d_out); l (d_out,), where it reads (d_in,)
+    """
+
+    def __init__(self, base: Module, l: Parameter, reads: bool) -> None:  # noqa: E741  (the paper's)
         super().__init__(base)
-        self.l = l
+        self.l, self.reads = l, reads
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.base(x) * self.l
+        return self.base(self.l * x) if self.reads else self.base(x) * self.l
 
     def dense(self) -> Any:
-        return self.base.weight.data * self.l.data[:, None]
+        return folded(self.base.weight.data, None, self.l.data, self.reads)[0]
 
     def merged(self) -> Linear:
         plain = super().merged()
         if plain.bias is not None:
-            plain.bias.data = plain.bias.data * self.l.data
+            found = folded(plain.weight.data, plain.bias.data, self.l.data, self.reads)
+            plain.bias.data = found[1]
         return plain
 
 
-class ScaledIn(ScaledOut):
-    """y = W (l x) + b.  Shapes  x (..., d_in) -> (..., d_out), l (d_in,)"""
+def folded(W: Any, b: Any, l: Any, reads: bool) -> tuple[Any, Any]:  # noqa: E741
+    """The weight and the bias of the Linear that does what `Scaled` does: new arrays.
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.base(self.l * x)
-
-    def dense(self) -> Any:
-        return self.base.weight.data * self.l.data
-
-    def merged(self) -> Linear:
-        return DenseWrapper.merged(self)  # the bias is as it was
+    b is None where there is no bias, and stays None
+    Shapes  W (d_out, d_in), b (d_out,), l (d_out,), where it reads (d_in,)
+    """
+    if reads:
+        return W * l, b
+    return W * l[:, None], None if b is None else b * l

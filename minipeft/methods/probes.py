@@ -1,6 +1,8 @@
 """Probes on the heads of a model: what a linear classifier reads there, and the direction it reads.
 
-Paper  Li et al. 2023, "Inference-Time Intervention", secs. 3 and 4
+Paper    Li et al. 2023, "Inference-Time Intervention", secs. 3 and 4
+Lecture  13_steering                    Homework hw8.1 (auc), hw8.2 (direction), hw8.3 (read_folds)
+
 A probe sees x, what one head gives out at one position of a document, and says whether the
 document is of the one kind (y = 1) or the other (y = 0). Each coordinate is standardized first, by
 the mean and deviation of the training part alone.
@@ -127,8 +129,18 @@ def held_out(
     kind    "probe": a probe, or "mean": the line between the two means
     Shapes  x (N, H, D), y and question (N,)
     """
-    found = np.zeros((3, x.shape[1]))
-    for held in folds(question, n, seed):
+    return read_folds(x, y, folds(question, n, seed), kind)
+
+
+def read_folds(x: np.ndarray, y: np.ndarray, parts: list[np.ndarray], kind: str) -> Held:
+    """`held_out` on given folds: of each head what is read from the held-out rows.
+
+    kind    "mean": AUC of the rows along the direction found on the others; "probe": AUC, accuracy
+            and nats of a probe that was fitted on the others
+    Shapes  x (N, H, D), y (N,), parts masks (N,), true where a row is held out
+    """
+    found = np.zeros((3, x.shape[1]))  # (3, H)
+    for held in parts:
         there, sign = y[held], np.where(y[held] == 1, -1, 1)
         for h in range(x.shape[1]):
             if kind == "mean":
@@ -137,7 +149,7 @@ def held_out(
             z = fit_probe(x[~held, h], y[~held]).logits(x[held, h])
             right, nats = (z > 0) == (there == 1), np.logaddexp(0, sign * z)
             found[:, h] += (auc(z, there), 100 * right.mean(), nats.mean())
-    return Held(*(found / n))
+    return Held(*(found / len(parts)))
 
 
 def direction(

@@ -10,7 +10,7 @@ Saves    heads, theta, sigma; alpha is a field
 Differs  from the answer on means from the first position whose logits are asked for. The authors'
          newer script puts alpha sigma theta into the bias as it is, though the direction was
          found before W: that adds another vector, and W must come first
-Lecture  13_steering                    Homework none yet
+Lecture  13_steering                    Homework hw8.4 (shift), hw8.5 (merged)
 
 `handle.measure(batches)` finds heads, directions and deviations (training/probing.py makes the
 batches); `point(handle, …)` sets ones that you have.
@@ -130,20 +130,23 @@ class Steered(Wrapper):
         self.theta = init.zeros(shape, where.like)
         self.sigma = init.zeros(shape[:1], where.like)
 
-    def shift(self) -> Array:
-        """What is added to the heads, side by side.  (H D,)"""
+    def shift(self, here: Array | None = None) -> Array:
+        """What is added to the heads, side by side: alpha sigma theta of each.
+
+        here    which positions are steered; None for all
+        Shapes  here (B, T) true or false -> (B, T, H D); without it (H D,)
+        """
         shift: Array = self.method.alpha * (self.sigma[:, None] * self.theta).reshape(-1)
-        return shift
+        return shift if here is None else shift * here[:, :, None]
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.steers:
             return self.base(x)
-        shift = self.shift()
         here = (context().values or {}).get(("steered", getattr(self.handle, "number", None)))
         if here is not None:
             virtual = ((0, 0), (x.shape[1] - here.shape[1], 0))  # what a prompt put in front
-            shift = shift * xp_of(here).pad(here, virtual)[:, :, None]
-        return self.base(x + shift)
+            here = xp_of(here).pad(here, virtual)
+        return self.base(x + self.shift(here))
 
     def merged(self) -> Linear:
         if self.method.positions != "all":

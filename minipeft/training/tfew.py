@@ -2,6 +2,7 @@
 
 Paper    Liu et al. 2022, "Few-shot parameter-efficient fine-tuning is better and cheaper than
          in-context learning", sec. 3.2: L = L_LM + L_UL + L_LN
+Lecture  09_ia3                         Homework hw5.3 (unsaid), hw5.4 (token_mean), hw5.5 (ranked)
 
     fit(model, OptionBatches(model, task, n=50), loss=TFew(), steps=…)
     evaluate(model, task, normalize=True)  # which ranks options by what L_LN trains
@@ -54,30 +55,22 @@ class TFew(Plain):
             raise ValueError("TFew needs all options of each example: train on "
                              "OptionBatches(model, task)")  # fmt: skip
         said, wrong, lengths = self._read(model, batch)
-        xp, (B, K) = xp_of(said.data), lengths.shape
+        B, K = lengths.shape
         right = np.arange(K) == batch.labels[:, None]  # (B, K)
         option = np.repeat(np.arange(B * K), lengths.reshape(-1))  # of each token
-        # L_LM, as weights of all tokens
-        per_token = _shares(right, lengths, self.compat)
-        loss = -ops.sum(said * _like(said, per_token.reshape(-1)[option]))
+        loss = -token_mean(said, option, right, lengths, self.compat)
         if self.unlikelihood:
-            share = _shares(~right & (lengths > 0), lengths, self.compat)
-            share = share.reshape(-1)[option]
             if self.compat:
                 wrong = ops.log(ops.exp(wrong) + COMPAT)
-            unlikely = -ops.sum(wrong * _like(said, share[share > 0]))
+            option_of_wrong = option[~right.reshape(-1)[option]]  # (M,)
+            unlikely = -token_mean(wrong, option_of_wrong, ~right, lengths, self.compat)
             if self.compat:  # a constant
-                tokens = int((share > 0).sum())
+                tokens = len(option_of_wrong)
                 others = B * K * int(lengths.max()) - tokens
                 unlikely = unlikely - others * math.log1p(COMPAT) / tokens
             loss = loss + self.unlikelihood * unlikely
         if self.normalized:
-            means = (option == np.arange(B * K)[:, None]) / np.maximum(lengths.reshape(-1, 1), 1)
-            beta = ops.reshape(_like(said, means) @ said, shape=(B, K))
-            absent = _like(said, np.where(lengths > 0, 0.0, -np.inf))
-            loss = loss + self.normalized * fused.cross_entropy(
-                beta + absent, xp.asarray(batch.labels)
-            )
+            loss = loss + self.normalized * ranked(said, option, lengths, batch.labels)
         return loss
 
     def _read(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor, np.ndarray]:
@@ -96,19 +89,49 @@ class TFew(Plain):
         )
         logp = variants.log_softmax(model(ids, mask=mask, at=at))  # (N, V)
         said = logp[xp.arange(len(labels)), labels]
-        # log(1 - p) from all other tokens: nothing cancels where p is near 1
-        away = xp.zeros(logp.shape, logp.dtype)
-        away[xp.arange(len(labels)), labels] = -np.inf
         other = other.nonzero()[0]
-        return said, logsumexp(logp[other] + away[other], axis=1), counts.sum(-1)
+        return said, unsaid(logp[other], labels[other]), counts.sum(-1)
 
 
-def _shares(which: np.ndarray, lengths: np.ndarray, together: bool) -> np.ndarray:
-    """The weight of a token of each option in a mean over those of `which`: of each example, and
-    of all examples alike, or `together`.  (B, K) -> (B, K)"""
-    tokens = which * lengths
+def unsaid(logp: Tensor, tokens: Any) -> Tensor:
+    """log(1 - p) of a token in each row, from all other tokens: where p is near 1, 1 - p cancels.
+
+    Shapes  logp (N, V) log-probabilities, tokens (N,) ids -> (N,)
+    """
+    xp = xp_of(logp.data)
+    away = xp.zeros(logp.shape, logp.dtype)  # (N, V)
+    away[xp.arange(len(tokens)), tokens] = -np.inf
+    return logsumexp(logp + away, axis=1)
+
+
+def token_mean(
+    values: Tensor, option: np.ndarray, which: np.ndarray, lengths: np.ndarray,
+    together: bool = False,
+) -> Tensor:  # fmt: skip
+    """The mean of what the tokens of some options have: of each example, and then of the examples.
+
+    option    of each token the option that it is of, counted through the batch: example * K + k
+    which     true for the options that are meant; tokens of others count nothing
+    together  one mean over all tokens meant of the batch instead
+    Shapes    values (N,), option (N,), which (B, K), lengths (B, K) in tokens -> ()
+    """
+    tokens = which * lengths  # (B, K)
     total = tokens.sum() if together else tokens.sum(1, keepdims=True) * len(lengths)
-    return which / np.maximum(total, 1)
+    share = which / np.maximum(total, 1)  # (B, K)
+    return ops.sum(values * _like(values, share.reshape(-1)[option]))
+
+
+def ranked(said: Tensor, option: np.ndarray, lengths: np.ndarray, labels: np.ndarray) -> Tensor:
+    """L_LN: the cross-entropy of the right options, where beta is the logit of each.
+
+    beta is the mean log p of an option's tokens; an option without tokens is not there
+    Shapes  said (N,) log p of the tokens, option (N,) as in `token_mean`, lengths (B, K),
+            labels (B,) the right options -> ()
+    """
+    means = (option == np.arange(lengths.size)[:, None]) / np.maximum(lengths.reshape(-1, 1), 1)
+    beta = ops.reshape(_like(said, means) @ said, shape=lengths.shape)  # (B, K)
+    absent = _like(said, np.where(lengths > 0, 0.0, -np.inf))  # (B, K)
+    return fused.cross_entropy(beta + absent, xp_of(said.data).asarray(labels))
 
 
 def _like(x: Tensor, array: np.ndarray) -> Any:
