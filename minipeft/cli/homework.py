@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import textwrap
 from collections.abc import Callable
@@ -11,7 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minipeft.cli.arguments import Command, Result
+from minipeft.cli import teaching
+from minipeft.cli.arguments import Command, Result, target
 from minipeft.display.table import Table
 
 if TYPE_CHECKING:
@@ -105,30 +107,26 @@ def _check(args: argparse.Namespace) -> Result:
 # -- grade ----------------------------------------------------------------------------------------
 
 
-def add_bank(new: Any) -> None:
-    """The assignment, and what its hidden tests are drawn from."""
-    new.add_argument("name", help="hw1 to hw8, or an assignment's folder")
-    new.add_argument("--seed", required=True, metavar="SECRET",
-                     help="hidden inputs are drawn from it; keep it from students")  # fmt: skip
-    new.add_argument("--variant", metavar="SEED", help="as it was handed out with")
-
-
 def _add_grade(part: Command) -> None:
     new = part("grade", _grade, "grade one submission with hidden tests",
                "minipeft homework grade hw3 alice/ --seed SECRET --variant fall-2026")  # fmt: skip
-    add_bank(new)
-    new.add_argument("submission", help="a folder")
+    teaching.add_bank(new)
+    new.add_argument("submission", help="a folder or a zip")
+    new.add_argument("--gradescope", metavar="FILE", help="write results.json there, too")
 
 
 def _grade(args: argparse.Namespace) -> Result:
-    from minipeft.course.homework import bank, grading
-    from minipeft.course.homework.assignment import load
+    from minipeft.course.homework import gradescope, grading
+    from minipeft.course.homework.submissions import opened
+    from minipeft.storage.files import write_atomic
 
-    homework = load(args.name)
-    if not Path(args.submission).is_dir():
-        raise FileNotFoundError(f"{args.submission} is no folder")
-    made = bank.make(homework, args.seed, homework.choices(args.variant))
-    report = grading.grade(made, args.submission, Path(args.submission).name)
+    made = teaching.bank_of(args)
+    file = target(args.gradescope, "--gradescope") if args.gradescope else None
+    with opened(args.submission) as folder:
+        report = grading.grade(made, folder, Path(args.submission).name)
+    if file:
+        found = json.dumps(gradescope.results(report, made.homework), indent=1).encode()
+        write_atomic(file, lambda temporary: temporary.write_bytes(found))
     return {**asdict(report), "score": report.score, "most": report.most}, as_text(report)
 
 
@@ -165,4 +163,4 @@ def _verify(args: argparse.Namespace) -> Result:
     return {"verified": names.split(", ")}, f"{names}: all checks pass"
 
 
-PARTS = (_add_new, _add_check, _add_grade, _add_verify)
+PARTS = (_add_new, _add_check, _add_grade, *teaching.PARTS, _add_verify)

@@ -10,7 +10,11 @@ import pytest
 
 from minipeft import cli
 from minipeft.contract import attach
+from minipeft.course.homework.assignment import load
+from minipeft.course.homework.classroom import Graded
 from minipeft.course.homework.grading import Report
+from minipeft.course.homework.leaderboard import Entry
+from minipeft.course.homework.submissions import Person, Submission
 from minipeft.methods import LoRA
 from minipeft.models import GPT, GPTConfig
 from minipeft.nn import Module
@@ -66,7 +70,21 @@ CALLED = {
     "course.homework.tree.write_student": ["a"],
     "course.homework.tree.public_tests": (True, "ok"),
     "course.homework.bank.public": {},
-    "course.homework.bank.make": None,
+    "course.homework.bank.make": SimpleNamespace(homework=load(TOY)),
+    "course.homework.classroom.grade_class": [
+        Graded(Submission("a", TOY, (Person("a"),), 0.0), Report("toy", "a", (), (), (), {}, "", 0))
+    ],
+    "course.homework.classroom.figure": "class.png",
+    "course.homework.gradebook.days_used": {"a": 1},
+    "course.homework.gradebook.gradebook": CALL,
+    "course.homework.gradebook.canvas": ([{"Student": "a"}], []),
+    "course.homework.gradebook.write_csv": None,
+    "course.homework.gradescope.autograder": b"",
+    "course.homework.gradescope.board_grader": b"",
+    "course.homework.gradescope.results": {},
+    "course.homework.leaderboard.enter": Entry("a", "lora", 1, 0.1, 2.0),
+    "course.homework.similar.similar": ([], {}),
+    "storage.files.write_atomic": None,
     "course.homework.grading.grade": Report("toy", "a", (), (), (), {}, "", 0.0),
     "course.homework.verify.verify": [],
 }
@@ -194,6 +212,43 @@ OPTIONS = {
         "submission": ("toy {homework}/toy --seed 1", "toy {homework}/toy2 --seed 1"),
         "--seed": ("toy {homework}/toy --seed 1", "--seed 2"),
         "--variant": ("toy {homework}/toy --seed 1", "--variant 2"),
+        "--gradescope": ("toy {homework}/toy --seed 1", "--gradescope {tmp}/r.json"),
+    },
+    "homework class": {
+        "name": ("toy {homework} out --seed 1", "toy2 {homework} out --seed 1"),
+        "folder": ("toy {homework} out --seed 1", "toy {homework}/toy out --seed 1"),
+        "out": ("toy {homework} out --seed 1", "toy {homework} out2 --seed 1"),
+        "--seed": ("toy {homework} out --seed 1", "--seed 2"),
+        "--variant": ("toy {homework} out --seed 1", "--variant 2"),
+        "--workers": ("toy {homework} out --seed 1", "--workers 3"),
+        "--only": ("toy {homework} out --seed 1", "--only a"),
+        "--due": ("toy {homework} out --seed 1", "--due 2026-03-02T23:59"),
+        "--grace": ("toy {homework} out --seed 1 --due 2026-03-02", "--grace 5"),
+        "--free": ("toy {homework} out --seed 1 --due 2026-03-02", "--free 2"),
+        "--earlier": ("toy {homework} out --seed 1 --due 2026-03-02", "--earlier {data}"),
+        "--percent": ("toy {homework} out --seed 1 --due 2026-03-02", "--percent 20"),
+        "--floor": ("toy {homework} out --seed 1 --due 2026-03-02", "--floor 50"),
+        "--canvas": ("toy {homework} out --seed 1", "--canvas {data}"),
+        "--column": ("toy {homework} out --seed 1 --canvas {data}", "--column toy9"),
+    },
+    "homework similar": {
+        "name": ("toy {homework}", "toy2 {homework}"),
+        "folder": ("toy {homework}", "toy {homework}/toy"),
+        "--variant": ("toy {homework}", "--variant 2"),
+        "--earlier": ("toy {homework}", "--earlier {homework}/toy"),
+        "--share": ("toy {homework}", "--share 70"),
+    },
+    "homework zip": {
+        "name": ("toy {tmp}/a.zip --seed 1", "toy2 {tmp}/a.zip --seed 1"),
+        "file": ("toy {tmp}/a.zip --seed 1", "toy {tmp}/b.zip --seed 1"),
+        "--seed": ("toy {tmp}/a.zip --seed 1", "--seed 2"),
+        "--variant": ("toy {tmp}/a.zip --seed 1", "--variant 2"),
+    },
+    "homework leaderboard": {
+        "adapters": ("a", "b"),
+        "--seed": ("a", "--seed 3"),
+        "--n": ("a", "--n 7"),
+        "--zip": ("a", "--zip {tmp}/a.zip"),
     },
     "homework verify": {"names": ("toy", "toy2")},
 }  # fmt: skip

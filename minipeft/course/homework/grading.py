@@ -6,7 +6,7 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -85,11 +85,16 @@ class Report:
             raise ValueError(f"this is no report of a grading: {error}") from error
 
 
-def grade(bank: Bank, submission: str | Path, who: str, limits: Limits | None = None) -> Report:
+def grade(
+    bank: Bank, submission: str | Path, who: str, limits: Limits | None = None,
+    seen: Callable[[Sequence[Result]], object] = lambda results: None,
+) -> Report:  # fmt: skip
     """Grade a folder that a student handed in.
 
     Only the files with holes are taken from it, and the handout's written answers; all else is
     the class's own.
+
+    seen  is told the results so far, after each hole
     """
     began, limits = time.monotonic(), limits or Limits()
     homework = bank.homework
@@ -102,12 +107,24 @@ def grade(bank: Bank, submission: str | Path, who: str, limits: Limits | None = 
         with Child(folder, limits) as child:
             for hole in homework.holes:
                 results += _hole(child, bank, hole)
+                seen(results)
     return Report(
         homework.name, who, tuple(results), tuple(notes),
         tuple(f"{name}: {why}" for name, why in protections().items() if why),
         written(homework, Path(submission)), digest(bank, files, limits),
         round(time.monotonic() - began, 2),
     )  # fmt: skip
+
+
+def ungraded(bank: Bank, who: str, why: str) -> Report:
+    """A report in which every test failed before it ran."""
+    results = [Result(hole.id, case.name, visible, 0.0, _most(case, visible), False, why, 0.0)
+               for hole, case in bank.homework.cases() for visible in (True, False)]  # fmt: skip
+    return Report(bank.homework.name, who, tuple(results), (), (), {}, "", 0.0)
+
+
+def _most(case: Case, visible: bool) -> float:
+    return case.points * (VISIBLE if visible else 1 - VISIBLE)
 
 
 def _hole(child: Child, bank: Bank, hole: Hole) -> list[Result]:
@@ -120,7 +137,7 @@ def _hole(child: Child, bank: Bank, hole: Hole) -> list[Result]:
             message = slow or _first(child, case, asked)
             if message.startswith("time: "):
                 slow = f"not tried: {case.name} took too long"
-            most = case.points * (VISIBLE if visible else 1 - VISIBLE)
+            most = _most(case, visible)
             points = 0.0 if message else most
             seconds = round(time.monotonic() - began, 3)
             results.append(

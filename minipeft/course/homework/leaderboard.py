@@ -7,9 +7,8 @@ no code. The library attaches it and counts what trains.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from minipeft.generation.metrics import slot_error
 from minipeft.generation.sampling import generate_many
@@ -28,8 +27,7 @@ class Refused(ValueError):
     """An adapter that does not take part, and why."""
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """An adapter's place: its slot error in percent, the less the better."""
 
     name: str
@@ -45,8 +43,9 @@ class Entry:
             {"name": "trained parameters", "value": self.trained, "order": "asc"},
         ]
 
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+    def __str__(self) -> str:
+        return (f"{self.name}: {self.method}, {self.trained:,} trained parameters "
+                f"({100 * self.share:.2f} %), slot error {self.error:.2f} %")  # fmt: skip
 
 
 def enter(path: str | Path, name: str = "", n: int = RECORDS, seed: int = 0) -> Entry:

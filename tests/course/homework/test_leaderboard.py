@@ -35,7 +35,7 @@ def test_an_adapter_is_counted_and_scored(tmp_path):
     first, second = entry.rows()
     assert first == {"name": "slot error (%)", "value": round(entry.error, 2), "order": "asc"}
     assert second["value"] == entry.trained and second["order"] == "asc"
-    assert json.loads(json.dumps(entry.as_json()))["method"] == "lora"
+    assert f"{entry.trained:,} trained parameters" in str(entry)
 
 
 def test_the_seed_draws_the_records(tmp_path, monkeypatch):
