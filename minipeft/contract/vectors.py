@@ -1,7 +1,7 @@
 """Weights as vectors: what an adapter adds to its base, to be added, scaled and kept.
 
 Paper    Ilharco et al. 2022, "Editing models with task arithmetic": tau = theta_ft - theta_pre
-Lecture  13b_editing                    Homework none yet
+Lecture  13b_editing                    Homework hw8.d (written)
 
 A vector maps the path of a base parameter to the change of its values. Any method that merges
 has one, and so have two checkpoints of one base; so what two adapters of different methods learnt
