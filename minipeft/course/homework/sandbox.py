@@ -3,6 +3,18 @@
 The grader's process never runs a student's code. It starts child.py with a copy of the student's
 tree and nothing else, sends inputs and gets arrays. All that comes back is judged as hostile: its
 length, its form and its kinds are checked, and no answer of any sort ends the grader.
+
+The protections, each of which `protections` says is on or why it is off:
+    time             a call and all calls, by the clock; the process is killed
+    memory           RLIMIT_AS
+    disk             a file: RLIMIT_FSIZE; the scratch folder: looked at; nothing else: Landlock
+    processes        no other process and no thread: seccomp, or RLIMIT_NPROC where it is not root
+    reading          the tree, Python and NumPy alone: Landlock. Without it the import path holds no
+                     more than these, but a file can be opened by its name
+    network          no socket: seccomp
+    other processes  no signal to them and no look into them: seccomp, or a user of its own
+    user             one who owns nothing if the grader is root; else the grader's, without powers
+    orphans          it ends when the grader's thread ends
 """
 
 from __future__ import annotations
