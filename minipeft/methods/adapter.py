@@ -11,7 +11,7 @@ Saves    down and up of each adapter, and the norms that train
 Differs  the papers draw W_up from near 0 (init="houlsby", "normal"); here it starts at 0, so that
          attaching changes nothing. norms=False, where Houlsby's code trains the base's norms.
          The base's dropout acts on what an adapter gives out; in the paper it acts before
-Lecture  05_adapters                    Homework none yet
+Lecture  05_adapters                    Homework hw3.4
 """
 
 from __future__ import annotations

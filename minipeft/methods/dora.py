@@ -12,7 +12,7 @@ Differs  by the paper's letters ||.|| is that of columns, one per input; in its 
          of rows, one per output, as here unless `by_input`. Backward takes the norm for a constant
          (sec. 4.3), so the gradient is not that of the forward pass; `exact` is eq. 6.
          Dropout is of A's input alone; in PEFT W0 sees the dropped input too, where m has moved
-Lecture  08_lora                        Homework none yet
+Lecture  08_lora                        Homework hw3.5, hw3.6
 """
 
 from __future__ import annotations

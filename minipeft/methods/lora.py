@@ -9,7 +9,7 @@ Merges   W0 + (alpha/r) B A
 Saves    A, B
 Differs  the paper leaves A's variance open; init="peft" and "gaussian" are those of PEFT.
          `fused` parts share one A, as an adapter on a joint q, k, v matrix does
-Lecture  08_lora                        Homework none yet
+Lecture  08_lora                        Homework hw3.2, hw3.3
 """
 
 from __future__ import annotations

@@ -129,7 +129,7 @@ def left_over(homework: Assignment, where: Path) -> Found:
     bodies = {h.id: cut.body_of(sources[h.file], h.function, h.keep) for h in homework.holes}
     wanted = {id: cut.statements(body) for id, body in bodies.items()}
     lines = {id: {line.strip() for line in body.splitlines()
-                  if len(line.strip()) >= 30 and not line.strip().startswith("#")}
+                  if len(line.strip()) >= 30 and not line.strip().startswith(("#", "def "))}
              for id, body in bodies.items()}  # fmt: skip
     for file in sorted(f for f in where.rglob("*") if f.is_file()):
         name = file.relative_to(where).as_posix()

@@ -1,4 +1,4 @@
-"""The course's assignments: what a quick look can tell. `minipeft homework verify` tells the rest."""
+"""The course's assignments: what a quick look can tell; `homework verify` tells the rest."""
 
 import re
 
