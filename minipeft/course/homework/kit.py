@@ -103,6 +103,7 @@ def differs(name: str, got: Any, want: Any, tol: float) -> str:
     return f"{where} = {a[at]:.6g}, wanted {b[at]:.6g}.{_guess(name, a, b, tol * scale)}"
 
 
+@np.errstate(all="ignore")  # a usual mistake may give infinities
 def _guess(name: str, a: Any, b: Any, tol: float) -> str:
     """What a wrong array looks like."""
 
