@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import secrets
 import textwrap
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -163,4 +164,31 @@ def _verify(args: argparse.Namespace) -> Result:
     return {"verified": names.split(", ")}, f"{names}: all checks pass"
 
 
-PARTS = (_add_new, _add_check, _add_grade, *teaching.PARTS, _add_verify)
+# -- notebook -------------------------------------------------------------------------------------
+
+
+def _add_notebook(part: Command) -> None:
+    new = part("notebook", _notebook, "write the notebook from which nbgrader or otter releases",
+               "minipeft homework notebook hw3 my-course --for nbgrader")  # fmt: skip
+    new.add_argument("name", help="hw1 to hw8, or an assignment's folder")
+    new.add_argument("dir", help="the course's folder")
+    new.add_argument("--for", dest="tool", required=True, choices=("nbgrader", "otter"))
+    new.add_argument(
+        "--variant", metavar="SEED", help="draw a class's conventions; default: the library's own"
+    )
+    new.add_argument("--seed", metavar="SECRET", help="hidden inputs are drawn from it; "
+                     "default: a new one")  # fmt: skip
+
+
+def _notebook(args: argparse.Namespace) -> Result:
+    from minipeft.course.homework import notebook
+    from minipeft.course.homework.assignment import load
+
+    homework = load(args.name)
+    choices, seed = homework.choices(args.variant), args.seed or secrets.token_hex(8)
+    file, told = notebook.write(homework, args.dir, args.tool, seed, choices)
+    value = {"notebook": str(file), "told": str(told), "choices": choices}
+    return value, f"wrote {file}\n{told} says how to release it, and what is not released"
+
+
+PARTS = (_add_new, _add_check, _add_grade, *teaching.PARTS, _add_notebook, _add_verify)

@@ -87,6 +87,7 @@ CALLED = {
     "storage.files.write_atomic": None,
     "course.homework.grading.grade": Report("toy", "a", (), (), (), {}, "", 0.0),
     "course.homework.verify.verify": [],
+    "course.homework.notebook.write": ("n", "t"),
 }
 LOOKING = ("inspect", "params", "memory", "data")  # whose value is what they were asked for
 
@@ -251,6 +252,13 @@ OPTIONS = {
         "--zip": ("a", "--zip {tmp}/a.zip"),
     },
     "homework verify": {"names": ("toy", "toy2")},
+    "homework notebook": {
+        "name": ("toy {tmp}/a --for otter", "toy2 {tmp}/a --for otter"),
+        "dir": ("toy {tmp}/a --for otter", "toy {tmp}/b --for otter"),
+        "--for": ("toy {tmp}/a --for otter", "--for nbgrader"),
+        "--variant": ("toy {tmp}/a --for otter", "--variant 2"),
+        "--seed": ("toy {tmp}/a --for otter", "--seed s"),
+    },
 }  # fmt: skip
 
 # Where an option concerns several functions, each of them hears of it.

@@ -222,9 +222,11 @@ def _framed(values: Values) -> bytes:
 # -- the student's public tests -------------------------------------------------------------------
 
 
-def public(homework: Assignment, choices: Mapping[str, int]) -> dict[str, bytes]:
+def public(
+    homework: Assignment, choices: Mapping[str, int], seeds: Sequence[str] = PUBLIC_SEEDS
+) -> dict[str, bytes]:
     """The files of a student's tests/public: inputs, wanted results, the mistakes' messages."""
-    found = known(homework, choices, asks(homework, PUBLIC_SEEDS))
+    found = known(homework, choices, asks(homework, seeds))
     messages = {hole.id: list(dict.fromkeys(m.message for m in hole.mistakes if m.fits(choices)))
                 for hole in homework.holes}  # fmt: skip
     stored: dict[str, Values] = {case.name: {} for _, case in homework.cases()}
@@ -242,7 +244,7 @@ def public(homework: Assignment, choices: Mapping[str, int]) -> dict[str, bytes]
         "holes": [{"id": h.id, "at": h.at, "keep": h.keep, "title": h.title,
                    "hints": list(h.hints), "mistakes": messages[h.id]} for h in homework.holes],
         "cases": [{"hole": h.id, "name": c.name, "points": c.points, "tol": c.tol,
-                   "seeds": list(PUBLIC_SEEDS)} for h, c in homework.cases()],
+                   "seeds": list(seeds)} for h, c in homework.cases()],
         "questions": [vars(q) for q in homework.questions],
     }  # fmt: skip
     text = json.dumps(told, indent=1, ensure_ascii=False) + "\n"

@@ -11,12 +11,16 @@ says how your code is called. Grading draws other inputs, of other shapes.
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib
+import inspect
 import json
 import os
 import subprocess
 import sys
+import textwrap
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +29,11 @@ import safetensors.numpy
 
 HERE = Path(__file__).resolve().parent
 PUBLIC = HERE / "tests" / "public"
+if not PUBLIC.is_dir():  # otter has a folder `tests` of its own
+    PUBLIC = HERE / "public"
 TAKEN = HERE / ".hints.json"  # how many hints were taken
 PLAIN = "plain"  # the tensor that holds what is no array, as JSON
+SECONDS = 60  # for the tests that a notebook's cell runs
 
 # -- arrays as bytes ------------------------------------------------------------------------------
 
@@ -139,30 +146,35 @@ def _guess(name: str, a: Any, b: Any, tol: float) -> str:
 # -- the public tests -----------------------------------------------------------------------------
 
 
-def told() -> dict[str, Any]:
-    """What tests/public/homework.json says."""
-    return json.loads((PUBLIC / "homework.json").read_text(encoding="utf-8"))
+def told(tests: Path = PUBLIC) -> dict[str, Any]:
+    """What the homework.json of a folder of tests says."""
+    return json.loads((tests / "homework.json").read_text(encoding="utf-8"))
 
 
-def cases(hole: str = "") -> list[dict[str, Any]]:
-    """The public tests, of one hole or all. Raises  SystemExit that names the holes there are"""
-    there = told()
+def cases(hole: str = "", name: str = "", tests: Path = PUBLIC) -> list[dict[str, Any]]:
+    """The tests, of one hole or all. Raises  SystemExit that names the holes or tests there are"""
+    there = told(tests)
     ids = [one["id"] for one in there["holes"]]
     if hole and hole not in ids:
         raise SystemExit(f"{there['name']} has no hole {hole!r}; it has {', '.join(ids)}")
-    return [case for case in there["cases"] if hole in ("", case["hole"])]
+    found = [case for case in there["cases"] if hole in ("", case["hole"])]
+    names = [case["name"] for case in found]
+    if name and name not in names:
+        raise SystemExit(f"{hole} has no test {name!r}; it has {', '.join(names)}")
+    return [case for case in found if name in ("", case["name"])]
 
 
-def run(case: dict[str, Any]) -> str:
+def run(case: dict[str, Any], tests: Path = PUBLIC) -> str:
     """Run one test on this folder's code. Returns  "" if it passes, else the message."""
-    stored = unpack((PUBLIC / f"{case['name']}.safetensors").read_bytes())
-    messages = {one["id"]: one["mistakes"] for one in told()["holes"]}[case["hole"]]
+    stored = unpack((tests / f"{case['name']}.safetensors").read_bytes())
+    messages = {one["id"]: one["mistakes"] for one in told(tests)["holes"]}[case["hole"]]
     for seed in case["seeds"]:
         try:
             adapters = importlib.import_module("adapters")
             got = getattr(adapters, case["name"])(**under(stored, f"{seed}/in/"))
         except NotImplementedError as error:
-            return f"{error}" if f"{error}".startswith(case["hole"]) else f"needs {error}"
+            text = f"{error}" or _told(error)
+            return text if text.startswith(case["hole"]) else f"needs {text}"
         except Exception as error:
             return _told(error)
         usual = [(text, under(stored, f"{seed}/wrong{i}/")) for i, text in enumerate(messages)]
@@ -185,16 +197,16 @@ def _told(error: Exception) -> str:
     return f"{text}\n({own[-1][0].relative_to(HERE)}, line {own[-1][1]})" if own else text
 
 
-def report(hole: str = "") -> bool:
+def report(hole: str = "", name: str = "", tests: Path = PUBLIC) -> bool:
     """Print a line for each test, the reasons below. Returns  whether all passed."""
-    there, wrong, left, done = told(), [], [], 0.0
+    there, wrong, left, done = told(tests), [], [], 0.0
     titles = {one["id"]: one["title"] for one in there["holes"]}
     last = ""
-    for case in cases(hole):
+    for case in cases(hole, name, tests):
         if case["hole"] != last:
             last = case["hole"]
             print(f"{last}  {titles[last]}")
-        message = run(case)
+        message = run(case, tests)
         is_open = message.startswith((*titles, "needs "))
         print(f"    {'open' if is_open else 'WRONG' if message else 'ok':6} {case['name']}",
               flush=True)  # fmt: skip
@@ -204,10 +216,11 @@ def report(hole: str = "") -> bool:
             wrong.append((case, message))
     for case, message in wrong:
         print(f"\n{case['hole']} {case['name']}:\n  " + message.replace("\n", "\n  "))
-    of = sum(case["points"] for case in cases(hole))
-    print(f"\nPublic tests passed for {done:g} of {of:g} points. Grading draws other inputs.")
-    if left:
-        print(f"A hint: python homework.py --hint {left[0]}")
+    of = sum(case["points"] for case in cases(hole, name, tests))
+    kind, more = ("Public", " Grading draws other inputs.") if tests == PUBLIC else ("Hidden", "")
+    print(f"\n{kind} tests passed for {done:g} of {of:g} points.{more}")
+    if left and tests == PUBLIC:
+        print(f'A hint: python homework.py --hint {left[0]}, in a notebook hint("{left[0]}")')
     return not left
 
 
@@ -222,17 +235,132 @@ def hint(hole: str) -> None:
         print(f"Hint {i} of {len(hints)}: {text}")
 
 
-def check(hole: str = "") -> None:
-    """For a notebook: run the tests in a fresh process, on the files as they are now.
+# -- in a notebook --------------------------------------------------------------------------------
 
-    Raises  AssertionError if one fails
+
+class Wrong(AssertionError):
+    """Tests do not pass. Its text is the report; a notebook has printed that, and says so."""
+
+    def _render_traceback_(self) -> list[str]:
+        return ["Not right yet: see above."]
+
+
+def check(hole: str = "", name: str = "", tests: str = "") -> None:
+    """Run the tests in a fresh process, on the files as they are now, and print the report.
+
+    name    of one test of the hole
+    tests   a folder of other tests, in this folder or one around it
+    Raises  Wrong, an AssertionError, if one fails
+    """
+    places = [place / tests for place in (HERE, *HERE.parents)] if tests else [PUBLIC]
+    folder = next((place for place in places if (place / "homework.json").is_file()), None)
+    if folder is None:
+        raise FileNotFoundError(f"no {tests or PUBLIC.name}/homework.json in {HERE} or above it")
+    try:
+        cases(hole, name, folder)
+    except SystemExit as error:
+        raise ValueError(f"{error}") from None
+    command = [sys.executable, "-B", str(HERE / "homework.py"), hole, name, "--tests", str(folder)]
+    try:
+        done = subprocess.run(
+            command, cwd=HERE, capture_output=True, text=True, encoding="utf-8", errors="replace",
+            timeout=SECONDS, stdin=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+        )  # fmt: skip
+        passed, text = done.returncode == 0, done.stdout.rstrip() or done.stderr.rstrip()
+    except subprocess.TimeoutExpired:
+        passed, text = False, f"{hole}  its tests take more than {SECONDS} s: is there a loop?"
+    print(text)
+    if not passed:
+        raise Wrong(text)
+
+
+def fill(hole: str) -> Callable[[Any], Any]:
+    """Decorate a function in a cell with this: its body goes into the hole's file.
+
+    One that has only `raise NotImplementedError()`, `...` or `pass` leaves the file as it is.
+    Raises  ValueError if its arguments are not the hole's
     """
     cases(hole)
-    command = [sys.executable, str(HERE / "homework.py"), *([hole] if hole else [])]
-    done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, encoding="utf-8",
-                          env={**os.environ, "PYTHONIOENCODING": "utf-8"})  # fmt: skip
-    print(done.stdout.rstrip() or done.stderr.rstrip())
-    assert done.returncode == 0, f"{hole or 'a hole'} is not right yet: see above"
+    at = {one["id"]: one["at"] for one in told()["holes"]}[hole]
+
+    def put(function: Any) -> Any:
+        file, _, name = at.partition("::")
+        before = (HERE / file).read_text(encoding="utf-8")
+        after = replaced(before, name, textwrap.dedent(inspect.getsource(function)))
+        if after not in ("", before):
+            new = HERE / f"{file}.new"
+            new.write_text(after, encoding="utf-8", newline="\n")
+            os.replace(new, HERE / file)
+        says = "is as the file has it" if after == before else f"was written into {file}"
+        print(f"{hole} {says if after else 'has no code here: its file stays as it is'}")
+        return function
+
+    return put
+
+
+def replaced(source: str, name: str, typed: str) -> str:
+    """The source with the body of the function typed in place of its own; "" if that is empty.
+
+    name  "tanh", "LoRALinear.forward", or "softmax.vjp" for one inside another
+    """
+    old, new = _function(source, name), _function(typed, name.rpartition(".")[2])
+    wanted, given = (
+        [a.arg for a in ast.walk(f.args) if isinstance(a, ast.arg)] for f in (old, new)
+    )
+    if wanted != given:
+        raise ValueError(f"{name} has the arguments {', '.join(wanted)}; got {', '.join(given)}")
+    there = {ast.dump(statement) for statement in old.body}
+    empty = [_is_empty(statement) for statement in _code(new)]
+    if (
+        not empty
+        or any(empty)
+        and all(e or ast.dump(s) in there for e, s in zip(empty, _code(new), strict=True))
+    ):
+        return ""
+    start, end, before = _lines(source, old)
+    first, last, indent = _lines(typed, new)
+    moved = [line.removeprefix(indent) for line in typed.splitlines()[first:last]]
+    plain = [line for part in _code(new) for line in ast.unparse(part).splitlines()]
+    for body in (moved, plain):  # the second where a text of several lines would change
+        lines = source.splitlines()
+        lines[start:end] = [before + line if line.strip() else "" for line in body]
+        made = "\n".join(lines) + "\n"
+        if [*map(ast.dump, _code(_function(made, name)))] == [*map(ast.dump, _code(new))]:
+            break
+    return made
+
+
+def _function(source: str, name: str) -> ast.FunctionDef:
+    found: Any = ast.parse(source)
+    for part in name.split("."):
+        inner = [n for n in ast.walk(found) if isinstance(n, ast.FunctionDef | ast.ClassDef)
+                 and n.name == part and n is not found]  # fmt: skip
+        if not inner:
+            raise ValueError(f"a function {name} was expected, and there is none")
+        found = inner[0]
+    return found
+
+
+def _code(function: ast.FunctionDef) -> list[ast.stmt]:
+    """The statements behind the docstring."""
+    return function.body[ast.get_docstring(function, clean=False) is not None :]
+
+
+def _is_empty(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.Pass) or ast.unparse(statement).startswith(
+        ("...", "raise NotImplementedError")
+    )
+
+
+def _lines(source: str, function: ast.FunctionDef) -> tuple[int, int, str]:
+    """Where the body begins, comments above it included, and ends; its indentation."""
+    lines, first = source.splitlines(), _code(function)[0]
+    start = min([first.lineno, *(d.lineno for d in getattr(first, "decorator_list", ()))]) - 1
+    indent = lines[start][: first.col_offset]
+    while start and lines[start - 1].strip()[:1] in ("", "#"):
+        start -= 1
+    return start, function.body[-1].end_lineno or 0, indent
 
 
 def main() -> int:
@@ -241,12 +369,14 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("hole", nargs="?", default="", help="e.g. hw3.1; all without it")
+    parser.add_argument("name", nargs="?", default="", help="one test of the hole")
+    parser.add_argument("--tests", metavar="DIR", default=PUBLIC, type=Path, help="other tests")
     parser.add_argument("--hint", metavar="HOLE", help="the next hint for a hole")
     args = parser.parse_args()
     if args.hint:
         hint(args.hint)
         return 0
-    return 0 if report(args.hole) else 1
+    return 0 if report(args.hole, args.name, args.tests) else 1
 
 
 if __name__ == "__main__":
