@@ -186,22 +186,26 @@ def missed(homework: Assignment, reports: Sequence[Report]) -> list[Missed]:
 def figure(rows: Sequence[Missed], path: str | Path) -> Path:
     """Draw which holes the class missed, and its usual mistakes by their number."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     named = Counter({f"{m.id}: {text}": n for m in rows for text, n in m.mistakes.items()})
     usual = named.most_common(SHOWN)[::-1]
     height = 1.6 + 0.5 * max(len(rows), 1.2 * len(usual))
     left, right = Figure((11, height), layout="constrained").subplots(1, 2, width_ratios=(3, 4))
     start = [0] * len(rows)
-    for part, colour in (("all", "#009E73"), ("some", "#E69F00"), ("none", "#D55E00")):
+    for part, colour in (("all", "#009E73"), ("some", "#E69F00"), ("none", "#D97B4F")):
         counts = [getattr(m, part) for m in rows[::-1]]
         bars = left.barh([m.id for m in rows[::-1]], counts, left=start, color=colour,
-                         label=f"{part} points")  # fmt: skip
+                         label=part)  # fmt: skip
         left.bar_label(bars, [str(n or "") for n in counts], label_type="center")
         start = [a + b for a, b in zip(start, counts, strict=True)]
     worst = max(rows, key=lambda m: m.some + m.none)
     left.set(xlabel="students", title=f"{worst.some + worst.none} of {start[0]} missed {worst.id}")
-    left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3)
+    left.figure.legend(loc="outside lower left", ncols=3, title="points of the hole")
     bars = right.barh([textwrap.fill(text, 46) for text, _ in usual], [n for _, n in usual])
     right.bar_label(bars, padding=3)
     right.set(xlabel="students", title="The usual mistakes" if usual else "No usual mistake")
+    for ax in (left, right):
+        ax.set_axisbelow(True)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return viz.save(left, path)

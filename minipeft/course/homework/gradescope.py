@@ -10,6 +10,7 @@ import ast
 import io
 import json
 import tempfile
+import textwrap
 import traceback
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -74,9 +75,8 @@ def whole(score: float, output: str, tests: list[dict[str, Any]]) -> dict[str, A
 def screen(text: str) -> str:
     """A text that fits on one screen, without what is not printed."""
     plain = "".join(c if c.isprintable() or c == "\n" else " " for c in text.replace("\r\n", "\n"))
-    lines = plain.split("\n")
-    cut = [line if len(line) <= COLUMNS else f"{line[: COLUMNS - 1]}…" for line in lines[:LINES]]
-    return "\n".join([*cut, *["…"] * (len(lines) > LINES)])
+    lines = [part for line in plain.split("\n") for part in textwrap.wrap(line, COLUMNS) or [""]]
+    return "\n".join([*lines[:LINES], *["…"] * (len(lines) > LINES)])
 
 
 # -- in Gradescope's container --------------------------------------------------------------------
@@ -106,7 +106,6 @@ def run(root: Path) -> None:
         report = replace(empty, results=(*done, *empty.results[len(done) :]))
         write(results(report, homework))
 
-    keep(())
     try:
         with opened(root / "submission") as folder:
             report = grade(bank, folder, who, LIMITS, keep)

@@ -2,8 +2,9 @@
 
 Winnowing (Schleimer, Wilkerson and Aiken 2003) over the syntax tree. Names, literals, annotations,
 comments and layout are not looked at; operands that commute, keywords, and statements of which none
-needs the other have one order. What the starter has is taken off, and so is what a fifth of the
-class has: the equation in the docstring has few translations.
+needs the other have one order. What the starter has is taken off. Among the class, what a fifth of
+it has is taken off, too: the equation in the docstring has few translations. Beside the reference
+and earlier terms it counts, as a fifth of the class may have copied that.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import ast
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -71,15 +73,14 @@ def similar(
                 raise ValueError("; ".join(notes))
         except (SyntaxError, ValueError, RecursionError, MemoryError, OSError) as error:
             unread[name] = f"{type(error).__name__}: {error!s:.200}"
-    counts = Counter(p for name in hand_ins for p in _whole(seen.get(name, {})))
-    drop = {p for p, n in counts.items() if n > max(FEW, COMMON * len(hand_ins))}
-    drop |= _whole(_prints(homework, starter, known))
-    own = {name: {hole: prints - drop for hole, prints in of.items()} for name, of in seen.items()}
-    new = [name for name in hand_ins if name not in unread]
-    with_old = [REFERENCE, *(name for name in old if name not in unread)]
-    pairs = [
-        _pair(a, b, own[a], own[b]) for i, a in enumerate(new) for b in new[i + 1 :] + with_old
-    ]
+    given_all = _whole(_prints(homework, starter, known))
+    own = {name: {k: prints - given_all for k, prints in of.items()} for name, of in seen.items()}
+    new = {name: own[name] for name in hand_ins if name not in unread}
+    counts = Counter(p for of in new.values() for p in _whole(of))
+    common = {p for p, n in counts.items() if n > max(FEW, COMMON * len(hand_ins))}
+    rare = {name: {k: prints - common for k, prints in of.items()} for name, of in new.items()}
+    pairs = [_pair(a, b, rare[a], rare[b]) for a, b in combinations(rare, 2)]
+    pairs += [_pair(a, b, own[a], own[b]) for a in new for b in own if b not in new]
     pairs = [p for p in pairs if p.share >= share and p.shared >= enough]
     return sorted(pairs, key=lambda p: (-p.share, -p.shared, p[:2])), unread
 

@@ -300,6 +300,12 @@ def test_what_many_have_counts_for_nothing(tmp_path):
     assert len(compared(tmp_path / "b", five)[0]) == 10
 
 
+def test_a_crowd_that_copied_the_reference_is_found(tmp_path):
+    crowd = {f"s{i}": text("reference") for i in range(8)} | {"ann": text("ann")}
+    pairs, _ = compared(tmp_path, crowd)
+    assert {(p.first, p.second) for p in pairs} == {(f"s{i}", REFERENCE) for i in range(8)}
+
+
 def test_short_answers_are_not_reported(tmp_path):
     short = STARTER.replace('raise NotImplementedError("hw9.2")', "return softmax(q @ k.T) @ v")
     assert short != STARTER
