@@ -103,6 +103,7 @@ def _elo() -> Finding:
 
 OVER = "accuracy"  # of the adapter beside its codes
 DETTMERS = "Dettmers et al. 2023"
+FP4 = {"fp4": "FP4 (E2M1)", "fp4-bnb": "FP4 as bitsandbytes has it"}
 CLAIMS = (
     _claim("Blocks keep an outlier's damage to themselves (NF4, columns 16 times larger)",
            "UW-Madison CS769", "figure 2", _outliers),
@@ -115,9 +116,9 @@ CLAIMS = (
     _claim("Double quantization loses nothing (less than a tenth of NF4's KL)",
            f"{DETTMERS}, sec. 4; UW-Madison CS769", "section 9",
            lambda: _less(_kl("nf4"), 1.1 * _kl("nf4", double=False))),
-    _claim("NF4 loses less than FP4 as bitsandbytes has it (KL per token)",
-           f"{DETTMERS}, sec. 4; UW-Madison CS769", "figure 6",
-           lambda: _less(_kl("nf4"), _kl("fp4-bnb"))),
+    *(_claim(f"NF4 loses less than {told} (KL per token)",
+             f"{DETTMERS}, sec. 4; UW-Madison CS769", "figure 6",
+             partial(lambda c: _less(_kl("nf4"), _kl(c)), code)) for code, told in FP4.items()),
     _claim("NF4 loses less than int4 (KL per token)", f"{DETTMERS}, sec. 4", "figure 6",
            lambda: _less(_kl("nf4"), _kl("int4"))),
     _claim("Blocks of 64 lose less than one constant for a weight (NF4)",
@@ -125,9 +126,9 @@ CLAIMS = (
            lambda: _less(_kl("nf4", double=False), _kl("nf4", 0, False))),
     _claim("NF4 is as good as 16 bits (five tasks untrained, 2 points)",
            f"{DETTMERS}, figure 3", "figure 7", lambda: _zero_shot("nf4", "float", AS_GOOD)),
-    _claim("NF4 is ahead of bitsandbytes' FP4 at equal bits (five tasks untrained)",
-           f"{DETTMERS}, figure 3; UW-Madison CS769", "figure 7",
-           lambda: _zero_shot("nf4", "fp4-bnb")),
+    *(_claim(f"NF4 is ahead of {told} at equal bits (five tasks untrained)",
+             f"{DETTMERS}, figure 3; UW-Madison CS769", "figure 7",
+             partial(_zero_shot, "nf4", code)) for code, told in FP4.items()),
     _claim("Four bits are the best: three are behind (five tasks untrained)",
            "Dettmers and Zettlemoyer 2023", "figure 7", lambda: _zero_shot("nf4", "nf3")),
     _claim("At equal bits more weights of four bits beat fewer of sixteen",
@@ -138,9 +139,9 @@ CLAIMS = (
     _claim("QLoRA over NF4 is as good as LoRA over floats (contents must change, 2 points)",
            f"{DETTMERS}, sec. 4; UW-Madison CS769", "figure 8",
            lambda: _trained(("qlora nf4", OVER), ("lora", OVER), "remap-values", AS_GOOD)),
-    _claim("Training over bitsandbytes' FP4 ends behind NF4 (sentiment)", f"{DETTMERS}, sec. 4",
-           "figure 8",
-           lambda: _trained(("qlora nf4", OVER), ("qlora fp4-bnb", OVER))),
+    *(_claim(f"Training over {told} ends behind NF4 (sentiment)", f"{DETTMERS}, sec. 4", "figure 8",
+             partial(_trained, ("qlora nf4", OVER), (f"qlora {code}", OVER)))
+      for code, told in FP4.items()),
     _claim("LoftQ's start helps where codes are coarse (sentiment, two bits)",
            "Li et al. 2023", "figure 8",
            lambda: _trained(("loftq nf2", OVER), ("qlora nf2", OVER))),

@@ -37,8 +37,8 @@ Vector = np.ndarray
 
 SEEDS = (0, 1, 2, 3, 4)
 LADDER = ("gpt-0.2m", "tiny-gpt", "gpt-3.1m")  # the same text, three sizes
-CODES = ("int8", "nf4", "fp4-bnb", "int4", "nf3", "int3", "nf2", "int2")
-BY_BLOCK = ("int8", "nf4", "fp4-bnb", "int4", "int3")
+CODES = ("int8", "nf4", "fp4", "fp4-bnb", "int4", "nf3", "int3", "nf2", "int2")
+BY_BLOCK = ("int8", "nf4", "fp4", "fp4-bnb", "int4", "int3")
 BLOCKS = (16, 32, 64, 128, 256, 1024, 0)  # 0: one constant for the whole weight
 DOCS, ROUNDS = 200, 100  # held-out documents, and resamples of them
 FLOAT = 16  # bits of a number that is not quantized, as the files store it
@@ -246,11 +246,8 @@ TASKS = {"sentiment": 100, "remap-values": 300}  # task -> steps
 ALL = "all-linear"
 TRAINED: dict[str, Method] = {
     "lora": LoRA(r=8, targets=ALL),
-    "qlora int8": QLoRA(r=8, code="int8"),
-    "qlora nf4": QLoRA(r=8, code="nf4"),
-    "qlora fp4-bnb": QLoRA(r=8, code="fp4-bnb"),
-    "qlora nf3": QLoRA(r=8, code="nf3"),
-    "qlora nf2": QLoRA(r=8, code="nf2"),
+    **{f"qlora {code}": QLoRA(r=8, code=code)
+       for code in ("int8", "nf4", "fp4", "fp4-bnb", "nf3", "nf2")},
     "loftq nf2": LoftQ(r=8, code="nf2"),
 }  # fmt: skip
 AFTER = ("nf4", "nf3", "nf2")  # codes for a model that was trained in floats
