@@ -63,21 +63,24 @@ def _add_new(part: Command) -> None:
                "minipeft homework new hw3 my-hw3 --variant fall-2026")  # fmt: skip
     new.add_argument("name", help="hw1 to hw8, or an assignment's folder")
     new.add_argument("dir", help="a new folder")
+    new.add_argument("--own", action="store_true", help="without minipeft/: adapters.py is to call "
+                     "an engine of your own")  # fmt: skip
     new.add_argument(
         "--variant", metavar="SEED", help="draw a class's conventions; default: the library's own"
     )
 
 
 def _new(args: argparse.Namespace) -> Result:
-    from minipeft.course.homework import bank, tree
+    from minipeft.course.homework import bank, own, tree
     from minipeft.course.homework.assignment import load
 
     homework = load(args.name)
     choices = homework.choices(args.variant)
+    write = own.write if args.own else tree.write_student
     where = Path(args.dir)
     if where.exists() and any(where.iterdir()):  # before the work of the bank
         raise FileExistsError(f"{where} is there and not empty: name a new folder")
-    files = tree.write_student(homework, where, bank.public(homework, choices), choices)
+    files = write(homework, where, bank.public(homework, choices), choices)
     says = [f"{name}: {text}" for name, text in homework.says(choices).items()]
     value = {"folder": str(where), "files": len(files), "choices": choices}
     lines = [f"wrote {homework.name} ({homework.title}), {len(files)} files, to {where}", *says]

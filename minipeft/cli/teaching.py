@@ -23,6 +23,7 @@ def add_bank(new: Any) -> None:
     new.add_argument("--seed", required=True, metavar="SECRET",
                      help="hidden inputs are drawn from it; keep it from students")  # fmt: skip
     add_variant(new)
+    new.add_argument("--own", action="store_true", help="students bring an engine of their own")
 
 
 def add_variant(new: Any) -> None:
@@ -37,7 +38,7 @@ def bank_of(args: argparse.Namespace) -> Any:
 
     homework = load(args.name)
     args.busy("making the hidden tests")
-    return bank.make(homework, args.seed, homework.choices(args.variant))
+    return bank.make(homework, args.seed, homework.choices(args.variant), args.own)
 
 
 # -- class ----------------------------------------------------------------------------------------

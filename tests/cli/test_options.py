@@ -88,6 +88,7 @@ CALLED = {
     "course.homework.grading.grade": Report("toy", "a", (), (), (), {}, "", 0.0),
     "course.homework.verify.verify": [],
     "course.homework.notebook.write": ("n", "t"),
+    "course.homework.own.write": ["a"],
 }
 LOOKING = ("inspect", "params", "memory", "data")  # whose value is what they were asked for
 
@@ -202,6 +203,7 @@ OPTIONS = {
         "name": ("toy {tmp}/a", "toy2 {tmp}/a"),
         "dir": ("toy {tmp}/a", "toy {tmp}/b"),
         "--variant": ("toy {tmp}/a", "--variant 2"),
+        "--own": ("toy {tmp}/a", "--own"),
     },
     "homework check": {
         "dir": ("a", "b"),
@@ -213,6 +215,7 @@ OPTIONS = {
         "submission": ("toy {homework}/toy --seed 1", "toy {homework}/toy2 --seed 1"),
         "--seed": ("toy {homework}/toy --seed 1", "--seed 2"),
         "--variant": ("toy {homework}/toy --seed 1", "--variant 2"),
+        "--own": ("toy {homework}/toy --seed 1", "--own"),
         "--gradescope": ("toy {homework}/toy --seed 1", "--gradescope {tmp}/r.json"),
     },
     "homework class": {
@@ -221,6 +224,7 @@ OPTIONS = {
         "out": ("toy {homework} out --seed 1", "toy {homework} out2 --seed 1"),
         "--seed": ("toy {homework} out --seed 1", "--seed 2"),
         "--variant": ("toy {homework} out --seed 1", "--variant 2"),
+        "--own": ("toy {homework} out --seed 1", "--own"),
         "--workers": ("toy {homework} out --seed 1", "--workers 3"),
         "--only": ("toy {homework} out --seed 1", "--only a"),
         "--due": ("toy {homework} out --seed 1", "--due 2026-03-02T23:59"),
@@ -244,6 +248,7 @@ OPTIONS = {
         "file": ("toy {tmp}/a.zip --seed 1", "toy {tmp}/b.zip --seed 1"),
         "--seed": ("toy {tmp}/a.zip --seed 1", "--seed 2"),
         "--variant": ("toy {tmp}/a.zip --seed 1", "--variant 2"),
+        "--own": ("toy {tmp}/a.zip --seed 1", "--own"),
     },
     "homework leaderboard": {
         "adapters": ("a", "b"),

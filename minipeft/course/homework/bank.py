@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from minipeft.course.homework import kit, tree
 from minipeft.course.homework.assignment import Assignment, Case, Hole
 from minipeft.course.homework.draw import Draw
+from minipeft.course.homework.own import stubs
 from minipeft.engine.blas import one_thread
 from minipeft.storage.files import write_atomic
 
@@ -81,7 +82,7 @@ class Known:
 class Bank:
     """All that a grader knows of an assignment under a class's conventions.
 
-    sources  the class's starter code, cut
+    sources  the class's starter code, cut; of an engine of one's own the adapters alone
     """
 
     homework: Assignment
@@ -89,6 +90,11 @@ class Bank:
     sources: Mapping[str, str]
     visible: tuple[Known, ...]
     hidden: tuple[Known, ...]
+
+    @property
+    def own(self) -> bool:
+        """Whether students bring an engine of their own."""
+        return not any(name.startswith("minipeft/") for name in self.sources)
 
     @property
     def digest(self) -> str:
@@ -131,15 +137,17 @@ class Bank:
         return Bank(homework, choices, sources, tuple(found[:visible]), tuple(found[visible:]))
 
 
-def make(homework: Assignment, seed: str, choices: Mapping[str, int]) -> Bank:
+def make(homework: Assignment, seed: str, choices: Mapping[str, int], own: bool = False) -> Bank:
     """The bank of one grading.
 
     seed  the instructor's secret: who knows it knows the inputs
+    own   whether students bring an engine of their own
     """
     visible = asks(homework, [f"{seed}/visible/{i}" for i in range(2)])
     hidden = asks(homework, [*(f"{seed}/hidden/{i}" for i in range(3)), f"{EDGE}/{seed}"])
     found = known(homework, choices, [*visible, *hidden])
-    sources = tree.holed(tree.reference(homework, choices), homework.holes)
+    sources = tree.reference(homework, choices)
+    sources = stubs(homework, sources) if own else tree.holed(sources, homework.holes)
     return Bank(homework, dict(choices), sources, found[: len(visible)], found[len(visible) :])
 
 

@@ -14,10 +14,10 @@ from typing import Any
 from minipeft.course.homework import kit, tree
 from minipeft.course.homework.assignment import Assignment, Case, Hole
 from minipeft.course.homework.bank import Bank, Known
+from minipeft.course.homework.own import LARGEST, all_of
 from minipeft.course.homework.sandbox import Child, Failed, Limits, protections
 
 VISIBLE = 0.5  # the share of a case's points that its visible test gives
-LARGEST = 1 << 20  # bytes of a file that is taken
 NOT_DONE = "not written yet"
 
 
@@ -92,17 +92,18 @@ def grade(
     """Grade a folder that a student handed in.
 
     Only the files with holes are taken from it, and the handout's written answers; all else is
-    the class's own.
+    the class's own. Of an engine of the student's own all files are taken.
 
     seen  is told the results so far, after each hole
     """
     began, limits = time.monotonic(), limits or Limits()
     homework = bank.homework
-    files, notes = gather(homework, Path(submission))
+    files, notes = (all_of if bank.own else gather)(homework, Path(submission))
     results: list[Result] = []
     with tempfile.TemporaryDirectory() as folder:
         tree.write(bank.sources, Path(folder))
         for name, data in files.items():
+            (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
             (Path(folder) / name).write_bytes(data)
         with Child(folder, limits) as child:
             for hole in homework.holes:

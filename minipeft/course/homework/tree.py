@@ -165,9 +165,7 @@ def write_student(
     Returns the names of its files
     Raises  FileExistsError if the folder holds anything: work may be in it
     """
-    where, solved = Path(where), set(solved)
-    if where.exists() and (not where.is_dir() or any(where.iterdir())):
-        raise FileExistsError(f"{where} is there and not empty: name a new folder")
+    solved = set(solved)
     sources = holed(reference(homework, choices), [h for h in homework.holes if h.id not in solved])
     needs = {"numpy>=2.0", "safetensors>=0.5"}
     if any("tokenizers" in text for name, text in sources.items() if "text.py" in name):
@@ -177,8 +175,6 @@ def write_student(
     told = {"name": homework.name, "title": homework.title}
     texts = {
         **sources,
-        "homework.py": KIT.read_text(encoding="utf-8"),
-        "handout.ipynb": handout(homework, choices),
         "pyproject.toml": PYPROJECT.format(dependencies=", ".join(quoted), **told),
         "README.md": README.format(
             **told, first=homework.holes[0].id, files=", ".join(f"`{f}`" for f in files),
@@ -186,10 +182,21 @@ def write_student(
             holes="\n".join(f"- {h.id} `{h.function}` in `{h.file}`: {h.title} "
                             f"({h.points:g} points)" for h in homework.holes),
         ),
-        ".gitignore": IGNORED,
-        f"{TESTED}/test_homework.py": TESTS,
     }  # fmt: skip
-    write(texts, where)
+    return lay(homework, where, texts, public, choices)
+
+
+def lay(
+    homework: Assignment, where: str | Path, texts: Sources, public: Mapping[str, bytes],
+    choices: Mapping[str, int],
+) -> list[str]:  # fmt: skip
+    """Write these texts, the kit, the handout and the tests, as `write_student` does."""
+    where = Path(where)
+    if where.exists() and (not where.is_dir() or any(where.iterdir())):
+        raise FileExistsError(f"{where} is there and not empty: name a new folder")
+    kit, test = KIT.read_text(encoding="utf-8"), f"{TESTED}/test_homework.py"
+    write({**texts, "homework.py": kit, "handout.ipynb": handout(homework, choices),
+           ".gitignore": IGNORED, test: TESTS}, where)  # fmt: skip
     (where / TESTED / "public").mkdir(parents=True)
     for name, data in public.items():
         (where / TESTED / "public" / name).write_bytes(data)
@@ -224,6 +231,8 @@ def refill(homework: Assignment, where: Path, ids: Iterable[str]) -> None:
     sources = reference(homework, public["choices"])
     for hole in map(homework.hole, ids):
         file = where / hole.file
+        if not file.is_file():
+            raise ValueError(f"{where} has no {hole.file}, where the reference could stand in")
         body = cut.body_of(sources[hole.file], hole.function, hole.keep)
         text = file.read_text(encoding="utf-8")
         try:
