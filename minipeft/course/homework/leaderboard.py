@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from minipeft.contract.file import read
 from minipeft.generation.metrics import slot_error
 from minipeft.generation.sampling import generate_many
 from minipeft.methods import load_adapter
@@ -28,7 +29,10 @@ class Refused(ValueError):
 
 
 class Entry(NamedTuple):
-    """An adapter's place: its slot error in percent, the less the better."""
+    """An adapter's place: its slot error in percent, the less the better.
+
+    trained  parameters that train, or all numbers of the file, where it holds more
+    """
 
     name: str
     method: str
@@ -63,14 +67,16 @@ def enter(path: str | Path, name: str = "", n: int = RECORDS, seed: int = 0) -> 
                       f"far less than {LARGEST:,}")  # fmt: skip
     model = load_model(MODEL)
     try:
+        arrays, _ = read(path)
         at = load_adapter(model, path)
     except (CheckpointError, ValueError, OverflowError, MemoryError) as error:
         raise Refused(f"{path.name} is no adapter of {MODEL}: {error!s:.800}") from error
-    trained = at.count() + at.count_head()
-    if trained > MOST * at.total:
-        raise Refused(f"{path.name} trains {trained:,} of {at.total:,} parameters, which is "
-                      f"{100 * trained / at.total:.2f} %; at most {100 * MOST:g} % take part, that "
-                      f"is {int(MOST * at.total):,}")  # fmt: skip
+    held = sum(array.size for array in arrays.values())  # a mask could hold another base
+    trained, most = max(at.count() + at.count_head(), held), int(MOST * at.total)
+    if trained > most:
+        share = f"{100 * trained / at.total:.2f} % of the base's {at.total:,} parameters"
+        raise Refused(f"{path.name} trains or holds {trained:,} numbers, {share}; at most {most:,} "
+                      f"({100 * MOST:g} %) take part")  # fmt: skip
     examples = get_task(TASK).load("test", n=n, seed=seed)
     texts = generate_many(model, [e.prompt for e in examples])
     wrong = told_error(texts, examples)

@@ -6,15 +6,19 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from minipeft.cli.teaching import changes, missed_table
+from minipeft.course.homework import bank as banks
 from minipeft.course.homework import classroom
+from minipeft.course.homework.assignment import load
 from minipeft.course.homework.classroom import figure, grade_class, missed
 from minipeft.course.homework.grading import Report
 from minipeft.course.homework.sandbox import Limits
+from tests.course.homework import synthetic
 from tests.course.homework.standin import (  # noqa: F401
     SCALE,
     TURNED,
@@ -24,7 +28,10 @@ from tests.course.homework.standin import (  # noqa: F401
     grader,
     hand_in,
     logged,
-)  # noqa: F401
+)
+
+TOY = Path(__file__).parent / "toy"
+CHECKOUT = str(Path(__file__).parents[3])
 
 
 def scores(found):
@@ -150,6 +157,48 @@ def test_a_killed_grader_goes_on_where_it_was(tmp_path):
     new = calls(tmp_path)[len(made) :]
     assert sorted(new) == sorted(f"s{i:02}" for i in range(24) if f"s{i:02}.json" not in done)
     assert sorted(p.name for p in reports.iterdir()) == [f"s{i:02}.json" for i in range(24)]
+
+
+REAL = """
+import sys
+from minipeft.course.homework.assignment import load
+from minipeft.course.homework.bank import Bank
+from minipeft.course.homework.classroom import grade_class
+from minipeft.course.homework.sandbox import Limits
+if __name__ == "__main__":
+    toy, bank, folder, out = sys.argv[1:]
+    grade_class(Bank.load(load(toy), bank), folder, out, Limits(), workers=2)
+"""
+
+
+@pytest.mark.full
+@pytest.mark.skipif(sys.platform != "linux", reason="posix: attacks of Unix processes")
+def test_a_killed_class_of_every_kind_has_all_its_verdicts(tmp_path):
+    """80 hand-ins, many of them attacks; the grader is killed three times on the way."""
+    toy, folder, out = load(TOY), tmp_path / "in", tmp_path / "out"
+    made = banks.make(toy, "secret", toy.choices())
+    made.save(tmp_path / "bank")
+    (tmp_path / "run.py").write_text(REAL)
+    folder.mkdir()
+    given = dict(synthetic.hand_ins(toy, 80, folder))
+    for number, (name, one) in enumerate(given.items()):
+        synthetic.hand_in(folder, name, one, zipped=number % 2)
+    command = [sys.executable, "run.py", str(TOY), "bank", str(folder), str(out)]
+    for part in (10, 30, 55):
+        own = {**os.environ, "PYTHONPATH": CHECKOUT}
+        process = subprocess.Popen(command, cwd=tmp_path, env=own, stdout=subprocess.DEVNULL)
+        while len(list((out / "reports").glob("*.json"))) < part:
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.kill()
+        process.wait()
+    before = {p.name: p.read_bytes() for p in (out / "reports").glob("*.json")}
+    found = grade_class(made, folder, out, Limits(), workers=2, quiet=True)
+    assert [one.submission.name for one in found] == sorted(given)
+    for one in found:
+        assert synthetic.judged(given[one.submission.name], one.report) == []
+    for name, data in before.items():
+        assert (out / "reports" / name).read_bytes() == data  # nothing was graded twice
 
 
 def test_progress_is_told(tmp_path, capsys, monkeypatch):

@@ -3,9 +3,11 @@
 import csv
 import os
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import pytest
 
+from minipeft.course.homework.classroom import Graded
 from minipeft.course.homework.gradebook import (
     CANVAS,
     DAY,
@@ -15,6 +17,8 @@ from minipeft.course.homework.gradebook import (
     gradebook,
     write_csv,
 )
+from minipeft.course.homework.grading import Report, Result
+from minipeft.course.homework.submissions import Person, Submission
 from tests.course.homework.standin import graded, hand_in, logged  # noqa: F401
 
 DUE = datetime(2026, 3, 2, 23, 59).timestamp()
@@ -54,6 +58,17 @@ def test_the_gradebook_takes_late_days_off(tmp_path):
     assert days_used([tmp_path / "hw1.csv"] * 2) == {"ann": 0, "bob": 2, "carl": 2, "dan": 0}
     plain = {row["name"]: row for row in gradebook(found)}
     assert plain["carl"]["final"] == 40.0 and plain["carl"]["days late"] == 0
+
+
+def test_each_member_of_a_group_has_a_row():
+    people = (Person("Ann", "1"), Person("Bob", "", "bob@example.edu"))
+    hand_in = Submission("submission_1", Path(), people, DUE + 2 * DAY, "a note")
+    result = Result("toy.1", "one", True, 10.0, 20.0, False, "", 0.0)
+    report = Report("toy", "x", (result,), ("odd",), (), {}, "", 0.0)
+    ann, bob = gradebook([Graded(hand_in, report)], Late(DUE, free=1), {"1": 1})
+    assert (ann["student"], ann["final"], ann["free days used"]) == ("Ann", 8.0, 0)
+    assert (bob["email"], bob["final"], bob["free days used"]) == ("bob@example.edu", 9.0, 1)
+    assert bob["notes"] == "a note; odd" and bob["toy.1"] == 10.0 and bob["of"] == 20.0
 
 
 def test_a_file_that_is_no_gradebook_is_named(tmp_path):

@@ -50,7 +50,8 @@ def test_the_seed_draws_the_records(tmp_path, monkeypatch):
 def test_more_than_one_percent_is_refused(tmp_path):
     at = saved(tmp_path / "a.safetensors", LoRA(r=8, targets="all-linear"))
     assert at.count() > 0.01 * at.total
-    with pytest.raises(Refused, match=rf"trains {at.count():,} of {at.total:,}.*at most 1 %"):
+    says = rf"holds {at.count():,} numbers, .* of the base's {at.total:,} parameters; at most "
+    with pytest.raises(Refused, match=says):
         enter(tmp_path / "a.safetensors")
 
 
@@ -59,7 +60,16 @@ def test_the_head_counts_too(tmp_path, monkeypatch):
     enter(tmp_path / "a.safetensors", n=1)
     at = type(attach(load_model("tiny-gpt"), BitFit()))
     monkeypatch.setattr(at, "count_head", lambda self: self.total // 100)
-    with pytest.raises(Refused, match="1 % take part"):
+    with pytest.raises(Refused, match="take part"):
+        enter(tmp_path / "a.safetensors", n=1)
+
+
+def test_what_does_not_train_counts_too(tmp_path, monkeypatch):
+    """A mask, or the codes of weights, could hold another base."""
+    at = saved(tmp_path / "a.safetensors", LoRA(r=1))
+    large = {"state:mask": np.zeros(at.total // 100 + 1, np.uint8)}
+    monkeypatch.setattr(leaderboard, "read", lambda path: (large, {}))
+    with pytest.raises(Refused, match=f"trains or holds {at.total // 100 + 1:,} numbers"):
         enter(tmp_path / "a.safetensors", n=1)
 
 
