@@ -166,7 +166,7 @@ ROOMS = {  # what -> (files, those left out, the most lines of code)
     "core path": (CORE, (), 3600),
     "world, tasks, corpus": (("world", "tasks", "corpus"), READERS, 4200),
     "ledger, course": (("ledger", "course"), HOMEWORK, 8000),
-    "homework": (HOMEWORK, (), 3000),
+    "homework": (HOMEWORK, (), 3100),
 }
 METHOD = 120  # lines of code of a method's file
 LONGER = {  # a method's file -> (the most lines, why)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class Assignment:
-    """A homework, as its assignment.toml has it."""
+    """A homework, as its assignment.toml has it.
+
+    always  edits of every class's starter code: what gives a solution away is not imported
+    """
 
     folder: Path
     name: str
@@ -109,6 +112,7 @@ class Assignment:
     holes: tuple[Hole, ...]
     questions: tuple[Question, ...]
     variants: Mapping[str, tuple[Choice, ...]]
+    always: tuple[Edit, ...] = ()
 
     @property
     def points(self) -> float:
@@ -200,7 +204,7 @@ class _Reader:
     def assignment(self, told: dict[str, Any]) -> Assignment:
         wanted = {"name": str, "title": str, "hours": list, "lectures": list}
         lists = ("hole", "question", "variant")
-        self.check("the assignment", told, wanted, ("needs", *lists))
+        self.check("the assignment", told, wanted, ("needs", "edit", *lists))
         name, hours = told["name"], told["hours"]
         if len(hours) != 2 or not all(isinstance(h, int | float) for h in hours):
             raise ValueError(f"{self.file}: hours are two numbers, from and to, got {hours}")
@@ -211,6 +215,7 @@ class _Reader:
             tuple(self.question(f"{name}.{chr(97 + i)}", q)
                   for i, q in enumerate(told.get("question", ()))),
             dict(self.variant(v) for v in told.get("variant", ())),
+            self.edits("an edit", told.get("edit", ())),
         )  # fmt: skip
 
     def hole(self, id: str, told: dict[str, Any]) -> Hole:
@@ -244,13 +249,15 @@ class _Reader:
         made = []
         for choice in told["choice"]:
             self.check(f"a choice of variant {name!r}", choice, {"say": str}, ("edits",))
-            edits = [self.made(Edit, f"an edit of variant {name!r}", e, ("file", "old", "new"), ())
-                     for e in choice.get("edits", ())]  # fmt: skip
-            made.append(Choice(choice["say"], tuple(edits)))
+            edits = self.edits(f"an edit of variant {name!r}", choice.get("edits", ()))
+            made.append(Choice(choice["say"], edits))
         if len(made) < 2 or made[0].edits:
             raise ValueError(f"{self.file}: variant {name!r} needs two choices or more, the first "
                              "without edits: the library's own")  # fmt: skip
         return name, tuple(made)
+
+    def edits(self, where: str, told: Iterable[dict[str, Any]]) -> tuple[Edit, ...]:
+        return tuple(self.made(Edit, where, e, ("file", "old", "new"), ()) for e in told)
 
     def made(self, kind: type, where: str, told: dict[str, Any], need: Any, may: Any) -> Any:
         self.check(where, told, dict.fromkeys(need, object), may)

@@ -39,8 +39,11 @@ def reference(homework: Assignment, choices: Mapping[str, int] | None = None) ->
         file = left.pop()
         name = file.relative_to(CHECKOUT).as_posix()
         if name not in found:
-            found[name] = file.read_text(encoding="utf-8")
-            left += _imported(found[name])
+            text = file.read_text(encoding="utf-8")
+            for edit in (e for e in homework.always if e.file == name):
+                text = cut.replace_once(text, edit.old, edit.new, name)
+            found[name] = text
+            left += _imported(text)
     for edit in homework.edits(homework.choices() if choices is None else choices):
         if edit.file not in found:
             raise ValueError(f"{homework.name}: a variant edits {edit.file}, which no test reaches")
