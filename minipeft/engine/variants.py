@@ -192,13 +192,17 @@ def linear_decoded(x, b=None, *, decode, shape):
     if x.shape[-1:] != (n_in,):
         raise ValueError(f"linear_decoded: x has shape {x.shape}, w (out, in) = {shape}: "
                          "in must match")  # fmt: skip
-    y = as_rows(x, n_in) @ decode(x).T
+    lead, y = x.shape[:-1], as_rows(x, n_in) @ decode(x).T
     if b is not None:
         y += b
-    return y.reshape(*x.shape[:-1], n_out), (
-        lambda g: (as_rows(g, n_out) @ decode(g)).reshape(*g.shape[:-1], n_in),
-        lambda g: sum_rows(as_rows(g, n_out)),
-    )
+
+    def vjp_x(g):
+        return (as_rows(g, n_out) @ decode(g)).reshape(*lead, n_in)
+
+    def vjp_b(g):
+        return sum_rows(as_rows(g, n_out))
+
+    return y.reshape(*lead, n_out), (vjp_x, vjp_b)
 
 
 def linear_decoded_slow(x: Any, b: Any = None, *, decode: Any, shape: Any) -> Tensor:

@@ -1,6 +1,6 @@
-"""Numbers in few bits: code books, block-wise rounding to them, and packing into bytes.
+"""Numbers in few bits: codebooks, block-wise rounding to them, and packing into bytes.
 
-A code book lists 2 … 256 values in [-1, 1]. A block of numbers is divided by its largest size,
+A codebook lists 2 … 256 values in [-1, 1]. A block of numbers is divided by its largest size,
 each quotient becomes the number of the nearest value, and that largest size, the block's
 `absmax`, is kept beside the codes: x is about book[code] * absmax. Codes of 2, 3, 4 or 8 bits are
 packed without gaps, earlier ones in higher bits. Back from bytes it is one look-up per byte, in a
@@ -9,8 +9,8 @@ table that holds the values of all codes that a byte can carry.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from statistics import NormalDist
 from typing import Any
 
@@ -22,8 +22,26 @@ NESTED = 256  # constants in a block when they are quantized themselves
 WORDS = {2: (8, 4), 3: (12, 4), 4: (8, 2), 8: (8, 1)}  # bits -> bits of a word, codes in it
 
 
-def _normal_float(bits: int) -> list[float]:
-    """Quantiles of a normal distribution, 0 among them (Dettmers et al. 2023, appendix E)."""
+def small_float(exponent: int, fraction: int) -> list[float]:
+    """The values of a float of few bits, by code, over the largest: (2, 1) is FP4's E2M1.
+
+    A code is sign, exponent e, fraction f, from the highest bit to the lowest. No code is infinite.
+    size = 2^(e - 1) (1 + f / 2^fraction);  f / 2^fraction where e is 0
+    """
+    step = 2.0**-fraction
+    sizes = [f * step for f in range(2**fraction)]
+    for e in range(1, 2**exponent):
+        sizes += [2.0 ** (e - 1) * (1 + f * step) for f in range(2**fraction)]
+    return [sign * size / sizes[-1] for sign in (1, -1) for size in sizes]
+
+
+def normal_float(bits: int) -> list[float]:
+    """Quantiles of a normal distribution, 0 among them (Dettmers et al. 2023, appendix E).
+
+    2^(bits - 1) values above 0, one less below it, and 0, ascending, over the largest. With
+    n = 2^bits their probabilities go in even steps from 1/2, which is 0, to 1 - δ and to δ;
+    δ = (1/(2n) + 1/(2n - 2)) / 2
+    """
     n = 2**bits
     edge = 1 - (1 / (2 * n) + 1 / (2 * n - 2)) / 2
     ppf = NormalDist().inv_cdf
@@ -48,49 +66,45 @@ def _dynamic() -> list[float]:
     return sorted(values)
 
 
-# both have a bit of sign, two of exponent and one of fraction
-_FP4 = [v / 6 for v in (0, 0.5, 1, 1.5, 2, 3, 4, 6)]  # E2M1: 0.5 has no leading one
-_FP4_BNB = [v / 12 for v in (0, 0.0625, 8, 12, 4, 6, 2, 3)]  # bitsandbytes: 0.0625 for 1
-BOOKS: dict[str, tuple[int, list[float]]] = {  # name -> bits, values by code
-    "nf4": (4, _normal_float(4)),
-    "nf3": (3, _normal_float(3)),
-    "nf2": (2, _normal_float(2)),
-    "fp4": (4, [*_FP4, *(-v for v in _FP4)]),
-    "fp4-bnb": (4, [*_FP4_BNB, *(-v for v in _FP4_BNB)]),
-    "int8": (8, _integers(8)),
-    "int4": (4, _integers(4)),
-    "int3": (3, _integers(3)),
-    "int2": (2, _integers(2)),
-    "dynamic8": (8, _dynamic()),
+# bitsandbytes' table of that name: in another order, with 1/16 where E2M1 has 1
+_FP4_BNB = [v / 12 for v in (0, 0.0625, 8, 12, 4, 6, 2, 3)]
+BOOKS: dict[str, tuple[int, Callable[[], list[float]]]] = {  # name -> bits, values by code
+    **{f"nf{bits}": (bits, partial(normal_float, bits)) for bits in (4, 3, 2)},
+    "fp4": (4, partial(small_float, 2, 1)),
+    "fp4-bnb": (4, lambda: [*_FP4_BNB, *(-v for v in _FP4_BNB)]),
+    **{f"int{bits}": (bits, partial(_integers, bits)) for bits in (8, 4, 3, 2)},
+    "dynamic8": (8, _dynamic),
 }
 
 
+@lru_cache
 def book(name: str) -> np.ndarray:
-    """The values of a code book, by code, float32."""
-    return np.asarray(BOOKS[name][1], np.float32)
+    """The values of a codebook, by code, float32. All who ask share them."""
+    values = np.asarray(BOOKS[name][1](), np.float32)
+    values.flags.writeable = False
+    return values
 
 
 # -- block-wise rounding --------------------------------------------------------------------------
 
 
 def quantize(x: Array, name: str, block: int) -> tuple[Array, Array]:
-    """Round blocks of numbers to a code book.
+    """Round blocks of numbers to a codebook.
 
     q = argmin_j |x / absmax - book_j|; halfway the lower value; a block of zeros stays zero
     Shapes  x any, n elements in C order -> q (n,) uint8, absmax (ceil(n / block),) float32
     Raises  ValueError if an element is NaN, infinite or beyond float32
     """
-    xp = xp_of(x)
+    xp, values = xp_of(x), book(name)
     with np.errstate(over="ignore"):  # told below
         flat = xp.asarray(x.reshape(-1), dtype=np.float32)
-    n, values = flat.size, book(name)
-    block = max(1, min(block, n))  # a larger one holds all of them, and is not padded to its size
-    rows = xp.pad(flat, (0, -n % block)).reshape(-1, block)
-    absmax = xp.abs(rows).max(axis=1)
-    if not bool(xp.isfinite(absmax).all()):
+    if not bool(xp.isfinite(flat).all()):
         i = int(xp.argmax(~xp.isfinite(flat)))
         raise ValueError(f"element {i} is {float(x.reshape(-1)[i]):g}, and codes stand for finite "
                          "numbers of float32, up to 3.4e38")  # fmt: skip
+    block = max(1, min(block, n := flat.size))  # a larger one holds all, and is not padded
+    rows = xp.pad(flat, (0, -n % block)).reshape(-1, block)
+    absmax = xp.abs(rows).max(axis=1)
     scaled = rows / xp.where(absmax > 0, absmax, xp.float32(1))[:, None]
     order = np.argsort(values, kind="stable")
     order = order[np.diff(values[order], prepend=-2) > 0]  # of two zeros the first, +0
@@ -130,7 +144,7 @@ def bits_per_number(name: str, block: int, double: bool) -> float:
 def errors(
     x: Array, names: Sequence[str], blocks: Sequence[int], double: bool = False
 ) -> list[dict[str, Any]]:
-    """What rounding costs: a row for each code book and block size.
+    """What rounding costs: a row for each codebook and block size.
 
     Returns  code, block, bits (of a number, constants included), rmse and mae as shares of the
              standard deviation of x
@@ -161,16 +175,26 @@ def packed_size(n: int, bits: int) -> int:
 
 def pack(q: Array, bits: int) -> Array:
     """Codes without gaps, earlier ones in higher bits.  (n,) uint8 -> (bytes,) uint8"""
-    if bits == 8:
-        return q.copy()
-    xp, (_, codes) = xp_of(q), WORDS[bits]
-    whole = xp.pad(q, (0, -q.size % (8 if bits == 3 else codes))).reshape(-1, codes)
-    words = sum(whole[:, i].astype(np.uint16) << (bits * (codes - 1 - i)) for i in range(codes))
-    if bits < 8 and bits != 3:
-        return words.astype(np.uint8)
+    if bits != 3:
+        return pack_words(q, bits).astype(np.uint8)
+    xp = xp_of(q)
+    words = pack_words(xp.pad(q, (0, -q.size % 8)), bits)
     a, b = words[0::2], words[1::2]  # two words of 12 bits in 3 bytes
     parts = [a >> 4, ((a & 15) << 4) | (b >> 8), b & 255]
     return xp.stack(parts, axis=1).astype(np.uint8).reshape(-1)
+
+
+def pack_words(q: Array, bits: int) -> Array:
+    """Codes side by side in words, WORDS[bits][1] in each, the earlier in higher bits.
+
+    The last word is filled with zeros.  (n,) uint8 -> (words,) uint16
+    """
+    xp, (_, codes) = xp_of(q), WORDS[bits]
+    rows = xp.pad(q, (0, -q.size % codes)).reshape(-1, codes).astype(np.uint16)
+    words = rows[:, 0]
+    for i in range(1, codes):
+        words = words << bits | rows[:, i]
+    return words
 
 
 def _words(packed: Array, bits: int) -> Array:
@@ -184,22 +208,24 @@ def _words(packed: Array, bits: int) -> Array:
 
 def unpack(packed: Array, bits: int, n: int) -> Array:
     """The codes again.  (bytes,) -> (n,) uint8"""
-    _, codes = WORDS[bits]
-    shifts = [bits * (codes - 1 - i) for i in range(codes)]
-    words = _words(packed, bits)
-    parts = [((words >> s) & (2**bits - 1)).astype(np.uint8) for s in shifts]
-    return xp_of(packed).stack(parts, axis=1).reshape(-1)[:n]
+    return xp_of(packed).asarray(_split(bits))[_words(packed, bits)].reshape(-1)[:n]
+
+
+@lru_cache
+def _split(bits: int) -> np.ndarray:
+    """The codes in every word.  -> (2**bits of a word, codes in it) uint8"""
+    width, codes = WORDS[bits]
+    shifts = bits * (codes - 1 - np.arange(codes))
+    return ((np.arange(2**width)[:, None] >> shifts) & (2**bits - 1)).astype(np.uint8)
 
 
 @lru_cache
 def table(name: str, dtype: Any, xp: Any = np) -> Array:
     """The values of all codes in a word, for every word.  -> (2**bits of a word, codes in it)"""
     bits = BOOKS[name][0]
-    width, codes = WORDS[bits]
     values = np.zeros(2**bits)
     values[: len(book(name))] = book(name)
-    shifts = bits * (codes - 1 - np.arange(codes))
-    return xp.asarray(values[(np.arange(2**width)[:, None] >> shifts) & (2**bits - 1)], dtype=dtype)
+    return xp.asarray(values[_split(bits)], dtype=dtype)
 
 
 def decode(
@@ -220,9 +246,7 @@ def decode(
     whole = n - n % block
     blocks = flat[:whole].reshape(-1, block)
     blocks *= absmax[: whole // block, None]
-    if whole < n:
-        rest = flat[whole:]
-        rest *= absmax[-1:]
+    flat[whole:] *= absmax[-1:]
     return flat.reshape(shape)
 
 

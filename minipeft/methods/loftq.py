@@ -49,7 +49,7 @@ class LoftQ(Method):
     T        how often codes and low rank take turns
     targets  which Linear parts
     dropout  of the branch's input
-    code     code book of the weights, as in Quantize: "nf4", "fp4", "fp4-bnb", "int4", …
+    code     codebook of the weights, as in Quantize: "nf4", "fp4", "fp4-bnb", "int4", …
     block    how many weights share one constant; 0 for the whole weight
     double   quantize the constants too
     bf16     round the decoded weights to bfloat16

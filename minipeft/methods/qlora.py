@@ -10,7 +10,7 @@ Saves    A, B; the codes are made anew from the same base
 Differs  r = 8 as in the other methods here; the paper trains r = 64, alpha = 16 with dropout 0.1
          (7B) or 0.05 (65B). Products stay in the model's float type; bf16=True rounds the decoded
          weights to the paper's
-Lecture  10_quantization                Homework none yet
+Lecture  10_quantization                Homework hw6.6; hw6.d on merging
 
 attach(model, Quantize()) and then attach(model, LoRA(targets="all-linear")) is the same in two
 handles. The gradient of x passes through the decoded weight; codes and constants get none.
@@ -39,7 +39,7 @@ class QLoRA(LoRA):
     rslora   scale by alpha / sqrt(r) instead
     dropout  of the branch's input
     init     of A, as in LoRA
-    code     code book of the weights, as in Quantize: "nf4", "fp4", "fp4-bnb", "int4", …
+    code     codebook of the weights, as in Quantize: "nf4", "fp4", "fp4-bnb", "int4", …
     block    how many weights share one constant; 0 for the whole weight
     double   quantize the constants too
     bf16     round the decoded weights to bfloat16

@@ -10,7 +10,7 @@ Saves    nothing: the same codes are made from the same base
 Differs  activations and products stay in the model's float type; bf16=True rounds the decoded
          weights as the paper's compute type does. A weight is decoded once in forward and once
          in backward, never kept
-Lecture  10_quantization                Homework none yet
+Lecture  10_quantization                Homework hw6.1-hw6.6
 """
 
 from __future__ import annotations

@@ -42,7 +42,8 @@ def test_the_books_are_the_published_ones():
     assert dynamic[127] == 0 and dynamic[255] == 1 and abs(dynamic.sum() - 1) < 1e-5
     assert dynamic[0] == pytest.approx(-0.99296874) and dynamic[128] == pytest.approx(5.5e-7)
     assert codes.book("int4").tolist() == pytest.approx([k / 7 for k in range(-7, 8)])
-    for name, (bits, values) in BOOKS.items():
+    for name, (bits, make) in BOOKS.items():
+        values = make()
         assert len(values) <= 2**bits and max(map(abs, values)) == 1, name
 
 
@@ -115,6 +116,20 @@ def test_fp4_is_the_float_of_its_bits():
         sign, exponent, fraction = code >> 3, (code >> 1) & 3, code & 1
         size = (1 + fraction / 2) * 2.0 ** (exponent - 1) if exponent else fraction / 2
         assert 6 * value == pytest.approx(-size if sign else size)
+
+
+def test_small_floats_of_other_sizes():
+    """One bit of exponent and none of fraction is a sign; E1 with fraction is evenly spaced."""
+    assert codes.small_float(1, 0) == [0, 1, 0, -1]
+    assert codes.small_float(1, 2)[:8] == pytest.approx([k / 7 for k in range(8)])
+    assert codes.small_float(3, 0)[:8] == pytest.approx([0, *(2.0**-k for k in range(6, -1, -1))])
+    e4m3 = 2.0**8 * 1.875 * np.asarray(codes.small_float(4, 3))  # with bias 7, no NaN: up to 480
+    assert e4m3[1] == 2.0**-9 and e4m3[8] == 2.0**-6 and e4m3[127] == 480 and e4m3[255] == -480
+
+
+def test_a_book_is_shared_and_cannot_be_written():
+    with pytest.raises(ValueError, match="read-only"):
+        codes.book("nf4")[0] = 0
 
 
 def test_a_block_of_zeros_and_a_short_block():
