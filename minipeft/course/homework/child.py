@@ -56,13 +56,17 @@ def lock(told: dict[str, Any]) -> dict[str, str]:
         libc = ctypes.CDLL(None, use_errno=True)
         libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS: no way back up, and the filters ask it
         reading = landlock(libc, told)
-    off = {**bounds(told["limits"]), "reading": reading}
-    off["disk"] = off["disk"] or (reading and f"it writes where its user may: {reading}")
+    off, may = bounds(told["limits"]), "the grader may" if told["user"] is None else "all may"
+    off["reading"] = reading and f"{reading}: it opens by name what {may} read"
+    off["disk"] = off["disk"] or (reading and f"{reading}: it writes where {may}")
     off["user"], off["orphans"] = told["why"], "" if linux else f"{system} lets them live"
     if told["user"] is not None:
-        os.setgroups([])
-        os.setgid(told["user"])
-        os.setuid(told["user"])
+        try:
+            os.setgroups([])
+            os.setgid(told["user"])
+            os.setuid(told["user"])
+        except OSError as error:  # a container whose root may not
+            off["user"] = f"it runs as root: {error}"
     if linux:
         libc.capset(struct.pack("<Ii", 0x20080522, 0), bytes(24))  # no powers, where it stays root
         libc.prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE: no core file, whatever the system wants
@@ -275,9 +279,9 @@ def main(told: dict[str, Any]) -> NoReturn:
     sys.meta_path.append(only(told["packages"]))
     for name in WARM:  # with the system's libraries that they load, while these can be read
         importlib.import_module(name)
+    sys.modules["numpy"].linalg.svd([[1.0]])  # MKL loads its parts when they are first called
     kit = kit_beside()
     sys.path[:] = [told["tree"], *sys.path]
-    sys.argv[:] = ["adapters.py"]
     put(answers, HELLO + KINDS["hello"], json.dumps(lock(told)).encode())
     while True:
         nonce = take(requests, len(HELLO))

@@ -32,7 +32,7 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -47,10 +47,12 @@ from minipeft.course.homework.child import HELLO, KINDS, TEXT, put, take
 CHILD = Path(__file__).with_name("child.py")
 START = 120  # seconds that Python and NumPy may take to start on a busy machine
 TICK = 0.05  # seconds between two looks at the scratch folder
-ANSWER = 64 << 20  # bytes of an answer
+ANSWER = 16 << 20  # bytes of an answer
+NAMES = 100  # results in an answer, and characters of a name
 TREE = 64 << 20  # bytes of a tree
 LEFT_OUT = ("__pycache__", "tests", ".git", ".venv")  # of a tree: the tests hold wanted results
 ALLOWED = "fiub"  # kinds of arrays: floats, integers, booleans
+Process = subprocess.Popen[bytes]
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class Failed(Exception):
         self.kind, self.text = kind, text
 
 
-class Child:
+class Child(AbstractContextManager["Child"]):
     """A process that has a student's tree and nothing else; use it with `with`, or close it.
 
     tree  a folder with adapters.py; its files are copied, links and LEFT_OUT are not
@@ -95,7 +97,7 @@ class Child:
         self.limits = limits or Limits()
         self.spent = 0.0
         self.protections: dict[str, str] = {}
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
         self._room = Path(tempfile.mkdtemp(prefix="homework-")).resolve()
         self._user, self._why = unprivileged(self._room)
         try:
@@ -103,9 +105,6 @@ class Child:
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> Child:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -122,14 +121,13 @@ class Child:
         Raises  Failed
         """
         request = kit.pack({**inputs, "case": case})
-        used = self._process is not None
+        again = ("crash", "forged", "malformed") if self._process else ()
         try:
             return self._call(request)
         except Failed as failed:
-            if failed.kind in ("error", "not done"):
-                raise
-            self._end()  # who knows what is left in there
-            if not used or failed.kind not in ("crash", "forged", "malformed"):
+            if failed.kind not in ("error", "not done"):
+                self._end()  # who knows what is left in there
+            if failed.kind not in again:
                 raise
         return self._call(request)
 
@@ -165,7 +163,7 @@ class Child:
         }  # fmt: skip
         threads = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
         folders = dict.fromkeys(("HOME", "TMPDIR", "TEMP"), str(scratch))
-        system = {name: os.environ[name] for name in ("SYSTEMROOT",) if name in os.environ}
+        system = {name: os.environ[name] for name in {"SYSTEMROOT"} & set(os.environ)}
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-B", str(CHILD), json.dumps(told)], bufsize=0,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=scratch,
@@ -222,9 +220,7 @@ class Child:
 # -- what comes back ------------------------------------------------------------------------------
 
 
-def exchange(
-    process: subprocess.Popen[bytes], nonce: bytes, request: bytes | None
-) -> tuple[str, bytes]:
+def exchange(process: Process, nonce: bytes, request: bytes | None) -> tuple[str, bytes]:
     """Write a request and read the answer to it. Raises  Failed, and OSError at the pipe's end"""
     assert process.stdin and process.stdout
     if request is not None:
@@ -239,15 +235,15 @@ def exchange(
     return kind, take(process.stdout.fileno(), length)
 
 
-def ended(process: subprocess.Popen[bytes]) -> Failed:
+def ended(process: Process) -> Failed:
     """How a process went whose pipe is at its end."""
-    try:
+    why = "it closed its connection to the grader"
+    with suppress(subprocess.TimeoutExpired):
         code = process.wait(0.5)
-    except subprocess.TimeoutExpired:
-        return Failed("crash", "it closed its connection to the grader")
-    if code >= 0:
-        return Failed("crash", f"the process ended itself (exit status {code})")
-    return Failed("crash", f"{signal.strsignal(-code)} (signal {-code} ended the process)")
+        why = f"the process ended itself (exit status {code})"
+        if code < 0:
+            why = f"{signal.strsignal(-code)} (signal {-code} ended the process)"
+    return Failed("crash", why)
 
 
 def checked(body: bytes) -> dict[str, Any]:
@@ -257,6 +253,8 @@ def checked(body: bytes) -> dict[str, Any]:
         kinds = {v.dtype.kind if isinstance(v, np.ndarray) else type(v) for v in results.values()}
     except Exception as error:  # safetensors and JSON each have their own
         raise Failed("malformed", f"its answer holds no arrays ({type(error).__name__})") from None
+    if len(results) > NAMES or not all(n.isprintable() and len(n) <= NAMES for n in results):
+        raise Failed("malformed", f"its answer has {len(results)} results, or names beyond reason")
     if wrong := kinds - {*ALLOWED, bool, int, float, str}:
         raise Failed("malformed", f"its answer holds what is no number: {wrong}")
     return results
@@ -309,8 +307,7 @@ def size(folder: Path) -> float:
                 used += max(4096, os.lstat(os.path.join(inside, name)).st_size)
             except OSError as error:
                 closed.append(error)
-    gone = all(isinstance(error, FileNotFoundError) for error in closed)
-    return used if gone else math.inf
+    return used if all(isinstance(error, FileNotFoundError) for error in closed) else math.inf
 
 
 def unprivileged(room: Path) -> tuple[int | None, str]:

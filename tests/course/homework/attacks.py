@@ -97,6 +97,14 @@ def fork_bomb(x, **there):
 
 
 @attack("error", "processes")
+def hands_the_pipe_on(x, **there):
+    if os.fork() == 0:
+        os.setsid()
+        time.sleep(5)
+    os._exit(0)
+
+
+@attack("error", "processes")
 def runs_a_program(x, **there):
     subprocess.run(["/bin/sh", "-c", "true"])
 
@@ -471,6 +479,23 @@ def a_kind_of_array_that_numpy_lacks(x, **there):
 def an_array_that_is_not_there(x, **there):
     head = b'{"=y":{"dtype":"F64","shape":[1099511627776],"data_offsets":[0,8796093022208]}}'
     send(struct.pack("<Q", len(head)) + head + b"ab")
+
+
+@attack("malformed")
+def a_hundred_thousand_arrays(x, **there):
+    one = '"=%d":{"dtype":"F64","shape":[0],"data_offsets":[0,0]}'
+    head = ("{" + ",".join(one % n for n in range(10**5)) + "}").encode()
+    send(struct.pack("<Q", len(head)) + head)
+
+
+@attack("malformed")
+def a_long_name(x, **there):
+    send(pack({"y" * 10**6: x}))
+
+
+@attack("malformed")
+def a_name_that_moves_the_cursor(x, **there):
+    send(pack({"y\x1b[2J": x}))
 
 
 @attack("malformed")

@@ -242,14 +242,54 @@ def test_a_start_is_cheap(tmp_path):
 )
 def test_it_is_the_protection_that_stops_it(part, attack, got, says, place, tmp_path, monkeypatch):
     needs(ATTACKS[attack][1])
-    text = sandbox.CHILD.read_text().replace(f"def {part}(", f"def was_{part}(")
-    text = text.replace("\nif __name__", f"\ndef {part}(*args): return {OFF[part]}\n\nif __name__")
-    (tmp_path / "child.py").write_text(text)
-    (tmp_path / "kit.py").write_text(Path(kit.__file__).read_text())
-    monkeypatch.setattr(sandbox, "CHILD", tmp_path / "child.py")
+    changed(f"def {part}(*args): return {OFF[part]}", tmp_path, monkeypatch)
+    monkeypatch.setattr(sandbox, "unprivileged", lambda room: (None, "it is off in this test"))
     with Child(place / "mine", LIMITS) as child:
         verdict_, message = verdict(child, place, attack)
     assert verdict_ == got and says in message
 
 
 OFF = {"landlock": "''", "seccomp": "''", "bounds": "dict.fromkeys(('disk', 'processes'), '')"}
+
+
+def changed(line, folder, monkeypatch):
+    """Use a child.py with one line more, before it begins."""
+    text = sandbox.CHILD.read_text().replace("\nif __name__", f"\n{line}\n\nif __name__")
+    assert line in text
+    (folder / "child.py").write_text(text)
+    (folder / "kit.py").write_text(Path(kit.__file__).read_text())
+    monkeypatch.setattr(sandbox, "CHILD", folder / "child.py")
+
+
+def test_a_machine_that_has_nothing_of_it_says_so_and_grades(place, tmp_path, monkeypatch):
+    changed("resource = None; sys.platform = 'win32'; del os.geteuid", tmp_path, monkeypatch)
+    with Child(place / "mine", replace(LIMITS, seconds=2.0)) as child:
+        assert verdict(child, place, "right") == ("right", "")
+        on = {name for name, why in child.protections.items() if not why}
+        assert {"time"} <= on <= {"time", "user", "other processes"}  # those of another user
+        assert "has no RLIMIT_AS" in child.protections["memory"]
+        for attack in ("loops", "exits_at_once", "many_files", "floods_the_pipe", "a_forged_result",
+                       "imports_what_is_installed", "leaves_a_thread_behind"):  # fmt: skip
+            got, _ = verdict(child, place, attack)
+            assert got in ATTACKS[attack][0]
+            assert verdict(child, place, "right") == ("right", "")
+        began = time.monotonic()  # a process that got away holds the pipe open for 5 seconds
+        assert verdict(child, place, "hands_the_pipe_on")[0] == "time"
+        assert verdict(child, place, "right") == ("right", "") and time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    "abi", [1, *(pytest.param(n, marks=pytest.mark.full) for n in range(2, 7))]
+)
+def test_older_kernels_have_fewer_rules(abi, place, tmp_path, monkeypatch):
+    needs("reading")
+    older = "type('Older', (), {'prctl': libc.prctl, 'syscall': lambda s, n, a, *b: "
+    older += f"min({abi}, libc.syscall(n, a, *b)) if a is None else libc.syscall(n, a, *b)}})()"
+    line = f"now = landlock\ndef landlock(libc, told): return now({older}, told)"
+    changed(line, tmp_path, monkeypatch)
+    with Child(place / "mine", LIMITS) as child:
+        for attack in ("reads_the_tests", "writes_elsewhere", "removes_a_file", "cuts_a_file"):
+            assert verdict(child, place, attack)[0] == "error"
+        for attack in ("right", "writes_files_of_its_own", "uses_the_library_of_python"):
+            assert verdict(child, place, attack) == ("right", "")
+        assert not child.protections["reading"]

@@ -2,15 +2,14 @@
 
 import os
 import time
-from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 
 from minipeft.course.homework import bank, grading, tree
 from minipeft.course.homework.assignment import load
+from minipeft.course.homework.classroom import grade_class
 from minipeft.course.homework.sandbox import Limits, protections
-from minipeft.course.homework.submissions import opened
 from tests.course.homework.synthetic import hand_in, hand_ins, judged, made
 from tests.course.homework.synthetic import one as one_hole
 
@@ -31,18 +30,12 @@ def protected():
 
 
 def handed_in(homework, count, folder):
+    folder.mkdir()
     found = dict(hand_ins(homework, count, folder))
     assert len(found) == count
     for number, (name, one) in enumerate(found.items()):
         hand_in(folder, name, one, zipped=number % 2)
     return found
-
-
-def graded(job):
-    """(name, report) of a path: in a process of the pool."""
-    known, path = job
-    with opened(path) as folder:
-        return path.stem, grading.grade(known, folder, path.stem, Limits())
 
 
 def test_each_kind_gets_what_it_must(tmp_path):
@@ -72,12 +65,11 @@ def test_a_wrong_verdict_is_seen(tmp_path):
 def test_a_class_of_300_is_graded_in_ten_minutes(tmp_path):
     homework = load("hw7")
     known = bank.make(homework, "secret", homework.choices())
-    found = handed_in(homework, 300, tmp_path)
+    found = handed_in(homework, 300, tmp_path / "in")
     began = time.monotonic()
-    with get_context("spawn").Pool(2) as pool:
-        jobs = [(known, path) for path in sorted(tmp_path.iterdir())]
-        reports = dict(pool.imap_unordered(graded, jobs))
+    class_ = grade_class(known, tmp_path / "in", tmp_path / "out", Limits(), workers=2, quiet=True)
     seconds = time.monotonic() - began
     print(f"300 hand-ins in {seconds:.0f} seconds")
+    reports = {one.submission.name: one.report for one in class_}
     assert [f"{n}: {w}" for n, one in found.items() for w in judged(one, reports[n])] == []
     assert seconds <= 600
