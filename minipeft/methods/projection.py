@@ -27,12 +27,11 @@ def _matrix(n: int, dtype: Any, xp: Any) -> Array:
 
 def transform(x: Array) -> Array:
     """H_n x along the last axis, n a power of two, in n log n operations.  (..., n) -> the same"""
-    # the axis is cut into factors: H_ab = H_a ⊗ H_b
     xp, shape, dtype = xp_of(x), x.shape, x.dtype
     n = shape[-1]
     done = min(FACTOR, n)
     x = x.reshape(-1, done) @ _matrix(done, dtype, xp)
-    while done < n:
+    while done < n:  # factor by factor: H_ab = H_a ⊗ H_b
         m = min(FACTOR, n // done)
         x = _matrix(m, dtype, xp) @ x.reshape(-1, m, done)
         done *= m
