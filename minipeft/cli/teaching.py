@@ -22,13 +22,13 @@ def add_bank(new: Any) -> None:
     new.add_argument("name", help="hw1 to hw8, or an assignment's folder")
     new.add_argument("--seed", required=True, metavar="SECRET",
                      help="hidden inputs are drawn from it; keep it from students")  # fmt: skip
-    add_variant(new)
-    new.add_argument("--own", action="store_true", help="students bring an engine of their own")
+    add_form(new)
 
 
-def add_variant(new: Any) -> None:
-    """--variant"""
+def add_form(new: Any) -> None:
+    """How the assignment was handed out."""
     new.add_argument("--variant", metavar="SEED", help="as it was handed out with")
+    new.add_argument("--own", action="store_true", help="students bring an engine of their own")
 
 
 def bank_of(args: argparse.Namespace) -> Any:
@@ -145,7 +145,7 @@ def _add_similar(part: Command) -> None:
                "minipeft homework similar hw3 submissions/ --earlier hw3-2025/")  # fmt: skip
     new.add_argument("name", help="hw1 to hw8, or an assignment's folder")
     new.add_argument("folder", help="the submissions, as `homework class` takes them")
-    add_variant(new)
+    add_form(new)
     new.add_argument("--earlier", nargs="+", default=[], metavar="DIR",
                      help="submissions of earlier terms, to compare with")  # fmt: skip
     new.add_argument("--share", type=number(0, float), default=50, metavar="PERCENT",
@@ -153,18 +153,19 @@ def _add_similar(part: Command) -> None:
 
 
 def _similar(args: argparse.Namespace) -> Result:
-    from minipeft.course.homework import submissions, tree
+    from minipeft.course.homework import own, submissions, tree
     from minipeft.course.homework.assignment import load
     from minipeft.course.homework.similar import similar
 
     homework = load(args.name)
     solved = tree.reference(homework, homework.choices(args.variant))
-    starter = tree.holed(solved, homework.holes)
+    starter = own.stubs(homework, solved) if args.own else tree.holed(solved, homework.holes)
     earlier = {f"{Path(folder).name}/{s.name}": s.path
                for folder in args.earlier for s in submissions.found(folder)}  # fmt: skip
     hand_ins = {s.name: s.path for s in submissions.found(args.folder)}
     args.busy("comparing")
-    pairs, unread = similar(homework, hand_ins, starter, solved, earlier, args.share / 100)
+    share = args.share / 100
+    pairs, unread = similar(homework, hand_ins, starter, solved, earlier, share, own=args.own)
     return {"pairs": [p._asdict() for p in pairs], "unread": unread}, alike(pairs, unread)
 
 

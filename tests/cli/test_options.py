@@ -240,6 +240,7 @@ OPTIONS = {
         "name": ("toy {homework}", "toy2 {homework}"),
         "folder": ("toy {homework}", "toy {homework}/toy"),
         "--variant": ("toy {homework}", "--variant 2"),
+        "--own": ("toy {homework}", "--own"),
         "--earlier": ("toy {homework}", "--earlier {homework}/toy"),
         "--share": ("toy {homework}", "--share 70"),
     },

@@ -92,13 +92,13 @@ def run(root: Path) -> None:
         text = json.dumps(found, indent=1, allow_nan=False).encode()
         write_atomic(root / "results" / "results.json", lambda file: file.write_bytes(text))
 
-    source, who = root / "source", _who(root)
+    source = root / "source"
     if (source / BOARD).is_file():
-        write(_board(root, who))
+        write(_board(root))
         return
     homework = load(source)
     bank = Bank.load(homework, source / BANK)
-    report = empty = ungraded(bank, who, STOPPED)
+    report = empty = ungraded(bank, "submission", STOPPED)
 
     def keep(done: Sequence[Result]) -> None:
         """Write what is known so far, and that the rest was not run."""
@@ -108,9 +108,9 @@ def run(root: Path) -> None:
 
     try:
         with opened(root / "submission") as folder:
-            report = grade(bank, folder, who, LIMITS, keep)
+            report = grade(bank, folder, empty.who, LIMITS, keep)
     except Refused as error:
-        report = ungraded(bank, who, f"not opened: {error}")
+        report = ungraded(bank, empty.who, f"not opened: {error}")
     except Exception as error:
         traceback.print_exc()  # for the instructor alone
         note = f"the grader failed, {type(error).__name__}: tell the staff"
@@ -118,7 +118,7 @@ def run(root: Path) -> None:
     write(results(report, homework))
 
 
-def _board(root: Path, who: str) -> dict[str, Any]:
+def _board(root: Path) -> dict[str, Any]:
     """results.json of an adapter that is handed in for the leaderboard."""
     from minipeft.course.homework import leaderboard
 
@@ -130,20 +130,12 @@ def _board(root: Path, who: str) -> dict[str, Any]:
             files = sorted(folder.rglob("*.safetensors"))
             if len(files) != 1:
                 raise Refused(f"hand in one file of Attached.save; there are {len(files)}")
-            entry = leaderboard.enter(files[0], who, told["n"], told["seed"])
+            entry = leaderboard.enter(files[0], told["n"], told["seed"])
     except (Refused, leaderboard.Refused) as error:
         text = screen(str(error))
         return whole(0.0, text, [test | {"score": 0.0, "status": "failed", "output": text}])
     test |= {"score": 1.0, "status": "passed", "output": str(entry)}
     return whole(1.0, str(entry), [test]) | {"leaderboard": entry.rows()}
-
-
-def _who(root: Path) -> str:
-    try:
-        told = json.loads((root / "submission_metadata.json").read_text(encoding="utf-8"))
-        return ", ".join(str(user["name"]) for user in told["users"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return "submission"
 
 
 # -- autograder.zip -------------------------------------------------------------------------------

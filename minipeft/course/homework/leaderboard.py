@@ -52,7 +52,7 @@ class Entry(NamedTuple):
                 f"({100 * self.share:.2f} %), slot error {self.error:.2f} %")  # fmt: skip
 
 
-def enter(path: str | Path, name: str = "", n: int = RECORDS, seed: int = 0) -> Entry:
+def enter(path: str | Path, n: int = RECORDS, seed: int = 0) -> Entry:
     """Attach an adapter's file to the shipped model and score it on records of the test.
 
     seed    draws the records: the instructor's secret
@@ -80,7 +80,7 @@ def enter(path: str | Path, name: str = "", n: int = RECORDS, seed: int = 0) -> 
     examples = get_task(TASK).load("test", n=n, seed=seed)
     texts = generate_many(model, [e.prompt for e in examples])
     wrong = told_error(texts, examples)
-    return Entry(name or path.stem, at.method.name, trained, trained / at.total, wrong)
+    return Entry(path.stem, at.method.name, trained, trained / at.total, wrong)
 
 
 def told_error(texts: Sequence[str], examples: Sequence[Any]) -> float:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from minipeft.course.homework.assignment import Assignment
 from minipeft.course.homework.grading import gather
+from minipeft.course.homework.own import all_of
 from minipeft.course.homework.submissions import opened
 
 GRAM, WINDOW = 10, 4  # any GRAM + WINDOW - 1 tokens that two share leave a print in both
@@ -50,37 +51,41 @@ class Pair(NamedTuple):
 def similar(
     homework: Assignment, hand_ins: Mapping[str, Path], starter: Mapping[str, str],
     reference: Mapping[str, str], earlier: Mapping[str, Path] | None = None,
-    share: float = SHARE, enough: int = ENOUGH,
+    share: float = SHARE, enough: int = ENOUGH, own: bool = False,
 ) -> tuple[list[Pair], dict[str, str]]:  # fmt: skip
     """Compare hand-ins with each other, with the reference, and with those of earlier terms.
 
     hand_ins  name -> folder or zip;  earlier  the same, of which no two are compared
     starter, reference  the cut and the solved tree, file -> text
+    own       students bring an engine of their own: all their files are compared
     Returns  the pairs, those that share most first, and whose files were not read, and why
     """
-    files, old = {hole.file for hole in homework.holes}, earlier or {}
+    old, take = earlier or {}, all_of if own else gather
+    files = set(starter) if own else {hole.file for hole in homework.holes}
     known = {n.attr for file in files for n in ast.walk(ast.parse(starter[file]))
              if isinstance(n, ast.Attribute)}  # fmt: skip
-    seen = {REFERENCE: _prints(homework, reference, known)}
+    solved = {hole.file: reference[hole.file] for hole in homework.holes}
+    seen = {REFERENCE: _prints(homework, solved, known)}
     unread = {}
     for name, path in {**hand_ins, **old}.items():
         try:
             with opened(path) as folder:
-                given, notes = gather(homework, folder)
-            texts = {file: data.decode("utf-8", "replace") for file, data in given.items()}
+                given, notes = take(homework, folder)
+            texts = {file: data.decode("utf-8", "replace") for file, data in given.items()
+                     if file.endswith(".py")}  # fmt: skip
             seen[name] = _prints(homework, texts, known)
             if not given:
                 raise ValueError("; ".join(notes))
         except (SyntaxError, ValueError, RecursionError, MemoryError, OSError) as error:
             unread[name] = f"{type(error).__name__}: {error!s:.200}"
-    given_all = _whole(_prints(homework, starter, known))
-    own = {name: {k: prints - given_all for k, prints in of.items()} for name, of in seen.items()}
-    new = {name: own[name] for name in hand_ins if name not in unread}
+    given_all = _whole(_prints(homework, {file: starter[file] for file in files}, known))
+    whole = {name: {k: prints - given_all for k, prints in of.items()} for name, of in seen.items()}
+    new = {name: whole[name] for name in hand_ins if name not in unread}
     counts = Counter(p for of in new.values() for p in _whole(of))
     common = {p for p, n in counts.items() if n > max(FEW, COMMON * len(hand_ins))}
     rare = {name: {k: prints - common for k, prints in of.items()} for name, of in new.items()}
     pairs = [_pair(a, b, rare[a], rare[b]) for a, b in combinations(rare, 2)]
-    pairs += [_pair(a, b, own[a], own[b]) for a in new for b in own if b not in new]
+    pairs += [_pair(a, b, whole[a], whole[b]) for a in new for b in whole if b not in new]
     pairs = [p for p in pairs if p.share >= share and p.shared >= enough]
     return sorted(pairs, key=lambda p: (-p.share, -p.shared, p[:2])), unread
 
@@ -100,10 +105,10 @@ def _whole(prints: Prints) -> frozenset[int]:
 
 
 def _prints(homework: Assignment, texts: Mapping[str, str], known: set[str]) -> Prints:
-    """The prints of each function of the files with holes, by the hole that it belongs to."""
+    """The prints of each function of some files, by the hole that it belongs to."""
     made: dict[str, frozenset[int]] = {}
-    for file in {hole.file for hole in homework.holes} & set(texts):
-        for name, node in _functions(ast.parse(texts[file])):
+    for file, text in texts.items():
+        for name, node in _functions(ast.parse(text)):
             inside = (h.id for h in homework.holes
                       if h.file == file and f"{h.function}.".startswith(f"{name}."))  # fmt: skip
             hole = next(inside, OTHER)

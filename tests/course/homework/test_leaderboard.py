@@ -27,8 +27,8 @@ def saved(path, method, seed=1, **more):
 
 def test_an_adapter_is_counted_and_scored(tmp_path):
     at = saved(tmp_path / "a.safetensors", LoRA(r=1))
-    entry = enter(tmp_path / "a.safetensors", "Ann", n=3)
-    assert entry.name == "Ann" and entry.method == "lora"
+    entry = enter(tmp_path / "a.safetensors", n=3)
+    assert entry.name == "a" and entry.method == "lora"
     assert entry.trained == at.count() == 2 * 2 * (8 + 8)
     assert entry.share == at.count() / at.total < 0.01
     assert 0 <= entry.error

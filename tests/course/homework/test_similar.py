@@ -306,6 +306,21 @@ def test_a_crowd_that_copied_the_reference_is_found(tmp_path):
     assert {(p.first, p.second) for p in pairs} == {(f"s{i}", REFERENCE) for i in range(8)}
 
 
+def test_engines_of_their_own_are_compared_by_all_their_files(tmp_path):
+    stubs = {"adapters.py": "def forward(x):\n    raise NotImplementedError\n"}
+    given = {}
+    for name, source in (("ann", text("ann")), ("bob", text("bob")),
+                         ("carl", renamed(text("ann")))):  # fmt: skip
+        given[name] = tmp_path / name
+        given[name].mkdir()
+        (given[name] / "adapters.py").write_text(stubs["adapters.py"])
+        (given[name] / f"engine_of_{name}.py").write_text(source)
+        (given[name] / "notes.txt").write_text("no code (")
+    reference = {FILE: text("reference")}
+    (pair,), unread = similar(HOMEWORK, given, stubs, reference, own=True)
+    assert (pair.first, pair.second, pair.holes) == ("ann", "carl", (OTHER,)) and not unread
+
+
 def test_short_answers_are_not_reported(tmp_path):
     short = STARTER.replace('raise NotImplementedError("hw9.2")', "return softmax(q @ k.T) @ v")
     assert short != STARTER
