@@ -372,7 +372,7 @@ def recursion(x, **there):
     return recursion(x, **there)
 
 
-@attack("crash or memory")
+@attack("crash or memory or error")
 def recursion_without_a_bound(x, **there):
     class A:
         def __getattr__(self, name):

@@ -108,7 +108,7 @@ def test_all_calls_together_have_a_limit(tmp_path):
                 child.call("f", {})
         with pytest.raises(Failed, match="used up"):
             child.call("g", {})
-        assert child.spent < 1.5 and time.monotonic() - began < 20
+        assert child.spent < 5 and time.monotonic() - began < 20
 
 
 def test_a_tree_is_copied_without_links_tests_and_devices(tmp_path):
@@ -262,7 +262,7 @@ def changed(line, folder, monkeypatch):
 
 
 def test_a_machine_that_has_nothing_of_it_says_so_and_grades(place, tmp_path, monkeypatch):
-    changed("resource = None; sys.platform = 'win32'; del os.geteuid", tmp_path, monkeypatch)
+    changed("resource = None; sys.platform = 'other'; del os.geteuid", tmp_path, monkeypatch)
     with Child(place / "mine", replace(LIMITS, seconds=2.0)) as child:
         assert verdict(child, place, "right") == ("right", "")
         on = {name for name, why in child.protections.items() if not why}
