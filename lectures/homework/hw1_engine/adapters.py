@@ -116,18 +116,14 @@ def deep_gradient(x, n, g):
     for _ in range(n):
         y = y * 1.0001
     y.backward(g)
-    return {"gx": _grad(leaf)}
+    return {"gx": 0.0 * x if leaf.grad is None else leaf.grad}
 
 
 def _gradients(f, inputs, g):
-    """The gradients of f's inputs by their names."""
+    """The gradients of f's inputs by their names: its own VJPs, without a walk."""
     from minipeft.engine import Tensor
 
-    leaves = {name: Tensor(array, requires_grad=True) for name, array in inputs.items()}
-    f(*leaves.values()).backward(g)
-    return {name: _grad(leaf) for name, leaf in leaves.items()}
-
-
-def _grad(leaf):
-    """Its gradient; zeros where none came."""
-    return 0.0 * leaf.data if leaf.grad is None else leaf.grad
+    leaves = [Tensor(array, requires_grad=True) for array in inputs.values()]
+    node = f(*leaves)._node
+    parts = {id(leaf): part for leaf, part in zip(node.parents, node.pull(g), strict=True)}
+    return {name: parts[id(leaf)] for name, leaf in zip(inputs, leaves, strict=True)}
