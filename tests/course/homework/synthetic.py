@@ -69,7 +69,7 @@ SLOW = {  # these cost their whole time
     "    try:\n        raise KeyboardInterrupt\n    except BaseException:\n        pass",
 }
 HARMLESS = {  # before a right answer
-    "prints": "print('here I am' * 10**5)",
+    "prints": "print('here I am' * 100)",
     "a file of its own": "with open('note.txt', 'a') as file:\n    file.write('called\\n')",
     "tries to fork, and goes on": "import os\ntry:\n    os.fork()\nexcept OSError:\n    pass",
     "warns": "import warnings\nwarnings.warn('careful')",
