@@ -10,7 +10,7 @@ Merges   nothing: it changes the input. As keys and values it can go into a cach
 Saves    P (n, 2 L d), row by row keys and values of layer after layer; the MLP is dropped
 Differs  where `words` start a prefix with an MLP, its last layer is solved for; the paper trains
          it for 500 steps. As there, the text's positions begin behind the prefix
-Lecture  06_prefix                      Homework none yet
+Lecture  06_prefix                      Homework hw4.4-hw4.6
 """
 
 from __future__ import annotations
@@ -98,17 +98,41 @@ class Prefix(Method):
             init.uniform(s, like, rng, 1 / math.sqrt(h)) for s in ((P.shape[1], h), P.shape[1:])
         )
         if self.words and not init.is_shape_only(like):
-            W2, b2 = (xp.linalg.pinv(xp.tanh(Q @ W1.T + b1)) @ P).T, xp.zeros_like(b2)
+            hidden = network(Q, W1, b1, xp.eye(h, dtype=Q.dtype), 0 * b1).data  # (n, h)
+            W2, b2 = (xp.linalg.pinv(hidden) @ P).T, xp.zeros_like(b2)
         return dict(zip(NET, (Q, W1, b1, W2, b2), strict=True))
 
     def compute(self, at: Any) -> dict[str, Tensor]:
         if not self.mlp:
             return {}
-        Q, W1, b1, W2, b2 = (at.shared[name] for name in NET)
-        return {"start.P": fused.linear(fused.linear(Q, W1, b1).tanh(), W2, b2)}
+        return {"start.P": network(*(at.shared[name] for name in NET))}
 
     def settled(self) -> Prefix:
         return replace(self, mlp=0)
+
+
+def network(Q: Any, W1: Any, b1: Any, W2: Any, b2: Any) -> Tensor:
+    """What makes P: a Linear layer, tanh, and a Linear layer, of each row of Q.
+
+    Shapes  Q (n, d), W1 (h, d), b1 (h,), W2 (m, h), b2 (m,) -> (n, m)
+    """
+    return fused.linear(fused.linear(Q, W1, b1).tanh(), W2, b2)
+
+
+def pairs_of(P: Tensor, chosen: tuple[int, ...], layers: int) -> list[Any]:
+    """The keys and values that P holds, a pair for each layer of the model.
+
+    A row of P has the keys and the values of the first chosen layer, those of the next, and so on.
+    chosen  the layers that have a prefix, in their order; the others have keys and values of 0
+    Shapes  P (n, 2 L d), L how many are chosen -> pairs (k, v), each (1, n, d)
+    """
+    n, m = P.shape[0], 2 * len(chosen)
+    kv = P.reshape(n, m, -1).transpose(1, 0, 2)  # (2 L, n, d)
+    none = xp_of(P.data).zeros((1, n, kv.shape[2]), dtype=kv.dtype)  # (1, n, d)
+    pairs: list[Any] = [(none, none)] * layers
+    for i, layer in enumerate(chosen):
+        pairs[layer] = kv[2 * i : 2 * i + 1], kv[2 * i + 1 : 2 * i + 2]  # (1, n, d)
+    return pairs
 
 
 class PrefixStart(Wrapper):
@@ -121,12 +145,7 @@ class PrefixStart(Wrapper):
 
     def forward(self, ids: Array, mask: Array | None) -> Any:
         ids, mask, past = self.base(ids, mask)
-        n, m = self.P.shape[0], 2 * len(self.chosen)
-        kv = self.P.reshape(n, m, -1).transpose(1, 0, 2)  # (2 L, n, d)
-        none = xp_of(ids).zeros((1, n, kv.shape[2]), dtype=kv.dtype)  # of a layer without
-        pairs: list[Any] = [(none, none)] * self.total
-        for i, layer in enumerate(self.chosen):
-            pairs[layer] = kv[2 * i : 2 * i + 1], kv[2 * i + 1 : 2 * i + 2]  # (1, n, d)
+        pairs = pairs_of(self.P, self.chosen, self.total)
         if past is not None:  # of a prefix that was attached before
             if len(self.chosen) < self.total:
                 raise ValueError("a prefix on some layers stands behind no other: detach the other")

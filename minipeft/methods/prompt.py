@@ -12,7 +12,7 @@ Differs  PEFT's random start is N(0, 1), the paper's U(-0.5, 0.5) is `init="unif
          frequent tokens are the first of a byte-pair vocabulary. With an infix this is PrefixEmbed
          of Hu et al. 2021, and with `deep` their PrefixLayer, but that no row stands for what the
          last block gives
-Lecture  07_prompt                      Homework none yet
+Lecture  07_prompt                      Homework hw4.1-hw4.3
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from typing import Any, ClassVar
 from minipeft.backend import Array, xp_of
 from minipeft.checks import one_of, setting
 from minipeft.contract.method import Where, Wrapper
-from minipeft.engine import Tensor, context, fused, ops
-from minipeft.methods.virtual import Rows, VirtualTokens
+from minipeft.engine import Tensor, context
+from minipeft.methods.virtual import Rows, VirtualTokens, rows_of
 from minipeft.nn import Module, Parameter, init
 
 FREQUENT = 5000  # tokens, of which init="vocab" draws
@@ -89,11 +89,23 @@ class Prompt(VirtualTokens):
         if tokenizer is None or (self.labels and self.text):
             raise ValueError("Prompt: it starts from labels or from a text, not from both, and "
                              "needs a model with a tokenizer")  # fmt: skip
-        if self.text:
-            return E[xp_of(E).asarray((tokenizer.encode(self.text) * self.n)[: self.n])]
-        rows = [E[xp_of(E).asarray(tokenizer.encode(label))].mean(0) for label in self.labels]
-        others = E[self._frequent(at.where("emb.tok"))]
-        return xp_of(E).concatenate([xp_of(E).stack(rows), others])[: self.n]
+        labels, others = map(tokenizer.encode, self.labels), self._frequent(at.where("emb.tok"))
+        return start_rows(E, [*labels], tokenizer.encode(self.text), others, self.n)
+
+
+def start_rows(E: Array, labels: list[list[int]], text: list[int], others: Array, n: int) -> Array:
+    """n rows from those of a vocabulary: what P starts from.
+
+    labels  the ids of each label, which has one row: the mean of its tokens. Behind them stand
+            the rows of `others`; what is too much is left out
+    text    where there are no labels: the ids of a text, from its start again where it is short
+    Shapes  E (V, d), others (n,) -> (n, d)
+    """
+    xp = xp_of(E)
+    if not labels:
+        return E[xp.asarray((text * n)[:n])]
+    means = [E[xp.asarray(label)].mean(0) for label in labels]
+    return xp.concatenate([xp.stack(means), E[others]])[:n]
 
 
 class Deep(Wrapper):
@@ -106,5 +118,6 @@ class Deep(Wrapper):
         super().__init__(base)
 
     def forward(self, x: Tensor, **more: Any) -> Tensor:
-        mine, number = (context().values or {})[self.table[0]]
-        return self.base(ops.where(mine, fused.embedding(self.P, number), x), **more)
+        table = self.table[0]
+        ids = (context().values or {})[table]
+        return self.base(rows_of(ids, table.first, self.P, x), **more)

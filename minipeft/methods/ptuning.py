@@ -10,7 +10,7 @@ Merges   nothing: it changes the input
 Saves    P (n, d), what the network makes in the end
 Differs  the networks are those of PEFT: an MLP of three layers, or a bidirectional LSTM of two and
          an MLP of two, of hidden width h; without dropout. The tokens stand as in prompt tuning
-Lecture  07b_ptuning                    Homework none yet
+Lecture  07b_ptuning                    Homework hw4.1, hw4.3
 """
 
 from __future__ import annotations

@@ -99,6 +99,16 @@ class VirtualTokens(Method):
             start.marks.append((n, anchor, words, len(words) * behind))
 
 
+def rows_of(ids: Array, first: int, P: Tensor, other: Any) -> Tensor:
+    """Row i of P where an id is first + i, and elsewhere what stands in `other`.
+
+    Shapes  ids (B, T), P (n, d), other (B, T, d) -> (B, T, d)
+    """
+    virtual = (ids >= first) & (ids < first + P.shape[0])
+    number = xp_of(ids).where(virtual, ids - first, 0)
+    return ops.where(virtual[..., None], fused.embedding(P, number), other)
+
+
 class Rows(Wrapper):
     """Ids from `first` on are rows of P.  Shapes  ids (B, T) -> (B, T, d), P (n, d)"""
 
@@ -111,14 +121,31 @@ class Rows(Wrapper):
         return self.base.virtual + self.P.shape[0]
 
     def forward(self, ids: Array) -> Tensor:
-        n, xp = self.P.shape[0], xp_of(ids)
-        mine = (ids >= self.first) & (ids < self.first + n)
-        number = xp.where(mine, ids - self.first, 0)
-        values = context().values
+        values, end = context().values, self.first + self.P.shape[0]
         if values is not None:
-            values[self] = mine[..., None], number  # for the wrappers of blocks
-        below = self.base(xp.where(mine, 0, ids))
-        return ops.where(mine[..., None], fused.embedding(self.P, number), below)
+            values[self] = ids  # for the wrappers of blocks
+        others = xp_of(ids).where((ids < self.first) | (ids >= end), ids, 0)
+        return rows_of(ids, self.first, self.P, self.base(others))
+
+
+def put_in(ids: Array, mask: Array | None, before: Array, first: int) -> tuple[Array, Array | None]:
+    """Ids first, first + 1, … between those of a text; padding stays padding.
+
+    before  the column of `ids` before which each of them stands, T for behind the last; those of
+            one column stand there in their order
+    Shapes  ids (B, T), mask (B, T) or None, before (B, n) -> (B, T + n) both, None if it was None
+    """
+    xp, (B, n), T = xp_of(ids), before.shape, ids.shape[1]
+    # what stands before the id of column i has a smaller key than it, in the marks' order
+    keys = before * (n + 1) + xp.arange(n)
+    own = xp.broadcast_to(xp.arange(T) * (n + 1) + n, (B, T))
+    order = xp.concatenate([keys, own], axis=1).argsort(axis=1)
+    virtual = xp.broadcast_to(xp.arange(first, first + n), (B, n))
+    ids = xp.take_along_axis(xp.concatenate([virtual, ids], axis=1), order, axis=1)
+    if mask is not None:
+        there = xp.concatenate([xp.ones((B, n), dtype=bool), mask != 0], axis=1)
+        mask = xp.take_along_axis(there, order, axis=1)
+    return ids, mask
 
 
 class PutIn(Wrapper):
@@ -131,22 +158,13 @@ class PutIn(Wrapper):
 
     def forward(self, ids: Array, mask: Array | None) -> Any:
         ids, mask, past = self.base(ids, mask)
-        xp, n, (B, T) = xp_of(ids), self.puts, ids.shape
-        seen = xp.ones((B, T), dtype=bool) if mask is None else mask != 0
+        xp = xp_of(ids)
+        seen = xp.ones(ids.shape, dtype=bool) if mask is None else mask != 0
         before = [
             xp.repeat(self._column(ids, seen, anchor, words)[:, None] + on, k, axis=1)
             for k, anchor, words, on in self.marks
         ]
-        # what stands before the id of column i has a smaller key than it, in the marks' order
-        keys = xp.concatenate(before, axis=1) * (n + 1) + xp.arange(n)
-        own = xp.broadcast_to(xp.arange(T) * (n + 1) + n, (B, T))
-        order = xp.concatenate([keys, own], axis=1).argsort(axis=1)
-        virtual = xp.broadcast_to(xp.arange(self.first, self.first + n), (B, n))
-        ids = xp.take_along_axis(xp.concatenate([virtual, ids], axis=1), order, axis=1)
-        if mask is not None:
-            there = xp.concatenate([xp.ones((B, n), dtype=bool), seen], axis=1)
-            mask = xp.take_along_axis(there, order, axis=1)
-        return ids, mask, past
+        return *put_in(ids, mask, xp.concatenate(before, axis=1), self.first), past
 
     def _column(self, ids: Array, seen: Array, anchor: str, words: list[int]) -> Array:
         """Where the text begins, or the last of the columns where it has the words.  -> (B,)"""
