@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,7 @@ def write(
     if there:
         raise FileExistsError(f"{there[0]} is there: remove it, or name another folder")
     tree.write_student(homework, folder, bank.public(homework, choices), choices)
+    project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     for file in LEFT_OUT:
         (folder / file).unlink()
     if tool == "otter":
@@ -88,7 +90,9 @@ def write(
     readme = ((NBGRADER if tool == "nbgrader" else OTTER) + BOTH).format(name=name)
     told = (hidden if tool == "nbgrader" else course) / f"{name}.md"
     files = [f.relative_to(folder).as_posix() for f in sorted(folder.rglob("*")) if f.is_file()]
-    made = Nbgrader(homework, choices) if tool == "nbgrader" else Otter(homework, choices, files)
+    made = Nbgrader(homework, choices)
+    if tool == "otter":
+        made = Otter(homework, choices, files, project["dependencies"])
     for path, text in ((folder / NOTEBOOK, made.text()), (told, readme)):
         path.write_text(text, encoding="utf-8", newline="\n")
     return folder / NOTEBOOK, told
@@ -176,15 +180,18 @@ class Nbgrader:
 class Otter(Nbgrader):
     """Makes the notebook with otter's raw cells."""
 
-    def __init__(self, homework: Assignment, choices: Mapping[str, int], files: list[str]) -> None:
+    def __init__(
+        self, homework: Assignment, choices: Mapping[str, int], files: list[str], needs: list[str]
+    ) -> None:
         super().__init__(homework, choices)
+        self.needs = needs
         self.files = [f for f in files if f != NOTEBOOK and not f.startswith(f"{HIDDEN}/")]
         self.hidden = [f for f in files if f.startswith(f"{HIDDEN}/")]
 
     def start(self) -> Cells:
         config = {
             "name": self.homework.name,
-            "requirements": ["numpy>=2.0", "safetensors>=0.5"],
+            "requirements": self.needs,
             "tests": {"ok_format": False},
             "files": self.files,
             "autograder_files": self.hidden,

@@ -24,7 +24,7 @@ This folder holds no library: you write the engine, in files of any names, with 
 own modules. `adapters.py` is the only door between the tests and your code. Each function there
 gets arrays and returns a dict of arrays, as its docstring says, and raises NotImplementedError
 until you call your code in it. `handout.ipynb` has the equations and says how you are graded; where
-it names a function of minipeft, yours stands.
+it names a function of minipeft, yours stands.{conventions}
 
 In this order:
 
@@ -67,6 +67,7 @@ def write(
     """Write the project of a student who brings an engine, as tree.write_student does."""
     needs = ["numpy>=2.0", "safetensors>=0.5"]
     told = {"name": homework.name, "title": homework.title}
+    says = [f"- {name}: {text}" for name, text in homework.says(choices).items()]
     holes = [f"- {hole.id} {hole.title} ({hole.points:g} points): "
              + ", ".join(f"`{case.name}`" for case in hole.cases)
              for hole in homework.holes]  # fmt: skip
@@ -77,6 +78,7 @@ def write(
         ),
         "README.md": README.format(
             **told, first=homework.holes[0].id, holes="\n".join(holes),
+            conventions="\n".join(["", "", "Your class's conventions:", "", *says] if says else []),
             install=" ".join(f'"{need}"' for need in needs),
         ),
     }  # fmt: skip

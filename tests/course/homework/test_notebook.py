@@ -1,5 +1,6 @@
 """The instructor's notebook: what nbgrader and otter look for, and cells that fill the holes."""
 
+import ast
 import json
 import re
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from minipeft.course.homework import bank, kit, notebook
+from minipeft.course.homework import bank, cut, kit, notebook
 from minipeft.course.homework.assignment import assignments, load
 from tests.clitools import value
 
@@ -139,10 +140,10 @@ def stub(cell):
 def test_cells_fill_the_files_from_top_to_bottom_again_and_again(written):
     folder = written["nbgrader"].parent
     made, file = cells(written["nbgrader"]), folder / "minipeft/engine/ops.py"
-    cut = file.read_text()
+    empty = file.read_text()
     told = run_cells(folder, made, stub)
     assert told.count("has no code here") == 2 and told.count("FAILED") == 6
-    assert file.read_text() == cut
+    assert file.read_text() == empty
     told = run_cells(folder, made)
     assert told.count("was written into") == 2 and "FAILED" not in told
     assert told.count("Public tests passed") == told.count("Hidden tests passed") == 3
@@ -156,7 +157,7 @@ def test_cells_fill_the_files_from_top_to_bottom_again_and_again(written):
     narrow = run_cells(folder, made, lambda t: t.replace(
         "lambda g: g * y,", f"lambda g: g * (y if y.shape in {shapes} else 2),"))  # fmt: skip
     assert narrow.count("FAILED") == 1 and narrow.count("Public tests passed for 40") == 1
-    file.write_text(cut)
+    file.write_text(empty)
 
 
 SOURCE = '''
@@ -264,3 +265,20 @@ def test_the_command(capsys, tmp_path, monkeypatch):
     told = value(capsys, *line, "--variant", "2")
     assert told["choices"] == CHOICES and Path(told["notebook"]).is_file()
     assert "nbgrader generate_assignment toy --create" in Path(told["told"]).read_text()
+
+
+@pytest.mark.parametrize("homework", assignments(), ids=lambda a: a.name)
+def test_each_answer_fills_its_hole(homework):
+    """The reference's files come back, and of an empty cell nothing is taken."""
+    made = notebook.Nbgrader(homework, homework.choices())
+    for hole in homework.holes:
+        answer, source = made.answer(hole), made.cut[hole.file]
+        filled = kit.replaced(source, hole.function, answer)
+        got, want = (ast.unparse(ast.parse(cut.text_of(text, hole.function)))
+                     for text in (filled, made.sources[hole.file]))  # fmt: skip
+        assert got == want, hole.id
+        for empty in (STUB, "    ..."):
+            region = r"    # BEGIN SOLUTION.*# END SOLUTION"
+            assert (
+                kit.replaced(source, hole.function, re.sub(region, empty, answer, flags=re.S)) == ""
+            )

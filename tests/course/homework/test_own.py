@@ -4,6 +4,7 @@ import ast
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,11 +30,16 @@ def made():
     return bank.make(TOY, "secret", CHOICES, own=True)
 
 
+def solve(where, name):
+    """Put the engine of the folder `engine` into a student's folder, with the adapters of one."""
+    shutil.copy(ENGINE / "tape.py", where)
+    shutil.copy(ENGINE / f"{name}.py", where / "adapters.py")
+    return where
+
+
 @pytest.fixture
 def solved(empty, tmp_path):
-    """The folder of a student who wrote the engine of the folder `engine`."""
-    return Path(shutil.copytree(ENGINE, shutil.copytree(empty, tmp_path / "toy"),
-                                dirs_exist_ok=True))  # fmt: skip
+    return solve(Path(shutil.copytree(empty, tmp_path / "toy")), "toy")
 
 
 def spoil(where, old, new, name="tape.py"):
@@ -66,12 +72,27 @@ def test_an_own_engine_passes(solved, made):
 
 
 def test_a_wrong_one_is_told_its_mistake(solved, made):
-    spoil(solved, "(self, lambda g: g * y))", "(self, lambda g: y))")
+    spoil(solved, "(self, lambda g: g * y))", "(self, lambda g: y + 0 * g))")
     told = check(solved)
     assert "WRONG  exp_gradient" in told.stdout and "ok     sigmoid_value" in told.stdout
     assert "The cotangent g is missing." in told.stdout
     report = grading.grade(made, solved, "ann")
     assert report.by_hole()["toy.1"] == (0, 40) and report.by_hole()["toy.2"][0] == 20
+
+
+def test_a_page_of_numpy_passes_homework_1(tmp_path):
+    """Its adapters say all in arrays: nothing of the library is needed to answer them."""
+    homework = load("hw1")
+    quick = tuple(replace(hole, mistakes=()) for hole in homework.holes)
+    homework, choices = replace(homework, holes=quick), homework.choices()
+    where = tmp_path / "hw1"
+    own.write(homework, where, {}, choices)
+    made = bank.make(homework, "secret", choices, own=True)
+    report = grading.grade(made, solve(where, "hw1"), "ann")
+    assert [r for r in report.results if not r.passed] == [] and report.score == report.most == 80
+    spoil(where, "g.sum(axis=tuple(range(g.ndim - len(shape))))", "g.reshape(-1, *shape)[0]")
+    report = grading.grade(made, where, "ann")
+    assert report.by_hole()["hw1.1"][0] < 12 and report.by_hole()["hw1.2"] == (12, 12)
 
 
 def test_what_passes_the_public_tests_alone_loses_the_hidden_ones(solved, made):
