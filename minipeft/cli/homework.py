@@ -18,7 +18,7 @@ from minipeft.cli.arguments import Command, Result, target
 from minipeft.display.table import Table
 
 if TYPE_CHECKING:
-    from minipeft.course.homework.grading import Report
+    from minipeft.course.grading.grader import Report
 
 
 def add_homework(command: Command) -> None:
@@ -120,8 +120,9 @@ def _add_grade(part: Command) -> None:
 
 
 def _grade(args: argparse.Namespace) -> Result:
-    from minipeft.course.homework import gradescope, grading
-    from minipeft.course.homework.submissions import opened
+    from minipeft.course.grading import grader as grading
+    from minipeft.course.grading import gradescope
+    from minipeft.course.grading.submissions import opened
     from minipeft.storage.files import write_atomic
 
     made = teaching.bank_of(args)

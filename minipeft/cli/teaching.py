@@ -12,9 +12,9 @@ from minipeft.cli.arguments import Command, Result, UsageError, number, target
 from minipeft.display.table import Table
 
 if TYPE_CHECKING:
-    from minipeft.course.homework.classroom import Graded, Missed
-    from minipeft.course.homework.leaderboard import Entry
-    from minipeft.course.homework.similar import Pair
+    from minipeft.course.grading.classroom import Graded, Missed
+    from minipeft.course.grading.leaderboard import Entry
+    from minipeft.course.grading.similar import Pair
 
 
 def add_bank(new: Any) -> None:
@@ -83,8 +83,8 @@ def _time(text: str) -> float:
 
 
 def _class(args: argparse.Namespace) -> Result:
-    from minipeft.course.homework import classroom, gradebook
-    from minipeft.course.homework.sandbox import Limits
+    from minipeft.course.grading import classroom, gradebook
+    from minipeft.course.grading.sandbox import Limits
 
     made, out = bank_of(args), Path(args.out)
     used = gradebook.days_used(args.earlier)
@@ -153,9 +153,10 @@ def _add_similar(part: Command) -> None:
 
 
 def _similar(args: argparse.Namespace) -> Result:
-    from minipeft.course.homework import own, submissions, tree
+    from minipeft.course.grading import submissions
+    from minipeft.course.grading.similar import similar
+    from minipeft.course.homework import own, tree
     from minipeft.course.homework.assignment import load
-    from minipeft.course.homework.similar import similar
 
     homework = load(args.name)
     solved = tree.reference(homework, homework.choices(args.variant))
@@ -190,7 +191,7 @@ def _add_zip(part: Command) -> None:
 
 
 def _zip(args: argparse.Namespace) -> Result:
-    from minipeft.course.homework.gradescope import autograder
+    from minipeft.course.grading.gradescope import autograder
 
     return _written(target(args.file, "the file"), autograder(bank_of(args)))
 
@@ -219,8 +220,8 @@ def _add_leaderboard(part: Command) -> None:
 
 
 def _leaderboard(args: argparse.Namespace) -> Result:
-    from minipeft.course.homework.gradescope import board_grader
-    from minipeft.course.homework.leaderboard import Refused, enter
+    from minipeft.course.grading.gradescope import board_grader
+    from minipeft.course.grading.leaderboard import Refused, enter
 
     if not args.zip and not args.adapters:
         raise UsageError("name adapters to rank, or --zip FILE to write the autograder")

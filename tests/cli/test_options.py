@@ -10,11 +10,11 @@ import pytest
 
 from minipeft import cli
 from minipeft.contract import attach
+from minipeft.course.grading.classroom import Graded
+from minipeft.course.grading.grader import Report
+from minipeft.course.grading.leaderboard import Entry
+from minipeft.course.grading.submissions import Person, Submission
 from minipeft.course.homework.assignment import load
-from minipeft.course.homework.classroom import Graded
-from minipeft.course.homework.grading import Report
-from minipeft.course.homework.leaderboard import Entry
-from minipeft.course.homework.submissions import Person, Submission
 from minipeft.methods import LoRA
 from minipeft.models import GPT, GPTConfig
 from minipeft.nn import Module
@@ -71,21 +71,21 @@ CALLED = {
     "course.homework.tree.public_tests": (True, "ok"),
     "course.homework.bank.public": {},
     "course.homework.bank.make": SimpleNamespace(homework=load(TOY)),
-    "course.homework.classroom.grade_class": [
+    "course.grading.classroom.grade_class": [
         Graded(Submission("a", TOY, (Person("a"),), 0.0), Report("toy", "a", (), (), (), {}, "", 0))
     ],
-    "course.homework.classroom.figure": "class.png",
-    "course.homework.gradebook.days_used": {"a": 1},
-    "course.homework.gradebook.gradebook": CALL,
-    "course.homework.gradebook.canvas": ([{"Student": "a"}], []),
-    "course.homework.gradebook.write_csv": None,
-    "course.homework.gradescope.autograder": b"",
-    "course.homework.gradescope.board_grader": b"",
-    "course.homework.gradescope.results": {},
-    "course.homework.leaderboard.enter": Entry("a", "lora", 1, 0.1, 2.0),
-    "course.homework.similar.similar": ([], {}),
+    "course.grading.classroom.figure": "class.png",
+    "course.grading.gradebook.days_used": {"a": 1},
+    "course.grading.gradebook.gradebook": CALL,
+    "course.grading.gradebook.canvas": ([{"Student": "a"}], []),
+    "course.grading.gradebook.write_csv": None,
+    "course.grading.gradescope.autograder": b"",
+    "course.grading.gradescope.board_grader": b"",
+    "course.grading.gradescope.results": {},
+    "course.grading.leaderboard.enter": Entry("a", "lora", 1, 0.1, 2.0),
+    "course.grading.similar.similar": ([], {}),
     "storage.files.write_atomic": None,
-    "course.homework.grading.grade": Report("toy", "a", (), (), (), {}, "", 0.0),
+    "course.grading.grader.grade": Report("toy", "a", (), (), (), {}, "", 0.0),
     "course.homework.verify.verify": [],
     "course.homework.notebook.write": ("n", "t"),
     "course.homework.own.write": ["a"],

@@ -137,6 +137,7 @@ def stub(cell):
     return re.sub(r"    # BEGIN SOLUTION.*# END SOLUTION", STUB, cell, flags=re.S)
 
 
+@pytest.mark.full
 def test_cells_fill_the_files_from_top_to_bottom_again_and_again(written):
     folder = written["nbgrader"].parent
     made, file = cells(written["nbgrader"]), folder / "minipeft/engine/ops.py"
@@ -247,6 +248,7 @@ def test_words_that_the_tools_look_for_are_refused(monkeypatch):
         notebook.Nbgrader(TOY, CHOICES).text()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("homework", assignments(), ids=lambda a: a.name)
 def test_every_assignment_becomes_a_notebook(homework):
     made = json.loads(notebook.Nbgrader(homework, homework.choices()).text())["cells"]
@@ -258,6 +260,7 @@ def test_every_assignment_becomes_a_notebook(homework):
         compile("from __future__ import annotations\n" + answer, "cell", "exec")
 
 
+@pytest.mark.full
 def test_the_command(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("MINIPEFT_HOMEWORK", str(TOY.folder.parent))
     monkeypatch.setattr(bank, "public", lambda *a: {"homework.json": b"{}"})
@@ -267,6 +270,7 @@ def test_the_command(capsys, tmp_path, monkeypatch):
     assert "nbgrader generate_assignment toy --create" in Path(told["told"]).read_text()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("homework", assignments(), ids=lambda a: a.name)
 def test_each_answer_fills_its_hole(homework):
     """The reference's files come back, and of an empty cell nothing is taken."""

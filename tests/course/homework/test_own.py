@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from minipeft.course.homework import bank, grading, own, tree
+from minipeft.course.grading import grader as grading
+from minipeft.course.homework import bank, own, tree
 from minipeft.course.homework.assignment import assignments, load
 from tests.clitools import fails, value
 
@@ -80,6 +81,7 @@ def test_a_wrong_one_is_told_its_mistake(solved, made):
     assert report.by_hole()["toy.1"] == (0, 40) and report.by_hole()["toy.2"][0] == 20
 
 
+@pytest.mark.full
 def test_a_page_of_numpy_passes_homework_1(tmp_path):
     """Its adapters say all in arrays: nothing of the library is needed to answer them."""
     homework = load("hw1")
@@ -138,6 +140,7 @@ def test_a_bank_that_was_saved_knows_it(made, tmp_path):
     assert not bank.make(TOY, "secret", CHOICES).own
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("homework", assignments(), ids=lambda a: a.name)
 def test_every_assignment_can_be_brought_an_engine(homework):
     sources = tree.reference(homework, homework.choices())
@@ -152,6 +155,7 @@ def test_every_assignment_can_be_brought_an_engine(homework):
     assert not any(isinstance(n, ast.Import | ast.ImportFrom) for n in ast.walk(ast.parse(text)))
 
 
+@pytest.mark.full
 def test_the_commands(capsys, tmp_path, monkeypatch, solved):
     monkeypatch.setenv("MINIPEFT_HOMEWORK", str(TOY.folder.parent))
     told = value(capsys, "homework", "new", "toy", str(tmp_path / "new"), "--own")

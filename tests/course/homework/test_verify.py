@@ -28,6 +28,7 @@ def change(folder, file, old, new):
     (folder / file).write_text(text.replace(old, new, 1))
 
 
+@pytest.mark.full
 def test_the_toy_is_right():
     said = []
     assert verify(load(TOY), said.append) == []

@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from minipeft.course.grading.sandbox import Child, Failed, Limits, protections
 from minipeft.course.homework import kit, tree
 from minipeft.course.homework.assignment import Assignment, Case, Hole
 from minipeft.course.homework.bank import Bank, Known
 from minipeft.course.homework.own import LARGEST, all_of
-from minipeft.course.homework.sandbox import Child, Failed, Limits, protections
 
 VISIBLE = 0.5  # the share of a case's points that its visible test gives
 NOT_DONE = "not written yet"

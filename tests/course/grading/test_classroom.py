@@ -12,14 +12,14 @@ import pytest
 from PIL import Image
 
 from minipeft.cli.teaching import changes, missed_table
+from minipeft.course.grading import classroom
+from minipeft.course.grading.classroom import figure, grade_class, missed
+from minipeft.course.grading.grader import Report
+from minipeft.course.grading.sandbox import Limits
 from minipeft.course.homework import bank as banks
-from minipeft.course.homework import classroom
 from minipeft.course.homework.assignment import load
-from minipeft.course.homework.classroom import figure, grade_class, missed
-from minipeft.course.homework.grading import Report
-from minipeft.course.homework.sandbox import Limits
-from tests.course.homework import synthetic
-from tests.course.homework.standin import (  # noqa: F401
+from tests.course.grading import synthetic
+from tests.course.grading.standin import (  # noqa: F401
     SCALE,
     TURNED,
     bank,
@@ -30,7 +30,7 @@ from tests.course.homework.standin import (  # noqa: F401
     logged,
 )
 
-TOY = Path(__file__).parent / "toy"
+TOY = Path(__file__).parents[1] / "homework" / "toy"
 CHECKOUT = str(Path(__file__).parents[3])
 
 
@@ -69,6 +69,7 @@ def test_nothing_is_graded_twice(tmp_path):
     assert found["bob"].before.score == 10.0 and found["bob"].report.score == 40.0
 
 
+@pytest.mark.full
 def test_other_tests_grade_all_again(tmp_path):
     hand_in(tmp_path / "in", ann="right", bob="first")
     graded(tmp_path)
@@ -77,6 +78,7 @@ def test_other_tests_grade_all_again(tmp_path):
     assert len(calls(tmp_path)) == 4
 
 
+@pytest.mark.full
 def test_a_report_that_is_no_report_is_written_anew(tmp_path):
     hand_in(tmp_path / "in", ann="right")
     graded(tmp_path)
@@ -85,6 +87,7 @@ def test_a_report_that_is_no_report_is_written_anew(tmp_path):
         assert scores(graded(tmp_path)) == {"ann": 40.0}
 
 
+@pytest.mark.full
 def test_a_part_is_graded_again_with_what_changed(tmp_path):
     hand_in(tmp_path / "in", ann="right", anton="first", bob="first")
     graded(tmp_path)
@@ -100,6 +103,7 @@ def test_a_part_is_graded_again_with_what_changed(tmp_path):
         graded(tmp_path, only=["annn"])
 
 
+@pytest.mark.full
 def test_a_grader_that_dies_or_fails_takes_nobody_along(tmp_path):
     mark = tmp_path / "mark"
     hand_in(tmp_path / "in", a="kill", b=f"kill-once {mark}", c="raise", d="right", e="right")
@@ -115,6 +119,7 @@ def test_a_grader_that_dies_or_fails_takes_nobody_along(tmp_path):
     assert calls(tmp_path).count("c") == 2  # a fault of the grader is tried in each run
 
 
+@pytest.mark.full
 def test_a_grader_that_hangs_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr(classroom, "SLACK", 1.0)
     hand_in(tmp_path / "in", a="hang", b="right")
@@ -126,12 +131,13 @@ def test_a_grader_that_hangs_is_given_up(tmp_path, monkeypatch):
 
 def run(tmp_path):
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.course.homework.standin", str(tmp_path / "in"),
+        [sys.executable, "-m", "tests.course.grading.standin", str(tmp_path / "in"),
          str(tmp_path / "out"), str(tmp_path / "log")],
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 
+@pytest.mark.full
 @pytest.mark.skipif(os.name != "posix", reason="posix: needs SIGKILL")
 def test_a_killed_grader_goes_on_where_it_was(tmp_path):
     hand_in(tmp_path / "in", **{f"s{i:02}": "slow" for i in range(24)})
@@ -163,8 +169,8 @@ REAL = """
 import sys
 from minipeft.course.homework.assignment import load
 from minipeft.course.homework.bank import Bank
-from minipeft.course.homework.classroom import grade_class
-from minipeft.course.homework.sandbox import Limits
+from minipeft.course.grading.classroom import grade_class
+from minipeft.course.grading.sandbox import Limits
 if __name__ == "__main__":
     toy, bank, folder, out = sys.argv[1:]
     grade_class(Bank.load(load(toy), bank), folder, out, Limits(), workers=2)

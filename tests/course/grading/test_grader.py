@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minipeft.course.homework import bank, cut, grading, tree
+from minipeft.course.grading import grader as grading
+from minipeft.course.grading.sandbox import Limits
+from minipeft.course.homework import bank, cut, tree
 from minipeft.course.homework.assignment import load
-from minipeft.course.homework.sandbox import Limits
 
-TOY = load(Path(__file__).parent / "toy")
+TOY = load(Path(__file__).parents[1] / "homework" / "toy")
 OPS = "minipeft/engine/ops.py"
 RIGHT = {"toy.1": "return y, (lambda g: g * y,)",
          "toy.2": "y = 1 - sigmoid_of(x)\nreturn y, (lambda g: -g * y * (1 - y),)"}  # fmt: skip
@@ -133,6 +134,7 @@ def test_a_report_comes_back_from_its_text(known, tmp_path):
             grading.Report.from_json(broken)
 
 
+@pytest.mark.full
 def test_the_digest_holds_all_that_the_report_rests_on(known, tmp_path):
     files, _ = grading.gather(TOY, submission(tmp_path, known))
     one = grading.digest(known, files, Limits())

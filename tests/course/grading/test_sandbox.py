@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minipeft.course.homework import kit, sandbox
-from minipeft.course.homework.sandbox import Child, Failed, Limits, protections
-from tests.course.homework.attacks import ATTACKS
+from minipeft.course.grading import sandbox
+from minipeft.course.grading.sandbox import Child, Failed, Limits, protections
+from minipeft.course.homework import kit
+from tests.course.grading.attacks import ATTACKS
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="posix: attacks of Unix processes")
 
@@ -193,7 +194,7 @@ def test_a_child_ends_with_its_grader(tmp_path):
     text = "import os\ndef f(): return {'pid': os.getpid()}\ndef g():\n    while True: pass\n"
     grader = "\n".join([
         "import sys",
-        "from minipeft.course.homework.sandbox import Child, Limits",
+        "from minipeft.course.grading.sandbox import Child, Limits",
         "child = Child(sys.argv[1], Limits())",
         "print(child.call('f', {})['pid'], flush=True)",
         "child.call('g', {})",
@@ -256,11 +257,14 @@ def changed(line, folder, monkeypatch):
     """Use a child.py with one line more, before it begins."""
     text = sandbox.CHILD.read_text().replace("\nif __name__", f"\n{line}\n\nif __name__")
     assert line in text
-    (folder / "child.py").write_text(text)
-    (folder / "kit.py").write_text(Path(kit.__file__).read_text())
-    monkeypatch.setattr(sandbox, "CHILD", folder / "child.py")
+    child, beside = folder / "grading" / "child.py", folder / "homework" / "kit.py"
+    for file, content in ((child, text), (beside, Path(kit.__file__).read_text())):
+        file.parent.mkdir()
+        file.write_text(content)
+    monkeypatch.setattr(sandbox, "CHILD", child)
 
 
+@pytest.mark.full
 def test_a_machine_that_has_nothing_of_it_says_so_and_grades(place, tmp_path, monkeypatch):
     changed("resource = None; sys.platform = 'other'; del os.geteuid", tmp_path, monkeypatch)
     with Child(place / "mine", replace(LIMITS, seconds=2.0)) as child:

@@ -23,12 +23,12 @@ from typing import Any, NamedTuple
 
 from minipeft.checks import nearest
 from minipeft.course import viz
-from minipeft.course.homework import submissions
+from minipeft.course.grading import submissions
+from minipeft.course.grading.grader import Report, grade, ungraded
+from minipeft.course.grading.sandbox import Limits
+from minipeft.course.grading.submissions import Submission
 from minipeft.course.homework.assignment import Assignment
 from minipeft.course.homework.bank import Bank
-from minipeft.course.homework.grading import Report, grade, ungraded
-from minipeft.course.homework.sandbox import Limits
-from minipeft.course.homework.submissions import Submission
 from minipeft.display.progress import Progress
 from minipeft.storage.files import write_atomic
 

@@ -1,4 +1,4 @@
-"""A grader that does what a hand-in's file says: python -m tests.course.homework.standin IN OUT LOG
+"""A grader that does what a hand-in's file says: python -m tests.course.grading.standin IN OUT LOG
 
 Run as a program it grades a class, to be killed on the way.
 """
@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from minipeft.course.grading.classroom import grade_class
+from minipeft.course.grading.grader import ungraded
+from minipeft.course.grading.sandbox import Limits
 from minipeft.course.homework.assignment import Assignment, Case, Hole, Mistake, Question
 from minipeft.course.homework.bank import Ask, Bank, Known
-from minipeft.course.homework.classroom import grade_class
-from minipeft.course.homework.grading import ungraded
-from minipeft.course.homework.sandbox import Limits
 
 LOG = "MINIPEFT_TEST_LOG"
 SCALE, TURNED = "The scale is missing.", "It is transposed."

@@ -19,11 +19,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from minipeft.course.grading.grader import Report, Result, grade, ungraded
+from minipeft.course.grading.sandbox import Limits
+from minipeft.course.grading.submissions import Refused, opened
 from minipeft.course.homework.assignment import Assignment, load
 from minipeft.course.homework.bank import Bank
-from minipeft.course.homework.grading import Report, Result, grade, ungraded
-from minipeft.course.homework.sandbox import Limits
-from minipeft.course.homework.submissions import Refused, opened
 from minipeft.storage.files import data_dir, write_atomic
 
 CHECKOUT = Path(__file__).resolve().parents[3]
@@ -120,7 +120,7 @@ def run(root: Path) -> None:
 
 def _board(root: Path) -> dict[str, Any]:
     """results.json of an adapter that is handed in for the leaderboard."""
-    from minipeft.course.homework import leaderboard
+    from minipeft.course.grading import leaderboard
 
     told = json.loads((root / "source" / BOARD).read_text(encoding="utf-8"))
     test = {"name": "the adapter takes part", "number": "1", "tags": ["leaderboard"],
@@ -143,7 +143,7 @@ def _board(root: Path) -> dict[str, Any]:
 
 def autograder(bank: Bank) -> bytes:
     """autograder.zip of an assignment; the same bytes for the same bank."""
-    files = needed("minipeft.course.homework.gradescope")
+    files = needed("minipeft.course.grading.gradescope")
     first = results(ungraded(bank, "submission", STOPPED), bank.homework)
     files |= {TOML: toml_of(bank.homework), FIRST: json.dumps(first)}
     packages = ["numpy", "safetensors"]

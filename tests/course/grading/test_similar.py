@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from minipeft.cli.teaching import alike
-from minipeft.course.homework.assignment import Assignment, Case, Hole
-from minipeft.course.homework.similar import (
+from minipeft.course.grading.similar import (
     OTHER,
     REFERENCE,
     similar,
     winnowed,
     words,
 )
+from minipeft.course.homework.assignment import Assignment, Case, Hole
 
 FILE = "minipeft/nn/parts.py"
 HOLES = tuple(

@@ -10,8 +10,8 @@ import zipfile
 
 import pytest
 
-from minipeft.course.homework import submissions
-from minipeft.course.homework.submissions import (
+from minipeft.course.grading import submissions
+from minipeft.course.grading.submissions import (
     BYTES,
     ENTRIES,
     Person,

@@ -17,10 +17,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
+from minipeft.course.grading.grader import gather
+from minipeft.course.grading.submissions import opened
 from minipeft.course.homework.assignment import Assignment
-from minipeft.course.homework.grading import gather
 from minipeft.course.homework.own import all_of
-from minipeft.course.homework.submissions import opened
 
 GRAM, WINDOW = 10, 4  # any GRAM + WINDOW - 1 tokens that two share leave a print in both
 ENOUGH = 12  # prints that a pair must share, about 30 tokens; short answers are alike by nature

@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from minipeft.course.homework.classroom import Graded
+from minipeft.course.grading.classroom import Graded
 from minipeft.storage.files import write_atomic
 
 DAY = 86_400

@@ -19,15 +19,16 @@ import numpy as np
 import pytest
 
 from minipeft.contract import attach
+from minipeft.course.grading import gradescope
+from minipeft.course.grading.grader import ungraded
 from minipeft.course.homework import bank as banks
-from minipeft.course.homework import gradescope, tree, verify
+from minipeft.course.homework import tree, verify
 from minipeft.course.homework.assignment import load
-from minipeft.course.homework.grading import ungraded
 from minipeft.methods import LoRA
 from minipeft.storage.checkpoint import load_model
-from tests.course.homework.standin import SCALE, bank
+from tests.course.grading.standin import SCALE, bank
 
-TOY = load(Path(__file__).parent / "toy")
+TOY = load(Path(__file__).parents[1] / "homework" / "toy")
 VISIBILITY = {"hidden", "after_due_date", "after_published", "visible"}
 FORMATS = {"text", "html", "simple_format", "md", "ansi"}
 NUMBER = (int, float)

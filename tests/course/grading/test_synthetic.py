@@ -6,15 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from minipeft.course.homework import bank, grading, tree
+from minipeft.course.grading import grader as grading
+from minipeft.course.grading.classroom import grade_class
+from minipeft.course.grading.sandbox import Limits, protections
+from minipeft.course.homework import bank, tree
 from minipeft.course.homework.assignment import load
-from minipeft.course.homework.classroom import grade_class
-from minipeft.course.homework.sandbox import Limits, protections
-from tests.course.homework.synthetic import hand_in, hand_ins, judged, made
-from tests.course.homework.synthetic import one as one_hole
+from tests.course.grading.synthetic import hand_in, hand_ins, judged, made
+from tests.course.grading.synthetic import one as one_hole
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="posix: attacks of Unix processes")
-TOY = Path(__file__).parent / "toy"
+pytestmark = [
+    pytest.mark.full,
+    pytest.mark.skipif(os.name != "posix", reason="posix: attacks of Unix processes"),
+]
+TOY = Path(__file__).parents[1] / "homework" / "toy"
 KINDS = (("right", ""), ("harmless", "tries to fork, and goes on"), ("not done", ""),
          ("attack", "forges results"), ("attack", "patches NumPy"), ("attack", "crashes"),
          ("attack", "forwards"), ("attack", "reads the cases"), ("file", "no text"))  # fmt: skip
@@ -61,7 +65,6 @@ def test_a_wrong_verdict_is_seen(tmp_path):
     assert len(judged(one, report)) == 2  # full points, and nobody is told why
 
 
-@pytest.mark.full
 def test_a_class_of_300_is_graded_in_ten_minutes(tmp_path):
     homework = load("hw7")
     known = bank.make(homework, "secret", homework.choices())

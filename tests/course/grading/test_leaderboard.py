@@ -7,8 +7,8 @@ import pytest
 import safetensors.numpy
 
 from minipeft.contract import attach
-from minipeft.course.homework import leaderboard
-from minipeft.course.homework.leaderboard import Refused, enter, told_error
+from minipeft.course.grading import leaderboard
+from minipeft.course.grading.leaderboard import Refused, enter, told_error
 from minipeft.methods import BitFit, LoRA
 from minipeft.models import GPT, GPTConfig
 from minipeft.storage.checkpoint import load_model, save_arrays

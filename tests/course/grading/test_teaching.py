@@ -14,9 +14,12 @@ from minipeft.methods import LoRA
 from minipeft.storage.checkpoint import load_model
 from tests.clitools import fails, small_base, tell, value  # noqa: F401
 
-TOY = load(Path(__file__).parent / "toy")
+TOY = load(Path(__file__).parents[1] / "homework" / "toy")
 NAME = "minipeft/engine/ops.py"
 BANK = ("--seed", "secret", "--variant", "2")
+
+
+pytestmark = pytest.mark.full  # minutes of processes
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from minipeft.course.homework.classroom import Graded
-from minipeft.course.homework.gradebook import (
+from minipeft.course.grading.classroom import Graded
+from minipeft.course.grading.gradebook import (
     CANVAS,
     DAY,
     Late,
@@ -17,9 +17,9 @@ from minipeft.course.homework.gradebook import (
     gradebook,
     write_csv,
 )
-from minipeft.course.homework.grading import Report, Result
-from minipeft.course.homework.submissions import Person, Submission
-from tests.course.homework.standin import graded, hand_in, logged  # noqa: F401
+from minipeft.course.grading.grader import Report, Result
+from minipeft.course.grading.submissions import Person, Submission
+from tests.course.grading.standin import graded, hand_in, logged  # noqa: F401
 
 DUE = datetime(2026, 3, 2, 23, 59).timestamp()
 
