@@ -153,6 +153,8 @@ def _add_verify(part: Command) -> None:
     new = part("verify", _verify, "prove that assignments fit: cut, tests, messages, points",
                "minipeft homework verify hw3")  # fmt: skip
     new.add_argument("names", nargs="*", help="assignments; all without it")
+    new.add_argument("--long", action="store_true",
+                     help="the usual mistakes under every set of conventions too")  # fmt: skip
 
 
 def _verify(args: argparse.Namespace) -> Result:
@@ -161,7 +163,8 @@ def _verify(args: argparse.Namespace) -> Result:
 
     chosen = [load(name) for name in args.names] or assignments()
     with ThreadPoolExecutor(os.cpu_count()) as workers:  # each waits for processes of its own
-        problems = [text for found in workers.map(verify, chosen) for text in found]
+        done = workers.map(lambda homework: verify(homework, long=args.long), chosen)
+        problems = [text for found in done for text in found]
     names = ", ".join(homework.name for homework in chosen)
     if problems:
         raise RuntimeError("\n".join([f"{len(problems)} problems", *problems]))

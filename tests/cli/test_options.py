@@ -257,7 +257,7 @@ OPTIONS = {
         "--n": ("a", "--n 7"),
         "--zip": ("a", "--zip {tmp}/a.zip"),
     },
-    "homework verify": {"names": ("toy", "toy2")},
+    "homework verify": {"names": ("toy", "toy2"), "--long": ("toy", "--long")},
     "homework notebook": {
         "name": ("toy {tmp}/a --for otter", "toy2 {tmp}/a --for otter"),
         "dir": ("toy {tmp}/a --for otter", "toy {tmp}/b --for otter"),

@@ -9,7 +9,8 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from itertools import product
 from pathlib import Path
 
 from minipeft.course.homework import bank, cut, kit, tree
@@ -29,13 +30,16 @@ import adapters, homework
 """
 
 
-def verify(homework: Assignment, say: Callable[[str], object] = print) -> list[str]:
+def verify(
+    homework: Assignment, say: Callable[[str], object] = print, long: bool = False
+) -> list[str]:
     """What is wrong with an assignment, a line each; [] if nothing is.
 
-    say  is told each check as it begins
+    say   is told each check as it begins
+    long  try the usual mistakes under every set of conventions, not only under the library's own
     """
     problems: list[str] = []
-    for name, check in CHECKS.items():
+    for name, check in (CHECKS | LONG if long else CHECKS).items():
         say(f"{homework.name}  {name}")
         try:
             problems += [f"{homework.name}: {text}" for text in check(homework)]
@@ -168,7 +172,17 @@ def _prefixes(homework: Assignment) -> Found:
 
 def _mistakes(homework: Assignment) -> Found:
     """Each usual mistake is caught, by its own message; the wanted results differ by seed."""
-    choices = homework.choices()
+    return _mistakes_under(homework, homework.choices())
+
+
+def _everywhere(homework: Assignment) -> Found:
+    """The same under every other set of conventions."""
+    for drawn in list(product(*(range(len(v)) for v in homework.variants.values())))[1:]:
+        choices = dict(zip(homework.variants, drawn, strict=True))
+        yield from (f"under {choices}: {text}" for text in _mistakes_under(homework, choices))
+
+
+def _mistakes_under(homework: Assignment, choices: Mapping[str, int]) -> Found:
     found = bank.known(homework, choices, bank.asks(homework, bank.PUBLIC_SEEDS))
     for hole in homework.holes:
         mine = [one for one in found if one.ask.hole is hole]
@@ -224,4 +238,7 @@ CHECKS: dict[str, Callable[[Assignment], Found]] = {
     "holes 1 to k": _prefixes,
     "the usual mistakes": _mistakes,
     "variants and the smallest sizes": _variants,
+}
+LONG: dict[str, Callable[[Assignment], Found]] = {
+    "the usual mistakes under every convention": _everywhere
 }

@@ -20,7 +20,7 @@ def test_sizes_and_words(homework):
 @pytest.mark.full
 @pytest.mark.parametrize("homework", ALL, ids=lambda homework: homework.name)
 def test_all_checks(homework):
-    assert verify(homework) == []
+    assert verify(homework, long=True) == []
 
 
 @pytest.mark.parametrize("homework", ALL, ids=lambda homework: homework.name)

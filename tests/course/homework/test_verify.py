@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from minipeft.course.homework.assignment import load
-from minipeft.course.homework.verify import CHECKS, verify
+from minipeft.course.homework.verify import CHECKS, LONG, verify
 
 TOY = Path(__file__).parent / "toy"
 SIZES, WORDS, TREE, PREFIXES, MISTAKES, VARIANTS = CHECKS
@@ -124,3 +124,14 @@ def test_a_class_keeps_its_conventions_and_classes_differ():
 
 def test_the_handout_is_valid():
     assert json.loads((TOY / "handout.ipynb").read_text())["nbformat"] == 4
+
+
+@pytest.mark.full
+def test_a_mistake_that_another_convention_makes_right_is_found(toy):
+    """1 - sigmoid(x) is wrong under the library's convention, and right under the other."""
+    body = "y = 1 - sigmoid_of(x)\\nreturn y, (lambda g: -g * y * (1 - y),)"
+    old = 'old = "sigmoid_of(x)"\n  new = "sigmoid_of(-x)"'
+    change(toy, "assignment.toml", old, f'body = "{body}"')
+    assert problems(toy, MISTAKES) == []
+    (found,) = LONG["the usual mistakes under every convention"](load(toy))
+    assert found.startswith("under {'sign': 1}: toy.2: this mistake is told by {''}: sigmoid(-x)")
