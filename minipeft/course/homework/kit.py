@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import faulthandler
 import importlib
 import inspect
 import json
@@ -34,6 +35,7 @@ if not PUBLIC.is_dir():  # otter has a folder `tests` of its own
 TAKEN = HERE / ".hints.json"  # how many hints were taken
 PLAIN = "plain"  # the tensor that holds what is no array, as JSON
 SECONDS = 60  # for the tests that a notebook's cell runs
+EACH = 30  # seconds of a test on the command line
 
 # -- arrays as bytes ------------------------------------------------------------------------------
 
@@ -90,6 +92,11 @@ def compare(
 
 def differs(name: str, got: Any, want: Any, tol: float) -> str:
     """ "" if an array is the wanted one, else how it differs."""
+    if got is None:
+        return f"{name} is None: is a `return` missing?"
+    if not isinstance(got, np.ndarray | np.generic | int | float | list):
+        kind = type(got).__name__
+        return f"{name} must be an array, got a {kind}." + " Its .data is one." * (kind == "Tensor")
     got, want = np.asarray(got), np.asarray(want)
     if got.dtype.kind not in "fiub":
         return f"{name} must be numbers, got {got.dtype}"
@@ -127,7 +134,7 @@ def _guess(name: str, a: Any, b: Any, tol: float) -> str:
         used = np.abs(b) > 1e-6 * max(1e-300, float(np.max(np.abs(b))))
         ratio = a[used] / b[used]
     if ratio.size > 1 and near(a, ratio[0] * b):
-        return f" All of {name} is {ratio[0]:.6g} times too large: a scale is missing or wrong."
+        return f" All of {name} is {ratio[0]:.6g} times what it should be: look for a scale."
     if a.ndim >= 2 and near(a, b.swapaxes(-1, -2)):
         return f" {name} is transposed."
     for axis in range(a.ndim):
@@ -139,6 +146,10 @@ def _guess(name: str, a: Any, b: Any, tol: float) -> str:
             return f" {name} is reversed along axis {axis}."
     if np.any(differ := a - b) and np.all(np.abs(differ - differ.flat[0]) <= tol) and a.size > 1:
         return f" All of {name} is too large by {differ.flat[0]:.6g}: a term is missing or extra."
+    if np.max(np.abs(a - b)) <= 1e-6 * max(1.0, np.max(np.abs(b))):
+        if np.all(a == a.astype(np.float32)):
+            return " This is what 32-bit numbers give: compute in float64."
+        return " This is nearly right: is a constant rounded, or a small number added to a divisor?"
     right = float(np.mean(np.abs(a - b) <= tol))
     return f" {right:.0%} of {name} is right." if right else ""
 
@@ -190,10 +201,14 @@ def under(stored: dict[str, Any], prefix: str) -> dict[str, Any]:
 
 
 def _told(error: Exception) -> str:
-    """An error and the last line of this folder where it came by."""
+    """An error and where it came by: the last line in a file with holes, else in this folder."""
     text = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    if isinstance(error, SyntaxError):  # which says itself where it is
+        return text
     frames = [(Path(f.filename), f.lineno) for f in traceback.extract_tb(error.__traceback__)]
     own = [(p, n) for p, n in frames if p.is_relative_to(HERE) and p.name != "homework.py"]
+    holes = {HERE / one["at"].partition("::")[0] for one in told()["holes"]}
+    own = [(p, n) for p, n in own if p in holes] or own
     return f"{text}\n({own[-1][0].relative_to(HERE)}, line {own[-1][1]})" if own else text
 
 
@@ -206,7 +221,10 @@ def report(hole: str = "", name: str = "", tests: Path = PUBLIC) -> bool:
         if case["hole"] != last:
             last = case["hole"]
             print(f"{last}  {titles[last]}")
+        if __name__ == "__main__":  # it says where, and stops
+            faulthandler.dump_traceback_later(EACH, exit=True)
         message = run(case, tests)
+        faulthandler.cancel_dump_traceback_later()
         is_open = message.startswith((*titles, "needs "))
         print(f"    {'open' if is_open else 'WRONG' if message else 'ok':6} {case['name']}",
               flush=True)  # fmt: skip
@@ -217,7 +235,9 @@ def report(hole: str = "", name: str = "", tests: Path = PUBLIC) -> bool:
     for case, message in wrong:
         print(f"\n{case['hole']} {case['name']}:\n  " + message.replace("\n", "\n  "))
     of = sum(case["points"] for case in cases(hole, name, tests))
-    kind, more = ("Public", " Grading draws other inputs.") if tests == PUBLIC else ("Hidden", "")
+    kind, more = "Hidden", ""
+    if tests == PUBLIC:
+        kind, more = "Public", " Grading draws other inputs, and shows you half of its results."
     print(f"\n{kind} tests passed for {done:g} of {of:g} points.{more}")
     if left and tests == PUBLIC:
         print(f'A hint: python homework.py --hint {left[0]}, in a notebook hint("{left[0]}")')

@@ -134,7 +134,8 @@ README = """\
 
 Read `handout.ipynb` first: it has the questions, the equations and how you are graded.
 
-You write these functions, in this order; each raises NotImplementedError until you do:
+You write these functions. Each raises NotImplementedError until you do; the handout says which
+needs which:
 
 {holes}
 
@@ -148,7 +149,9 @@ uv run pytest                              # the same tests under pytest
 uv run --with jupyter jupyter lab handout.ipynb
 ```
 
-With pip: `python -m pip install {install} pytest`, then the same commands without `uv run`.
+With pip: `python -m pip install {install} pytest jupyter`, then the same commands
+without `uv run`, and `jupyter lab handout.ipynb`. A test that runs for 30 seconds is stopped, and
+what is printed says where; grading stops it after 10.
 
 The tests call your code through `adapters.py`, with the inputs of `tests/public`. Grading runs the
 same functions on other inputs, of other shapes; it takes only {files} and the
@@ -198,6 +201,7 @@ def lay(
     if where.exists() and (not where.is_dir() or any(where.iterdir())):
         raise FileExistsError(f"{where} is there and not empty: name a new folder")
     kit, test = KIT.read_text(encoding="utf-8"), f"{TESTED}/test_homework.py"
+    kit = kit.replace("hw3.1", homework.holes[0].id)  # in its help
     write({**texts, "homework.py": kit, "handout.ipynb": handout(homework, choices),
            ".gitignore": IGNORED, test: TESTS}, where)  # fmt: skip
     (where / TESTED / "public").mkdir(parents=True)

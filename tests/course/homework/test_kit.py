@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from minipeft.course.homework import kit
+from minipeft.engine import Tensor
 
 Y = np.arange(6.0).reshape(2, 3) + 1
 USUAL = [("The scale is missing.", {"y": Y * 8 + Y * Y})]
@@ -37,7 +38,12 @@ def test_what_is_no_number_is_not_packed(value):
         (Y[:1], "y must have the shape (2, 3), got (1, 3)."),
         (-Y, "Only the sign is wrong."),
         (0 * Y, "All of y is 0."),
-        (2.5 * Y, "All of y is 2.5 times too large: a scale is missing or wrong."),
+        (2.5 * Y, "All of y is 2.5 times what it should be: look for a scale."),
+        (np.sqrt(Y).astype(np.float32) ** 2, "This is what 32-bit numbers give"),
+        (Y * Y / (Y + 1e-8 / Y), "This is nearly right: is a constant rounded"),
+        (None, "y is None: is a `return` missing?"),
+        (memoryview(b"ab"), "y must be an array, got a memoryview."),
+        (Tensor(Y), "y must be an array, got a Tensor. Its .data is one."),
         (np.roll(Y, 1, 1), "y is off by one along axis 1."),
         (Y[::-1], "y is off by one along axis 0."),
         (Y[:, ::-1], "y is reversed along axis 1."),

@@ -96,6 +96,26 @@ def test_an_error_is_told_with_its_line(copy):
     assert "ValueError: matmul" in told and "(minipeft/engine/ops.py, line " in told
 
 
+def test_an_error_is_told_where_a_hole_is_and_not_in_the_library(copy):
+    file = copy / "minipeft/engine/ops.py"
+    text = file.read_text()
+    told = 'raise NotImplementedError("toy.1: the derivative of exp")'
+    file.write_text(text.replace(told, "return y, (lambda g: None,)"))
+    assert (
+        "toy.1 exp_gradient:\n  RuntimeError: the VJP of 'exp'" in run(copy, "homework.py").stdout
+    )
+    file.write_text(text.replace(told, "return y @ y +, (lambda g: g * y,)"))
+    assert "SyntaxError: invalid syntax (ops.py, line " in run(copy, "homework.py").stdout
+
+
+def test_a_test_that_never_ends_is_stopped_and_says_where(copy):
+    kit, file = copy / "homework.py", copy / "minipeft/engine/ops.py"
+    kit.write_text(kit.read_text().replace("EACH = 30", "EACH = 1"))
+    file.write_text(file.read_text().replace("    # YOUR CODE HERE", "    while True: pass", 1))
+    done = run(copy, "homework.py")
+    assert done.returncode and "Timeout" in done.stderr and "ops.py" in done.stderr
+
+
 def test_pytest_runs_the_same_tests(copy):
     done = run(copy, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "toy.2")
     assert done.returncode == 1 and "2 failed, 1 deselected" in done.stdout

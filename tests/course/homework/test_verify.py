@@ -129,7 +129,7 @@ def test_the_handout_is_valid():
 @pytest.mark.full
 def test_a_mistake_that_another_convention_makes_right_is_found(toy):
     """1 - sigmoid(x) is wrong under the library's convention, and right under the other."""
-    body = "y = 1 - sigmoid_of(x)\\nreturn y, (lambda g: -g * y * (1 - y),)"
+    body = "y = 1 - sigmoid_of(x)\\nreturn y, (lambda g: g * y * (1 - y),)"
     old = 'old = "sigmoid_of(x)"\n  new = "sigmoid_of(-x)"'
     change(toy, "assignment.toml", old, f'body = "{body}"')
     assert problems(toy, MISTAKES) == []
