@@ -6,39 +6,42 @@ Numbers are float64 but for codes (`q`, `q2`, ...), which are integers.
 """
 
 
-def float_e2m1(exponent, fraction, q, absmax):
-    """Decode codes of a small float: the value of each code, over the largest, times absmax.
+def _rows(values, absmax):
+    """A codebook, and below it what the codes stand for in a block with this constant."""
+    import numpy as np
+
+    return None if values is None else np.asarray(values) * np.asarray([[1.0], [absmax]])
+
+
+def float_e2m1(exponent, fraction, absmax):
+    """The values of a small float by code, over the largest: as they are, and times absmax.
 
     A code has one bit of sign (the highest), then `exponent` bits, then `fraction` bits.
-    Shapes  q (k,), absmax a number -> {"x": (k,)}
+    Shapes  absmax a number -> {"table": (2, 2^(1 + exponent + fraction))}
     """
-    import numpy as np
-
     from minipeft.methods.codes import small_float
 
-    return {"x": np.asarray(small_float(exponent, fraction))[q] * absmax}
+    return {"table": _rows(small_float(exponent, fraction), absmax)}
 
 
-def float_formats(exponent, fraction, q, absmax):
+def float_formats(exponent, fraction, absmax):
     """The same as float_e2m1 for other numbers of bits."""
-    return float_e2m1(exponent, fraction, q, absmax)
+    return float_e2m1(exponent, fraction, absmax)
 
 
-def normal_four_bits(bits, q, absmax):
-    """Decode NormalFloat codes: value number q of the ascending codebook, times absmax.
+def normal_four_bits(bits, absmax):
+    """NormalFloat's codebook, ascending: as it is, and times absmax.
 
-    Shapes  q (k,), absmax a number -> {"x": (k,)}
+    Shapes  absmax a number -> {"table": (2, 2^bits)}
     """
-    import numpy as np
-
     from minipeft.methods.codes import normal_float
 
-    return {"x": np.asarray(normal_float(bits))[q] * absmax}
+    return {"table": _rows(normal_float(bits), absmax)}
 
 
-def normal_any_bits(bits, q, absmax):
+def normal_any_bits(bits, absmax):
     """The same as normal_four_bits for other numbers of bits."""
-    return normal_four_bits(bits, q, absmax)
+    return normal_four_bits(bits, absmax)
 
 
 def quantize_codes(x, block):
@@ -63,15 +66,16 @@ def quantize_blocks(x, block):
     return {"q": q, "absmax": absmax}
 
 
-def quantize_halfway(x, block):
-    """Codes in the codebook (-1, 0, 1), where many numbers are halfway between two values.
+def quantize_halfway(x, z, block):
+    """Codes of x in the codebook (-1, 0, 1) with their constants, and codes of z in fp4.
 
-    Shapes  x (n,) -> {"q": (n,), "absmax": (blocks,)}
+    Many numbers are halfway between two values. That of 0 in fp4 is 0, never 8.
+    Shapes  x (n,), z (n,) -> {"q": (n,), "absmax": (blocks,), "fp4": (n,)}
     """
     from minipeft.methods.codes import quantize
 
     q, absmax = quantize(x, "int2", block)
-    return {"q": q, "absmax": absmax}
+    return {"q": q, "absmax": absmax, "fp4": quantize(z, "fp4", block)[0]}
 
 
 def pack_bytes(q):
@@ -83,17 +87,17 @@ def pack_bytes(q):
     return {"bytes": pack(q.astype(np.uint8), 4)}
 
 
-def pack_any_bits(q2, q3, q4):
-    """Codes of 2, 3 and 4 bits in words of 8, 12 and 8 bits.
+def pack_any_bits(q2, q3, q4, q8):
+    """Codes of 2, 3, 4 and 8 bits in words of 8, 12, 8 and 8 bits.
 
     Shapes  qb (n_b,) -> {"words2": (ceil(n_2 / 4),), "words3": (ceil(n_3 / 4),),
-            "words4": (ceil(n_4 / 2),)}
+            "words4": (ceil(n_4 / 2),), "words8": (n_8,)}
     """
     import numpy as np
 
     from minipeft.methods.codes import pack_words
 
-    by_bits = {2: q2, 3: q3, 4: q4}
+    by_bits = {2: q2, 3: q3, 4: q4, 8: q8}
     return {f"words{b}": pack_words(q.astype(np.uint8), b) for b, q in by_bits.items()}
 
 
