@@ -2,16 +2,19 @@
 
 Each function takes the inputs of one test, calls what you wrote, and returns the results by name.
 If you bring an engine of your own, write the bodies anew; what they take and return stays.
-All numbers are float64 but for `order`, `groups`, `rows`, `columns`, `at`, `look` (integers) and
-`mask` (booleans).
+All numbers are float64 but for `n`, `at`, `look`, `order`, `size`, `rows`, `columns`, `groups`, `k`
+and `steps` (integers) and `mask` (booleans).
 """
 
 
 def transform_values(x):
-    """H_n times each row of x.  Shapes  x (r, n), n a power of two -> {"y": (r, n)}"""
+    """H_n times each row of x, and x as it is after the call: the same as before.
+
+    Shapes  x (r, n), n a power of two -> {"y": (r, n), "x": (r, n)}
+    """
     from minipeft.methods.projection import transform
 
-    return {"y": transform(x)}
+    return {"y": transform(x), "x": x}
 
 
 def transform_long(n, at, values, look):
@@ -32,12 +35,14 @@ def transform_long(n, at, values, look):
 def fastfood_forward(z, signs, order, scales, size):
     """y = the first `size` entries of H G Π H B [z; 0], as section 2.2 of the handout has it.
 
-    Shapes  z, signs (d,), order, scales (n,) -> {"y": (size,)}
+    Shapes  z, signs (d,), order, scales (n,) -> {"y": (size,), "z": (d,)}, z as it is after the
+            call: the same as before
     """
     from minipeft.engine import Tensor
     from minipeft.methods.projection import fastfood
 
-    return {"y": fastfood(Tensor(z), signs, order, scales, size=size).data}
+    z = Tensor(z)
+    return {"y": fastfood(z, signs, order, scales, size=size).data, "z": z.data}
 
 
 def fastfood_backward(z, signs, order, scales, size, g):
@@ -102,14 +107,19 @@ def subspace_backward(theta, rows, columns, z, P, factors, groups, g):
 
 
 def top_mask(scores, k):
-    """Where the k largest scores are.  Shapes  scores (o, i) -> {"mask": (o, i)}, of booleans"""
+    """Where the k largest scores are.
+
+    Shapes  scores (o, i) -> {"mask": (o, i), of booleans; "bytes": what it takes, o times i;
+            "scores": (o, i), as they are after the call: the same as before}
+    """
     from minipeft.methods.masks import top
 
-    return {"mask": top(scores, k)}
+    mask = top(scores, k)
+    return {"mask": mask, "bytes": getattr(mask, "nbytes", 0), "scores": scores}
 
 
 def top_equal(scores, k):
-    """The same as top_mask, where many scores are equal."""
+    """The mask of top_mask, where many scores are equal.  scores (o, i) -> {"mask": (o, i)}"""
     from minipeft.methods.masks import top
 
     return {"mask": top(scores, k)}
@@ -166,7 +176,8 @@ def movement_training(x, target, W, b, v, warm, cool, c, lr, steps):
       M = the k largest scores, y = x (M * W)^T + b, loss = sum((y - target)^2) / (2 n);
       W, S and b each make a step of plain gradient descent of rate lr, all from gradients of
       before the step, that of S by the straight-through rule with c;
-      then k = max(1, round((1 - u (1 - v)) d_out d_in)), u = schedule(0 -> 1) at (s + 1) / steps.
+      then k = max(1, round((1 - q (1 - v)) d_out d_in)), where q goes from 0 to 1 by equation (6):
+      q = cubic(0, 1, (s + 1) / steps, warm, cool).
     At the end M is chosen once more.
     Shapes  x (n, d_in), target (n, d_out), W (d_out, d_in), b (d_out,) ->
             {"W": (d_out, d_in), "S": (d_out, d_in), "b": (d_out,), "mask": (d_out, d_in)}
@@ -188,7 +199,9 @@ def movement_training(x, target, W, b, v, warm, cool, c, lr, steps):
     for step in range(steps):
         error = net(Tensor(x)) - target
         (ops.sum(error * error) * (0.5 / n)).backward()
-        for _, p in handle.trainable():
+        for name, p in handle.trainable():
+            if p.grad is None:
+                raise ValueError(f"{name} got no gradient: see hw7.5")
             p.data, p.grad = p.data - lr * p.grad, None
         handle.after_step(step, steps)
     net(Tensor(x))
