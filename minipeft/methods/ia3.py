@@ -60,9 +60,9 @@ class IA3(Method):
 
 
 class Scaled(DenseWrapper):
-    """y = l (W x + b), or, where it `reads` with l, y = W (l x) + b.
+    """y = l (W x + b), or, if `reads`, y = W (l x) + b.
 
-    Shapes  x (..., d_in) -> (..., d_out); l (d_out,), where it reads (d_in,)
+    Shapes  x (..., d_in) -> (..., d_out); l (d_out,), or (d_in,) if `reads`
     """
 
     def __init__(self, base: Module, l: Parameter, reads: bool) -> None:  # noqa: E741  (the paper's)
@@ -87,7 +87,7 @@ def folded(W: Any, b: Any, l: Any, reads: bool) -> tuple[Any, Any]:  # noqa: E74
     """The weight and the bias of the Linear that does what `Scaled` does: new arrays.
 
     b is None where there is no bias, and stays None
-    Shapes  W (d_out, d_in), b (d_out,), l (d_out,), where it reads (d_in,)
+    Shapes  W (d_out, d_in), b (d_out,), l (d_out,), or (d_in,) if `reads`
     """
     if reads:
         return W * l, b

@@ -108,7 +108,7 @@ def token_mean(
     values: Tensor, option: np.ndarray, which: np.ndarray, lengths: np.ndarray,
     together: bool = False,
 ) -> Tensor:  # fmt: skip
-    """The mean of what the tokens of some options have: of each example, and then of the examples.
+    """The mean value of the tokens of some options: in each example, and then of the examples.
 
     option    of each token the option that it is of, counted through the batch: example * K + k
     which     true for the options that are meant; tokens of others count nothing

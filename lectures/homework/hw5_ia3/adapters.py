@@ -45,7 +45,7 @@ def folded_output(W, b, l):  # noqa: E741
     """The plain Linear that does what l does on the output of W and b.
 
     Shapes   W (d_out, d_in), b (d_out,), l (d_out,)
-    Returns  W and b; bare, the W where there is no bias; nothing (0,), the b where there is none
+    Returns  W and b; W_given and b_given, the arrays that your code was given, after it has run
     """
     return _folded(W, b, l, reads=False)
 
@@ -62,9 +62,24 @@ def folded_input(W, b, l):  # noqa: E741
 def _folded(W, b, l, reads):  # noqa: E741
     from minipeft.methods.ia3 import folded
 
-    bare, none = folded(W.copy(), None, l.copy(), reads)
-    W, b = folded(W, b, l, reads)
-    return {"W": W, "b": b, "bare": bare, "nothing": np.zeros(0) if none is None else none}
+    W, b = W.copy(), b.copy()  # which may be written into
+    made = folded(W, b, l, reads)
+    return {"W": made[0], "b": made[1], "W_given": W, "b_given": b}
+
+
+def folded_bare(W, l_out, l_in):
+    """A Linear without a bias: b is None, for an output's l_out and for an input's l_in.
+
+    Shapes   W (d_out, d_in), l_out (d_out,), l_in (d_in,)
+    Returns  W_out and W_in; b_out and b_in, which are (0,) where your b is None
+    """
+    from minipeft.methods.ia3 import folded
+
+    W_out, b_out = folded(W.copy(), None, l_out, False)
+    W_in, b_in = folded(W.copy(), None, l_in, True)
+    bare = {"b_out": b_out, "b_in": b_in}
+    bare = {name: np.zeros(0) if b is None else b for name, b in bare.items()}
+    return {"W_out": W_out, "W_in": W_in, **bare}
 
 
 def unlikely(logits, tokens, g):
@@ -84,7 +99,7 @@ def unlikely(logits, tokens, g):
 
 
 def unlikely_sure(logits, tokens, g):
-    """As `unlikely`, where the tokens have p all but 1."""
+    """As `unlikely`, where most tokens have p all but 1."""
     return unlikely(logits, tokens, g)
 
 
@@ -135,7 +150,8 @@ def calibrate_scale(free, scores):
 
     Shapes   free (inputs, n) log p of the options after each content-free input; scores (Q, n)
              log p of the options after Q questions
-    Returns  W (n,) the diagonal, b (n,), and q (Q, n) = W p + b, p normalized over the options
+    Returns  W (n,) the diagonal, b (n,), share (n,) = p_cf, and q (Q, n) = W p + b, p normalized
+             over the options
     """
     return _calibrated(free, scores, "scale")
 
@@ -145,8 +161,14 @@ def calibrate_shift(free, scores):
     return _calibrated(free, scores, "shift")
 
 
+def calibrate_least(free, scores):
+    """As `calibrate_scale`; one option's p_cf is below 1e-12, and 1e-12 is taken."""
+    return _calibrated(free, scores, "scale")
+
+
 def _calibrated(free, scores, form):
     from minipeft.generation.calibration import contextual
 
-    found = contextual(free, form)
-    return {"W": found.W, "b": found.b, "q": found(scores)}
+    with np.errstate(all="ignore"):
+        found = contextual(free, form)
+        return {"W": found.W, "b": found.b, "share": found.share, "q": found(scores)}

@@ -43,6 +43,15 @@ def _weight(draw, reads):
     return {name: made[name] for name in ("W", "b", "l")}
 
 
+def folded_bare(draw):
+    W = draw.normal(_some(draw, 6), _some(draw, 5), scale=0.5)
+    return {
+        "W": W,
+        "l_out": draw.uniform(0.3, 1.9, W.shape[0]),
+        "l_in": draw.uniform(0.3, 1.9, W.shape[1]),
+    }
+
+
 def unlikely(draw):
     n, v = _some(draw, 5), draw.size(2, 7)
     return {
@@ -53,16 +62,20 @@ def unlikely(draw):
 
 
 def unlikely_sure(draw):
-    """Some tokens are all but certain."""
-    made = unlikely(draw)
-    rows = np.arange(len(made["tokens"]))
-    made["logits"][rows, made["tokens"]] += draw.uniform(40.0, 60.0, len(rows))
-    return made
+    """The first row's token is not sure, the last one's is so sure that the others' p is 0."""
+    n, v = draw.size(3, 5), draw.size(2, 7)
+    logits, tokens = draw.normal(n, v, scale=1.5), draw.integers(0, v, n)
+    sure = np.array([0.0, *draw.uniform(40.0, 60.0, n - 2), 800.0])
+    logits[np.arange(n), tokens] += sure
+    return {"logits": logits, "tokens": tokens, "g": draw.normal(n, scale=1.0)}
 
 
-def _options(draw, absent=False):
-    """Lengths (B, K) of options, the right ones, and of each token its option."""
-    B, K = _some(draw, 4), draw.size(2, 5)
+def _options(draw, absent=False, alone=False):
+    """Lengths (B, K) of options, the right ones, and of each token its option.
+
+    alone  the last example has its right option only
+    """
+    B, K = _some(draw, 4) + 2 * (alone and not draw.edge), draw.size(2, 5)
     lengths = draw.integers(1, 5, B, K)
     labels = draw.integers(0, K, B)
     if absent:
@@ -70,14 +83,19 @@ def _options(draw, absent=False):
         gone[0, (labels[0] + 1) % K] = True
         gone[np.arange(B), labels] = False
         lengths = np.where(gone, 0, lengths)
+    if alone and B > 1:
+        lengths[-1] = np.where(np.arange(K) == labels[-1], lengths[-1], 0)
     return lengths, labels, np.repeat(np.arange(B * K), lengths.reshape(-1))
 
 
 def mean_of_examples(draw):
-    lengths, labels, option = _options(draw, absent=draw.choice([True, False]))
-    which = np.arange(lengths.shape[1]) == labels[:, None]
-    if draw.choice([True, True, False]):
-        which = ~which
+    return _means(draw, wrong=True)
+
+
+def _means(draw, wrong):
+    """The wrong options are meant, and the last of several examples has none; or the right ones."""
+    lengths, labels, option = _options(draw, absent=draw.choice([True, False]), alone=True)
+    which = (np.arange(lengths.shape[1]) == labels[:, None]) != wrong
     return {
         "values": draw.normal(len(option), scale=1.0),
         "option": option,
@@ -89,7 +107,7 @@ def mean_of_examples(draw):
 
 
 def mean_together(draw):
-    return {**mean_of_examples(draw), "together": True}
+    return {**_means(draw, wrong=draw.choice([True, False])), "together": True}
 
 
 def ranked_options(draw):
@@ -118,4 +136,13 @@ def calibrate_scale(draw):
 
 
 def calibrate_shift(draw):
-    return calibrate_scale(draw)
+    """Of options so unlikely that exp gives 0 for all."""
+    made = calibrate_scale(draw)
+    return {**made, "free": made["free"] - 1000.0}
+
+
+def calibrate_least(draw):
+    """One option has next to no probability without content."""
+    made = calibrate_scale(draw)
+    made["free"][:, int(draw.integers(0, made["free"].shape[1], 1)[0])] -= 80.0
+    return made
