@@ -127,7 +127,8 @@ def _guess(name: str, a: Any, b: Any, tol: float) -> str:
     if not np.all(np.isfinite(a)) and np.all(np.isfinite(b)):
         return f" {name} holds NaN or infinity: look for a division by 0, or exp of a large number."
     if not np.any(a):
-        return f" All of {name} is 0."
+        lost = " No gradient arrived: was .data or a new Tensor used on the way?"
+        return f" All of {name} is 0." + lost * name.startswith("g")
     if near(a, -b):
         return " Only the sign is wrong."
     with np.errstate(all="ignore"):

@@ -58,6 +58,11 @@ def test_a_wrong_result_is_named(got, says):
     assert (says in message) if says else message == ""
 
 
+def test_a_gradient_of_zeros_did_not_arrive():
+    assert "No gradient arrived" in kit.compare({"gx": 0 * Y}, {"gx": Y})
+    assert "No gradient" not in kit.compare({"x": 0 * Y}, {"x": Y})
+
+
 def test_a_square_one_is_seen_to_be_transposed():
     square = np.arange(9.0).reshape(3, 3)
     assert "y is transposed" in kit.compare({"y": square.T}, {"y": square})
