@@ -41,6 +41,7 @@ def scores(found):
 # -- grading --------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_each_hand_in_has_a_report_of_its_own(tmp_path):
     hand_in(tmp_path / "in", ann="right", bob="first", carl="wrong")
     (tmp_path / "in" / "dan.zip").write_text("no zip")
@@ -207,6 +208,7 @@ def test_a_killed_class_of_every_kind_has_all_its_verdicts(tmp_path):
         assert (out / "reports" / name).read_bytes() == data  # nothing was graded twice
 
 
+@pytest.mark.full
 def test_progress_is_told(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("minipeft.display.progress.FIRST", 0.0)
     hand_in(tmp_path / "in", ann="right", bob="first")
