@@ -1,7 +1,8 @@
 """How the tests call your code: arrays in, arrays out.
 
 Each function takes the inputs of one test, calls what you wrote, and returns the results by name.
-If you bring an engine of your own, write the bodies anew; what they take and return stays.
+Where your class brings engines of its own, you write the bodies anew; what they take and return
+stays. Else this file is not graded.
 All arrays of numbers are float64. g is a cotangent: the gradient of the loss with respect to the
 value, so each result is the gradient of sum(g * value).
 """
@@ -41,7 +42,7 @@ def linear_rows(x, W, b, g):
     """
     from minipeft.engine import fused
 
-    W = W  # (O, I)
+    W = W.copy()  # (O, I)
     return _gradients(fused.linear, {"gx": x, "gw": W, "gb": b}, g)
 
 
@@ -51,14 +52,14 @@ def linear_batch(x, W, b, g):
 
 
 def softmax_value(x, axis):
-    """Softmax along an axis, without overflow for large x.  Shapes  -> {"y": of x's}"""
+    """Softmax along an axis, without overflow for large x.  Shapes  x any -> {"y": of x's}"""
     from minipeft.engine import Tensor, fused
 
     return {"y": fused.softmax(Tensor(x), axis=axis).data}
 
 
 def softmax_gradient(x, axis, g):
-    """The gradient of sum(g * softmax(x)) with respect to x.  Shapes  -> {"gx": of x's}"""
+    """The gradient of sum(g * softmax(x)) with respect to x.  Shapes  x, g any -> {"gx": of x's}"""
     from minipeft.engine import fused
 
     return _gradients(lambda t: fused.softmax(t, axis=axis), {"gx": x}, g)
