@@ -91,12 +91,22 @@ def adapter_backward(x, W_down, b_down, W_up, b_up, act, g):
     }  # fmt: skip
 
 
-def dora_norm(W, A, B, scale, axis):
-    """n = the lengths of W + scale B A: of its rows for axis = 1, of its columns for axis = 0.
+def dora_norm(W, A, B, scale, g_rows, g_columns):
+    """The lengths of W + scale B A: of its rows (axis = 1) and of its columns (axis = 0).
 
-    Shapes  W (d_out, d_in), A (r, d_in), B (d_out, r) -> {"n": (d_out,) or (d_in,)}
+    gA_rows is the gradient of sum(g_rows * rows) with respect to A, gA_columns likewise.
+    Shapes  W (d_out, d_in), A (r, d_in), B (d_out, r), g_rows (d_out,), g_columns (d_in,)
+            -> {"rows": (d_out,), "columns": (d_in,), "gA_rows": as A, "gA_columns": as A}
     """
-    return {"n": _dora(W, None, A, B, scale, axis).norm().data}
+    found = {}
+    for name, axis, g in (("rows", 1, g_rows), ("columns", 0, g_columns)):
+        layer = _dora(W, None, A, B, scale, axis)
+        n = layer.norm()
+        found[name] = n.data
+        if n.shape == g.shape:
+            n.backward(g)
+        found["gA_" + name] = A * 0 if layer.A.grad is None else layer.A.grad
+    return found
 
 
 def dora_forward(x, W, b, A, B, m, scale, axis):

@@ -64,7 +64,10 @@ def _dora(draw):
 
 
 def dora_norm(draw):
-    return _dora(draw)
+    found = _dora(draw)
+    del found["axis"]
+    d_out, d_in = found["W"].shape
+    return {**found, "g_rows": draw.normal(d_out), "g_columns": draw.normal(d_in)}
 
 
 def _dora_layer(draw):
@@ -83,7 +86,12 @@ def dora_forward(draw):
 
 
 def dora_backward(draw):
+    """Row (or column) 0 has no length here too: no gradient may be NaN."""
     found = _dora_layer(draw)
+    if found["axis"] == 1:
+        found["W"][0], found["B"][0] = 0, 0
+    else:
+        found["W"][:, 0], found["A"][:, 0] = 0, 0
     return {**found, "g": draw.normal(len(found["x"]), len(found["W"]))}
 
 
