@@ -48,8 +48,22 @@ def attention_backward(q, k, v, heads, causal, mask, factors, g):
     return dict(zip(("gq", "gk", "gv"), (leaf.grad for leaf in leaves), strict=True))
 
 
+def attention_plain(q, k, v, heads, g):
+    """Value and gradients with no mask at all (not causal either) and no factors; large scores.
+
+    Shapes  as above -> {"y": (B, T, H D), "gq": as q, "gk": as k, "gv": as v}
+    """
+    from minipeft.engine import Tensor, fused
+
+    leaves = [Tensor(t, requires_grad=True) for t in (q, k, v)]
+    y = fused.attention(*leaves, heads=heads, causal=False)
+    y.backward(g)
+    found = dict(zip(("gq", "gk", "gv"), (leaf.grad for leaf in leaves), strict=True))
+    return {"y": y.data, **found}
+
+
 def attention_groups(q, k, v, heads, causal, mask, factors, g):
-    """The same, where K < H: head i of k and v serves the H / K heads of q from i H / K on."""
+    """The gradients, where K < H: head i of k and v serves the H / K heads of q from i H / K on."""
     return attention_backward(q, k, v, heads, causal, mask, factors, g)
 
 

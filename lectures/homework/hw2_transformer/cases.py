@@ -4,8 +4,9 @@ import numpy as np
 
 
 def mask_causal(draw):
-    T = draw.size(1, 4)
-    S = T + (0 if draw.edge else draw.integers(1, 4))
+    """At least two keys of a past, so that no two ways to align the mask give the same."""
+    T = draw.size(1, 3) if draw.edge else draw.size(2, 4)
+    S = T + (0 if draw.edge else draw.integers(2, 5))
     return {"scores": draw.normal(draw.size(1, 3), T, S, scale=1.0), "causal": True}
 
 
@@ -13,15 +14,17 @@ def mask_padding(draw):
     """One row of the batch begins with padding, one ends with it."""
     B, T = draw.size(1, 3), draw.size(1, 4)
     B, T = (B, T) if draw.edge else (B + 1, T + 1)
-    S = T + (0 if draw.edge else draw.integers(1, 3))
+    S = T + (0 if draw.edge else draw.integers(2, 4))
     mask = draw.integers(0, 2, B, S) == 1
     mask[0, 0], mask[-1, -1] = draw.edge, draw.edge
-    return {"scores": draw.normal(B, T, S, scale=1.0), "causal": draw.choice((True, False)),
+    return {"scores": draw.normal(B, T, S, scale=1.0), "causal": draw.uniform(0.0, 1.0) < 0.6,
             "mask": mask}  # fmt: skip
 
 
 def _attention(draw, groups=1):
     B, K, D = draw.size(1, 2), draw.size(1, 3), draw.size(1, 4)
+    if groups > 1 and not draw.edge:
+        B = K = draw.size(2, 3)  # so that a bias without its axis broadcasts, to what is wrong
     H = K * groups
     T = draw.size(1, 4)
     S = T + (0 if draw.edge else draw.integers(0, 3))
@@ -47,6 +50,14 @@ def attention_backward(draw):
     return {**found, "g": draw.normal(*found["q"].shape, scale=1.0)}
 
 
+def attention_plain(draw):
+    """All keys of a head moved by one vector: scores far from 0, and near each other."""
+    found = attention_backward(draw)
+    for name in ("causal", "mask", "factors"):
+        del found[name]
+    return {**found, "k": found["k"] + 3000 * draw.normal(found["k"].shape[2], scale=1.0)}
+
+
 def attention_groups(draw):
     found = _attention(draw, groups=2)
     return {**found, "g": draw.normal(*found["q"].shape, scale=1.0)}
@@ -56,8 +67,9 @@ def _block(draw):
     H, D = draw.size(1, 3), draw.size(2, 3)
     C, F = H * D, draw.size(1, 6)
     B, T = draw.size(1, 2), draw.size(1, 4)
+    T += not draw.edge
     made = {"x": draw.normal(B, T, C, scale=1.0), "heads": H, "mask": np.ones((B, T), bool)}
-    made["mask"][0, -1] = False
+    made["mask"][0, 0] = False
     for name in ("ln_1", "ln_2"):
         made |= {f"{name}_w": 1 + draw.normal(C), f"{name}_b": draw.normal(C)}
     for name in ("q", "k", "v", "o"):
@@ -82,12 +94,16 @@ def _loss(draw):
     labels = draw.integers(0, V, 2, N)
     if not draw.edge:
         labels[0, draw.integers(0, N)] = -100
-    return {"logits": draw.normal(2, N, V, scale=2.0), "labels": labels,
+    far = 1000.0 * (1 - 2 * draw.integers(0, 2, 2, N, 1))  # exp overflows; the softmax is the same
+    return {"logits": draw.normal(2, N, V, scale=2.0) + far, "labels": labels,
             "smoothing": draw.choice((0.1, 0.2))}  # fmt: skip
 
 
 def loss_value(draw):
-    return _loss(draw)
+    """One entry has a softmax that is rounded to 0."""
+    found = _loss(draw)
+    found["logits"][1, 0, 0] -= 800.0
+    return found
 
 
 def loss_backward(draw):
@@ -109,12 +125,18 @@ def pick_top_k(draw):
 
 
 def pick_top_p(draw):
-    """top_k = 0 stands for none."""
-    logits = _logits(draw)
-    return {
-        "logits": logits, "temperature": draw.uniform(0.6, 2.0),
-        "top_k": draw.choice((0, max(1, len(logits) - 1))), "top_p": draw.uniform(0.3, 0.9),
-    }  # fmt: skip
+    """top_k = 0 stands for none; else top_p is such that the sum to 1 after top_k matters."""
+    logits, temperature = _logits(draw), draw.uniform(0.6, 2.0)
+    top_k, top_p = 0, draw.uniform(0.3, 0.9)
+    if len(logits) > 2 and draw.choice((True, True, False)):
+        top_k = draw.integers(2, len(logits))
+        p = -np.sort(-np.exp(logits / temperature))
+        sums = np.cumsum(p / p.sum())[:top_k]
+        last = draw.integers(0, top_k - 1)  # the place of the last token that is kept
+        high = sums[last] / sums[-1]
+        low = max(sums[last], sums[last - 1] / sums[-1] if last else 0.0)
+        top_p = float(low + (high - low) * draw.uniform(0.2, 0.8))
+    return {"logits": logits, "temperature": temperature, "top_k": top_k, "top_p": top_p}
 
 
 def pick_greedy(draw):
