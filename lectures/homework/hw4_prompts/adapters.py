@@ -201,4 +201,13 @@ def _pairs(P, chosen, layers):
     from minipeft.methods.prefix import pairs_of
 
     pairs = pairs_of(P, tuple(chosen.tolist()), layers)
+    if len(pairs) != layers:
+        raise ValueError(f"pairs_of returned {len(pairs)} pairs; the model has {layers} layers")
+    want = 1, P.shape[0], P.shape[1] // (2 * len(chosen))
+    for layer, pair in enumerate(pairs):
+        if pair is None:
+            raise ValueError(f"pairs_of returned None for layer {layer}; it must return a pair")
+        for name, t in zip(("keys", "values"), pair, strict=True):
+            if t.shape != want:
+                raise ValueError(f"layer {layer}'s {name} have the shape {t.shape}, wanted {want}")
     return [ops.concatenate([pair[i] for pair in pairs], axis=0) for i in range(2)]

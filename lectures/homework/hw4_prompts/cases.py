@@ -4,11 +4,12 @@ import numpy as np
 
 
 def rows_value(draw):
-    """Ids of the text, of P, and behind P's; at least one of P's."""
+    """Ids of the text, of P, and behind P's; at least one of P's, and the one right behind."""
     B, T, d, n = draw.size(1, 3), draw.size(1, 6), draw.size(1, 5), draw.size(1, 4)
     first = draw.integers(5, 12)
     ids = draw.integers(0, first + n + 4, B, T)
     ids[:, ::2] = draw.integers(first, first + n, *ids[:, ::2].shape)
+    ids[0, 1:2] = first + n
     return {"ids": ids, "first": first, "P": draw.normal(n, d), "other": draw.normal(B, T, d)}
 
 
@@ -19,8 +20,9 @@ def rows_backward(draw):
 
 def start_labels(draw):
     """Labels of one to four ids each; at times more of them than rows."""
-    V, d, labels = draw.integers(12, 20), draw.size(1, 5), draw.size(1, 4)
-    n, lengths = max(1, labels + draw.integers(-1, 5)), draw.integers(1, 5, labels)
+    V, d, labels = draw.integers(12, 20), draw.size(1, 5), draw.size(2, 5)
+    lengths = draw.integers(1, 5, labels)
+    n = max(1, labels + draw.choice([-2, -1, 2, 3, 4]))
     return {
         "E": draw.normal(V, d), "labels": draw.integers(0, V, int(lengths.sum())),
         "lengths": lengths, "others": draw.permutation(V)[:n], "n": n,
@@ -28,10 +30,10 @@ def start_labels(draw):
 
 
 def start_text(draw):
-    """Texts that are shorter and longer than n."""
-    V, n = draw.integers(12, 20), draw.size(1, 7)
-    return {"E": draw.normal(V, draw.size(1, 5)), "text": draw.permutation(V)[: draw.size(1, 6)],
-            "n": n}  # fmt: skip
+    """Texts that are shorter and longer than n, often less than half as long."""
+    V, T, d = draw.integers(12, 20), draw.size(1, 5), draw.size(1, 5)
+    n = draw.size(1, T) if draw.integers(0, 3) == 0 else 2 * T + draw.size(1, 3)
+    return {"E": draw.normal(V, d), "text": draw.permutation(V)[:T], "n": n}
 
 
 def put_before(draw):
@@ -66,14 +68,14 @@ def put_without_mask(draw):
 
 
 def _past(draw, shared):
-    B, C = draw.size(1, 4), draw.size(1, 5)
+    C, B = draw.size(1, 5), draw.size(1, 4)
     return {"past": draw.normal(1 if shared else B, draw.size(1, 4), C),
             "new": draw.normal(B, draw.size(1, 5), C)}  # fmt: skip
 
 
 def past_value(draw):
-    """A past for each row."""
-    return _past(draw, shared=False)
+    """A past for each row, or one that all share."""
+    return _past(draw, shared=draw.integers(0, 2) > 0)
 
 
 def past_backward(draw):
@@ -100,17 +102,17 @@ def pairs_all(draw):
     return {"P": draw.normal(n, 2 * layers * d), "chosen": np.arange(layers), "layers": layers}
 
 
-def pairs_some(draw):
-    """Some layers have none, the first among them."""
-    layers = draw.size(2, 5)
+def pairs_some(draw, least=1):
+    """Some layers have none, the first among them; at least `least` have one."""
+    layers = draw.size(1 + least, 5)
     most = 1 + draw.permutation(layers - 1)
-    chosen = np.sort(most[: draw.size(1, layers - 1)])
+    chosen = np.sort(most[: draw.size(least, layers - 1)])
     n, d = draw.size(1, 4), draw.size(1, 4)
     return {"P": draw.normal(n, 2 * len(chosen) * d), "chosen": chosen, "layers": layers}
 
 
 def pairs_backward(draw):
-    found = pairs_some(draw)
+    found = pairs_some(draw, least=2)
     n, columns = found["P"].shape
     shape = found["layers"], n, columns // (2 * len(found["chosen"]))
     return {**found, "gk": draw.normal(*shape), "gv": draw.normal(*shape)}
