@@ -91,12 +91,23 @@ def baked(theta, sigma, alpha, W, x, b=None):
     """The plain Linear that does at all positions what steering the input of W x + b does.
 
     Shapes   theta (H, D), sigma (H,), alpha a number, W (d_out, H D), x (B, T, H D), b (d_out,)
-    Returns  W and b of that Linear, and y (B, T, d_out), what it makes of x
+    Returns  W and b of that Linear, y (B, T, d_out), what it makes of x, and the base's W and b
+             as they are after 1 was added in place to the new ones: base_W, and base_b if it has b
     """
-    part = _part(theta, sigma, alpha, W, b)
+    from minipeft.nn import Parameter
+
+    part = _part(theta, sigma, alpha, np.array(W), None if b is None else np.array(b))
     made = part.merged()
+    if not (isinstance(made.weight, Parameter) and isinstance(made.bias, Parameter)):
+        raise TypeError("merged: Linear.of takes two Parameters, and one of these is none")
     y = made(x).data
-    return {"W": made.weight.data, "b": made.bias.data, "y": y}
+    found = {"W": made.weight.data.copy(), "b": made.bias.data.copy(), "y": y}
+    made.weight.data[...] += 1.0
+    made.bias.data[...] += 1.0
+    found["base_W"] = part.base.weight.data
+    if b is not None:
+        found["base_b"] = part.base.bias.data
+    return found
 
 
 def baked_without_bias(theta, sigma, alpha, W, x):
@@ -133,5 +144,5 @@ def mc2_share(scores, true, counts):
 
 
 def mc2_long_answers(scores, true, counts):
-    """As `mc2_share`; the log-probabilities are around -1000."""
+    """As `mc2_share`; one question has them around -10, the others around -1000."""
     return mc2_share(scores, true, counts)

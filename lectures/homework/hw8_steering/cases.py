@@ -9,14 +9,14 @@ def _some(draw, high):
 
 
 def auc_value(draw):
-    ones, zeros = _some(draw, 6), _some(draw, 7)
+    ones, zeros = (1, 1) if draw.edge else (draw.size(4, 8), draw.size(5, 10))
     y = draw.permutation(ones + zeros) < ones
     return {"scores": draw.normal(ones + zeros, scale=1.0) + 0.4 * y, "y": y.astype(np.int64)}
 
 
 def auc_ties(draw):
     """Whole numbers; one pair at least is equal, and one is not."""
-    ones, zeros = draw.size(2, 6), draw.size(2, 7)
+    ones, zeros = draw.size(4, 8), draw.size(5, 9)
     y = draw.permutation(ones + zeros) < ones
     scores = draw.integers(-2, 3, ones + zeros).astype(np.float64)
     one, zero = np.flatnonzero(y), np.flatnonzero(~y)
@@ -62,8 +62,8 @@ def heads_by_probe(draw):
     return heads_by_mean(draw)
 
 
-def _steered(draw):
-    H, D = _some(draw, 4), _some(draw, 5)
+def _steered(draw, H=0, D=0):
+    H, D = H or _some(draw, 4), D or _some(draw, 5)
     theta = draw.normal(H, D, scale=1.0)
     sigma = draw.uniform(0.2, 2.0, H)
     if H > 1:
@@ -81,11 +81,13 @@ def shift_everywhere(draw):
 
 
 def shift_from_answer(draw):
-    """Positions are steered from one on, in each row another one."""
+    """Positions are steered from one on, in each row another one; alpha is below 0, and H = D."""
     B, T = _some(draw, 4), draw.size(2, 6)
     first = draw.integers(0, T, B)
     here = np.arange(T) >= first[:, None]
-    return {**_steered(draw), "here": here.astype(np.int64)}
+    size = _some(draw, 4)
+    made = _steered(draw, size, size)
+    return {**made, "alpha": -abs(made["alpha"]), "here": here.astype(np.int64)}
 
 
 def baked(draw):
@@ -117,6 +119,9 @@ def mc2_share(draw):
 
 
 def mc2_long_answers(draw):
-    """Log-probabilities of which exp is 0."""
+    """Log-probabilities of which exp is 0, but for the first of several questions."""
     made = mc2_share(draw)
-    return {**made, "scores": made["scores"] - draw.uniform(900.0, 1200.0, len(made["counts"]), 1)}
+    down = draw.uniform(900.0, 1200.0, len(made["counts"]), 1)
+    if len(down) > 1:
+        down[0] = 5.0
+    return {**made, "scores": made["scores"] - down}
