@@ -36,14 +36,16 @@ def div_broadcast(a, b, g):
 
 
 def linear_rows(x, W, b, g):
-    """The gradients of sum(g * y) for y = x Wᵀ + b.
+    """y = x Wᵀ + b, and the gradients of sum(g * y).
 
-    Shapes  x (N, I), W (O, I), b (O,), g (N, O) -> {"gx": (N, I), "gw": (O, I), "gb": (O,)}
+    Shapes  x (N, I), W (O, I), b (O,), g (N, O) -> {"y": (N, O), "gx": (N, I), "gw": (O, I),
+            "gb": (O,)}
     """
     from minipeft.engine import fused
 
     W = W.copy()  # (O, I)
-    return _gradients(fused.linear, {"gx": x, "gw": W, "gb": b}, g)
+    y = fused.linear(x, W, b).data
+    return {"y": y, **_gradients(fused.linear, {"gx": x, "gw": W, "gb": b}, g)}
 
 
 def linear_batch(x, W, b, g):
